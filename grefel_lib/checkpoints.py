@@ -1,0 +1,71 @@
+"""A checkpoint is one file: tensors in safetensors, facts as JSON in its header."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Write a checkpoint; a crash or a full disk leaves the old file as it was.
+
+    Args:
+        path: Its parent exists.
+        tensors: By name; made contiguous, since safetensors refuses channels-last.
+        facts: Anything JSON can hold.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
+    header = {"grefel": json.dumps(facts)}
+    return atomic(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def read_facts(path: Path) -> dict:
+    """The JSON header of a checkpoint, without its tensors."""
+    try:
+        with safe_open(path, framework="pt") as content:
+            facts = (content.metadata() or {}).get("grefel")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"cannot read the checkpoint {path}: {error}") from error
+    if facts is None:
+        raise ValueError(
+            f"{path} is not a checkpoint of this project; for plain backbone weights use "
+            f"backbone_weights"
+        )
+    return json.loads(facts)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read a checkpoint: tensors by name and the facts saved with them; nothing is unpickled.
+
+    Raises:
+        ValueError: The file is truncated or no checkpoint of this project.
+    """
+    facts = read_facts(path)
+    with safe_open(path, framework="pt") as content:
+        return {key: content.get_tensor(key) for key in content.keys()}, facts  # noqa: SIM118
+
+
+def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Write a file beside its place, then rename it into place; remove it on failure."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except Exception as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # it wraps "disk full" in its own type
+            raise OSError(f"cannot write {path}: {error}") from error
+        raise
+    return path

@@ -1,0 +1,265 @@
+"""A checkpoint and a FaceSet in, a table of predictions out; and single images."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch.utils.data import DataLoader, Dataset
+
+from grefel_lib import augment, checkpoints, model
+from grefel_lib.config import Config
+from grefel_lib.datasets import FaceSet
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model read from a checkpoint, and what was saved with it."""
+
+    model: model.GReFEL
+    config: Config
+    class_names: tuple[str, ...]
+    facts: dict  # epoch, val_accuracy, ...
+    path: Path
+
+
+class _Batches(Dataset):
+    """Gathers whole batches by their indices: one item is one batch."""
+
+    def __init__(self, faces: FaceSet) -> None:
+        self.faces = faces
+
+    def __getitem__(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        images = torch.from_numpy(self.faces.gather(indices))
+        return images, torch.from_numpy(self.faces.targets[indices]), indices
+
+
+def batches(
+    faces: FaceSet, indices: Iterable[np.ndarray], *, num_workers: int = 0, pin: bool = False
+) -> DataLoader:
+    """A loader of (images uint8, targets (B, C), indices) for the batches of indices given."""
+    return DataLoader(
+        _Batches(faces),
+        sampler=list(indices),
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pin,
+        generator=torch.Generator(),  # leaves the global one alone, so workers change nothing
+    )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a config asks for; auto is the GPU where there is one.
+
+    Raises:
+        ValueError: torch does not know it, or it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); "
+            f"use auto, cpu, cuda or cuda:N"
+        ) from error
+    return device
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """bf16 arithmetic in the backbone where the config asks for it."""
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def to_input(
+    images: torch.Tensor, net: model.GReFEL, config: Config, device: torch.device
+) -> torch.Tensor:
+    """uint8 faces (B, H, W[, 3]) -> normalised backbone input (B, 3, S, S), no augmentation."""
+    floats = augment.to_float(images, device)
+    return layout(augment.prepare(floats, config.image_size, net.mean, net.std), config)
+
+
+def layout(images: torch.Tensor, config: Config) -> torch.Tensor:
+    """Channels-last memory where the config asks for it."""
+    return images.contiguous(memory_format=torch.channels_last) if config.channels_last else images
+
+
+@torch.inference_mode()
+def outputs(net: model.GReFEL, faces: FaceSet, config: Config) -> Iterator[model.Output]:
+    """The model's output, batch by batch in the order of the faces."""
+    device = next(net.parameters()).device
+    net.eval()
+    chunks = np.array_split(
+        np.arange(len(faces)), range(config.batch_size, len(faces), config.batch_size)
+    )
+    for images, _, _ in batches(faces, chunks, num_workers=config.num_workers):
+        with autocast(config, device):
+            yield net(to_input(images, net, config, device))
+
+
+def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
+    """Score every face once.
+
+    Args:
+        net: The model, on its device; left in evaluation mode.
+        faces: N faces.
+        config: Gives image size, batch size, precision.
+
+    Returns:
+        N rows: id, label, predicted, p_<class> (corrected), primary_<class>, confidence_primary,
+        confidence_geometric, confidence_attentive, reliability (as far as the head has them),
+        and votes_<column> where the data set has votes.
+    """
+    columns: dict[str, list[np.ndarray]] = {}
+
+    def keep(name: str, values: torch.Tensor | None) -> None:
+        if values is not None:
+            columns.setdefault(name, []).append(values.float().cpu().numpy())
+
+    for output in outputs(net, faces, config):
+        keep("p", output.class_probs)
+        if output.primary_log_probs is not None:
+            keep("primary", output.primary_log_probs.exp())
+        keep("confidence", output.confidences)
+        keep("reliability", output.reliability)
+    values = {name: np.concatenate(parts) for name, parts in columns.items()}
+    names = list(faces.class_names)
+    table = faces.table[["id"]].reset_index(drop=True)
+    table["label"] = np.asarray(names)[faces.table["label"].to_numpy()]
+    table["predicted"] = np.asarray(names)[values["p"].argmax(axis=1)]
+    parts = [table, pd.DataFrame(values["p"], columns=[f"p_{name}" for name in names])]
+    if "primary" in values:
+        parts.append(pd.DataFrame(values["primary"], columns=[f"primary_{n}" for n in names]))
+        branches = ("primary", "geometric", "attentive")[: values["confidence"].shape[1]]
+        parts.append(
+            pd.DataFrame(values["confidence"], columns=[f"confidence_{b}" for b in branches])
+        )
+        parts.append(pd.DataFrame({"reliability": values["reliability"]}))
+    votes = (
+        faces.table.filter(regex="^(" + "|".join(faces.vote_columns) + ")$")
+        if faces.vote_columns
+        else None
+    )
+    if votes is not None:
+        parts.append(votes.reset_index(drop=True).add_prefix("votes_"))
+    return pd.concat(parts, axis=1)
+
+
+def load(path: Path, *, device: str = "auto") -> Trained:
+    """Rebuild the model of a checkpoint.
+
+    Args:
+        path: A checkpoint file, as `runs.checkpoint_file` finds it.
+        device: As in `Config.device`.
+
+    Raises:
+        ValueError: The file is damaged, or its tensors are not those of its own config.
+    """
+    tensors, facts = checkpoints.load(path)
+    config = Config.from_dict(facts["config"])
+    class_names = tuple(facts["class_names"])
+    net = model.build(config.replace(backbone_weights="none"), len(class_names))
+    tensors = {
+        k.removeprefix("model/"): v
+        for k, v in tensors.items()
+        if "/" not in k or k.startswith("model/")
+    }
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds another architecture than its config ({config.backbone}) says: {error}"
+        ) from error
+    if net.head is not None:
+        net.head.trust = facts["trust"]
+    memory = torch.channels_last if config.channels_last else torch.contiguous_format
+    net = net.to(pick_device(device), memory_format=memory).eval()
+    return Trained(net, config, class_names, facts, Path(path))
+
+
+def find_images(paths: Sequence[str | Path]) -> list[Path]:
+    """Image files named directly or inside folders (not below), sorted within a folder.
+
+    Raises:
+        FileNotFoundError: A path is not there, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise FileNotFoundError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in folder {path}")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise FileNotFoundError(f"no image or folder at {path}")
+    return found
+
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read one image file: (H, W) for grey ones, (H, W, 3) otherwise, uint8.
+
+    Raises:
+        ValueError: The file is no readable image.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"{path} is not a readable image: {error}") from error
+
+
+@torch.inference_mode()
+def score_images(trained: Trained, images: Sequence[np.ndarray]) -> model.Output:
+    """Score single face crops of any size, each as the data set's faces are scored.
+
+    Args:
+        trained: From `load`.
+        images: B arrays (H, W) or (H, W, 3), uint8.
+
+    Returns:
+        The model's output for the B faces, on the CPU.
+    """
+    device = next(trained.model.parameters()).device
+    inputs = [
+        to_input(
+            torch.from_numpy(np.ascontiguousarray(i))[None], trained.model, trained.config, device
+        )
+        for i in images
+    ]
+    with autocast(trained.config, device):
+        return trained.model(torch.cat(inputs))
+
+
+def predict_files(trained: Trained, paths: Sequence[Path]) -> pd.DataFrame:
+    """Predict image files: file, predicted, probability, reliability, p_<class>."""
+    rows = []
+    for start in range(0, len(paths), trained.config.batch_size):
+        chunk = paths[start : start + trained.config.batch_size]
+        output = score_images(trained, [read_image(path) for path in chunk])
+        probs = output.class_probs.float().cpu().numpy()
+        sure = output.reliability
+        sure = probs.max(axis=1) if sure is None else sure.float().cpu().numpy()
+        for path, row, reliability in zip(chunk, probs, sure, strict=True):
+            rows.append(
+                {
+                    "file": str(path),
+                    "predicted": trained.class_names[row.argmax()],
+                    "probability": row.max(),
+                    "reliability": reliability,
+                    **{f"p_{n}": v for n, v in zip(trained.class_names, row, strict=True)},
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,64 @@
+"""Which classes each data set has, what its own codes mean, and the colour of each class."""
+
+# FERPlus column order. Every seven-class set uses the first seven.
+EMOTIONS = (
+    "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt",
+)  # fmt: skip
+BASIC = EMOTIONS[:7]
+COMPOUND = (
+    "happily surprised", "happily disgusted", "sadly fearful", "sadly angry", "sadly surprised",
+    "sadly disgusted", "fearfully angry", "fearfully surprised", "angrily surprised",
+    "angrily disgusted", "disgustedly surprised",
+)  # fmt: skip
+
+VOTE_COLUMNS = (*EMOTIONS, "unknown", "NF")  # fer2013new.csv, after Usage and Image name
+
+FER2013_CODES = {
+    0: "anger", 1: "disgust", 2: "fear", 3: "happiness", 4: "sadness", 5: "surprise", 6: "neutral",
+}  # fmt: skip
+RAFDB_CODES = {
+    1: "surprise", 2: "fear", 3: "disgust", 4: "happiness", 5: "sadness", 6: "anger", 7: "neutral",
+}  # fmt: skip
+COMPOUND_CODES = dict(enumerate(COMPOUND, start=1))
+
+# Folder names seen in the wild, for image folders sorted by emotion.
+FOLDER_NAMES = {
+    "angry": "anger", "anger": "anger", "disgust": "disgust", "disgusted": "disgust",
+    "fear": "fear", "fearful": "fear", "happy": "happiness", "happiness": "happiness",
+    "sad": "sadness", "sadness": "sadness", "surprise": "surprise", "surprised": "surprise",
+    "neutral": "neutral",
+}  # fmt: skip
+
+CLASS_NAMES = {
+    "synthetic": EMOTIONS,
+    "ferplus": EMOTIONS,
+    "fer2013": BASIC,
+    "rafdb": BASIC,
+    "rafdb_compound": COMPOUND,
+}
+CODES = {"fer2013": FER2013_CODES, "rafdb": RAFDB_CODES, "rafdb_compound": COMPOUND_CODES}
+
+# Okabe and Ito's colour-blind-safe palette; the compound classes take Paul Tol's "muted" one.
+_OKABE_ITO = (
+    "#7F7F7F", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000",
+)  # fmt: skip
+_TOL_MUTED = (
+    "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255",
+    "#AA4499", "#555555", "#BBBBBB",
+)  # fmt: skip
+COLOURS = dict(zip(EMOTIONS, _OKABE_ITO, strict=True)) | dict(
+    zip(COMPOUND, _TOL_MUTED, strict=True)
+)
+
+
+def class_index(dataset: str, code: int) -> int:
+    """Translate a data set's own label code to the position in `CLASS_NAMES[dataset]`.
+
+    Raises:
+        ValueError: The data set has no such code; the message lists those it has.
+    """
+    codes = CODES[dataset]
+    if code not in codes:
+        known = ", ".join(f"{number} {name}" for number, name in codes.items())
+        raise ValueError(f"{dataset} has no label code {code!r}; it has: {known}")
+    return CLASS_NAMES[dataset].index(codes[code])

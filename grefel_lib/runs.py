@@ -1,0 +1,359 @@
+"""The run folder: start, record, load, find. Only this module writes under outputs/."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+from torch import Tensor
+
+from grefel_lib import checkpoints
+from grefel_lib.config import FIELDS, PROJECT_ROOT, Config
+
+BEST, BEST_EMA, LAST = "best_model", "best_ema_model", "last"
+# what may differ between a run and its continuation
+_FREE = ("num_workers", "device", "output_dir", "data_dir", "resume", "micro_batch_size")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder and the config it was started with."""
+
+    path: Path
+    config: Config
+
+    @property
+    def name(self) -> str:
+        """The folder as people write it: relative to the project, where it lies inside."""
+        return relative(self.path)
+
+    def file(self, *parts: str) -> Path:
+        """A path inside the run folder, its parent made."""
+        path = self.path.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def write_text(self, text: str, *parts: str) -> Path:
+        """Write a text file atomically."""
+        return checkpoints.atomic(self.file(*parts), lambda temporary: temporary.write_text(text))
+
+    def write_json(self, content: Any, *parts: str) -> Path:
+        """Write JSON atomically, for people and programs."""
+        return self.write_text(json.dumps(content, indent=2) + "\n", *parts)
+
+    def write_table(self, table: pd.DataFrame, *parts: str, index: bool = False) -> Path:
+        """Write a CSV file atomically."""
+        return self.write_text(table.to_csv(index=index), *parts)
+
+    def save_checkpoint(self, name: str, tensors: Mapping[str, Tensor], facts: dict) -> Path:
+        """Write checkpoints/<name>.safetensors atomically."""
+        path = self.file("checkpoints", f"{name}.safetensors")
+        return checkpoints.save(path, tensors, facts)
+
+    def has_checkpoint(self, name: str) -> bool:
+        """Whether checkpoints/<name>.safetensors exists."""
+        return (self.path / "checkpoints" / f"{name}.safetensors").is_file()
+
+    def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict]:
+        """Tensors and facts of one of this run's checkpoints."""
+        return checkpoints.load(self.path / "checkpoints" / f"{name}.safetensors")
+
+    def history(self) -> pd.DataFrame:
+        """history.csv, one row an epoch."""
+        path = self.path / "history.csv"
+        if not path.is_file():
+            raise FileNotFoundError(f"run {self.name} has no history.csv: no epoch has ended yet")
+        return pd.read_csv(path)
+
+    def status(self) -> str:
+        """running, ok, failed, interrupted; died when its process is gone; new without any."""
+        path = self.path / "status.json"
+        if not path.is_file():
+            return "new"
+        content = json.loads(path.read_text())
+        here = content.get("host") == socket.gethostname()
+        if content["status"] == "running" and here and not _alive(content["pid"]):
+            return "died"
+        return content["status"]
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Keep status.json true while training: running, then ok, failed or interrupted."""
+        facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": _now()}
+        self.write_json({"status": "running", **facts}, "status.json")
+        ending = {"status": "ok"}
+        try:
+            yield
+        except KeyboardInterrupt:
+            ending = {"status": "interrupted"}
+            raise
+        except BaseException as error:
+            ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            raise
+        finally:
+            with contextlib.suppress(OSError):  # a full disk must not hide the first error
+                self.write_json({**ending, **facts, "ended": _now()}, "status.json")
+
+
+def resolve(namespace: Mapping[str, Any]) -> Config:
+    """The config that a notebook's parameters ask for.
+
+    `resume` takes the stored config of the run it names; `checkpoint_path` takes that run's
+    config under the fine-tuning profile.
+
+    Raises:
+        ValueError: A bad value, an unknown name, or a setting beside `resume`.
+        FileNotFoundError: The run or checkpoint is not there.
+    """
+    config = Config.from_notebook(namespace)
+    if config.resume:
+        run = open_run(config.resume, config.output_dir)
+        asked = {
+            k: namespace[k] for k in dataclasses.asdict(config) if namespace.get(k) is not None
+        }
+        for name, value in asked.items():
+            kept = getattr(run.config, name)
+            if name not in (*_FREE, "profile", "dataset") and getattr(config, name) != kept:
+                raise ValueError(
+                    f"run {run.name} was started with {name}={kept!r} and cannot go on with "
+                    f"{value!r}; leave it out, or start a new run"
+                )
+        free = {k: getattr(config, k) for k in ("num_workers", "device") if k in asked}
+        return run.config.replace(run_name=run.path.name, output_dir=str(run.path.parent), **free)
+    if config.checkpoint_path:
+        facts = checkpoints.read_facts(checkpoint_file(config.checkpoint_path, config.output_dir))
+        parent = Config.from_dict(facts["config"])
+        return Config.from_notebook(namespace, parent=parent)
+    return config
+
+
+def resolve_evaluation(namespace: Mapping[str, Any]) -> tuple[Run, Config]:
+    """The run that an evaluation notebook names, and its config with what was asked for instead.
+
+    Without `checkpoint_dir` it is the built-in demo run. `output_dir` sends the results elsewhere.
+
+    Raises:
+        ValueError: A bad value.
+        FileNotFoundError: No such run.
+    """
+    wanted = {k: v for k, v in namespace.items() if k in FIELDS and v is not None}
+    asked = Config.resolve(wanted)  # checks every value
+    run = open_run(asked.checkpoint_dir) if asked.checkpoint_dir else demo()
+    kept = {k: getattr(asked, k) for k in wanted if k not in ("profile", "output_dir")}
+    if "dataset" in kept and "data_dir" not in kept and kept["dataset"] != run.config.dataset:
+        kept["data_dir"] = ""
+    config = run.config.replace(**kept)
+    return Run(outputs(asked.output_dir) if "output_dir" in wanted else run.path, config), config
+
+
+def start(config: Config, data: Mapping[str, Any] | None = None) -> Run:
+    """Make the run folder, or open it to continue an unfinished run of the same settings.
+
+    Args:
+        config: The resolved settings; `run_name` or `finetune_name` names the folder.
+        data: What the data set says of itself (`FaceSet.info`), kept in environment.json.
+
+    Raises:
+        ValueError: The run is finished, is running now, or has other settings.
+        OSError: The folder cannot be written.
+    """
+    path = folder(config)
+    if (path / "config.json").is_file():
+        run = Run(path, _read_config(path))
+        if run.status() == "ok":
+            raise ValueError(f"run {run.name} is finished; choose another name for a new run")
+        if run.status() == "running":
+            raise ValueError(f"run {run.name} is running now; wait, or choose another name")
+        ignored = (*_FREE, "run_name", "profile")
+        other = {k: v for k, v in run.config.differences(config).items() if k not in ignored}
+        if other:
+            told = ", ".join(f"{k} {old!r} there, {new!r} here" for k, (old, new) in other.items())
+            raise ValueError(
+                f"run {run.name} exists with other settings ({told}); choose another name, or "
+                f"use the same settings to continue it"
+            )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        run = Run(path, config)
+        run.write_json(dataclasses.asdict(config), "config.json")
+        run.write_json(environment() | {"data": dict(data or {})}, "environment.json")
+    except OSError as error:
+        raise OSError(f"cannot write the run folder {path}: {error.strerror or error}") from error
+    return run
+
+
+def open_run(name: str | Path, output_dir: str = "outputs") -> Run:
+    """Open a run by its name or folder.
+
+    Raises:
+        FileNotFoundError: No such run; the message names the nearest places looked at.
+    """
+    for path in (Path(name).expanduser(), outputs(output_dir) / name, PROJECT_ROOT / name):
+        path = path.parent if path.name == "checkpoints" else path
+        if (path / "config.json").is_file():
+            return Run(path.resolve(), _read_config(path))
+    raise FileNotFoundError(
+        f"no run {str(name)!r}: looked for {name}/config.json here and under "
+        f"{relative(outputs(output_dir))}; the runs there: "
+        f"{', '.join(r.path.name for r in all_runs(output_dir)[-5:]) or 'none'}"
+    )
+
+
+def all_runs(output_dir: str = "outputs") -> list[Run]:
+    """Every run folder and its fine-tuned runs, oldest first."""
+    root = outputs(output_dir)
+    paths = [*root.glob("*/config.json"), *root.glob("*/finetune_*/config.json")]
+    return [
+        Run(p.parent, _read_config(p.parent))
+        for p in sorted(paths, key=lambda p: p.stat().st_mtime)
+    ]
+
+
+def newest(output_dir: str = "outputs", *, finetuned: bool = True) -> Run:
+    """The newest run with a best checkpoint; the built-in demo run only if there is no other.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    found = [r for r in all_runs(output_dir) if r.has_checkpoint(BEST)]
+    if not finetuned:
+        found = [r for r in found if not r.path.name.startswith("finetune_")]
+    found = [r for r in found if "demo" not in (r.path.name, r.path.parent.name)] or found
+    if not found:
+        raise FileNotFoundError(
+            f"no trained run under {relative(outputs(output_dir))}; train one with: grefel train"
+        )
+    return found[-1]
+
+
+def demo(say: Callable[[str], None] | None = None) -> Run:
+    """The small built-in run that every notebook can fall back on: found, or trained now.
+
+    A file lock keeps two notebooks from training it twice.
+    """
+    from grefel_lib import datasets, training  # they use this module
+
+    config = Config.resolve({"profile": "demo", "run_name": "demo"})
+    path = folder(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if (path / "config.json").is_file():
+            run = Run(path, _read_config(path))
+            if run.status() == "ok" and not run.config.differences(config):
+                return run
+            shutil.rmtree(folder)
+        if say:
+            say("training the built-in demo run once ...")
+        faces = datasets.load(config)
+        run = start(config, faces.info)
+        training.fit(faces, run)
+    return run
+
+
+def checkpoint_file(name: str | Path, output_dir: str = "outputs", *, which: str = "") -> Path:
+    """The checkpoint that a path names: a file itself, or the better one of a run folder.
+
+    Of a run's two checkpoints the one with the higher validation accuracy is taken.
+
+    Raises:
+        FileNotFoundError: Neither a file nor a run with checkpoints.
+    """
+    path = Path(name).expanduser()
+    for candidate in (path, PROJECT_ROOT / path):
+        if candidate.is_file():
+            return candidate
+    run = open_run(name, output_dir)
+    found = {n: run.path / "checkpoints" / f"{n}.safetensors" for n in (BEST, BEST_EMA)}
+    found = {n: p for n, p in found.items() if p.is_file() and which in ("", n)}
+    if not found:
+        raise FileNotFoundError(f"run {run.name} has no {which or BEST} checkpoint yet")
+    return max(found.values(), key=lambda p: checkpoints.read_facts(p)["val_accuracy"])
+
+
+def folder(config: Config) -> Path:
+    """Where a run with these settings lives: outputs/<run> or <parent run>/finetune_<name>."""
+    if config.checkpoint_path:
+        name = config.finetune_name or time.strftime("%Y%m%d-%H%M%S")
+        source = checkpoint_file(config.checkpoint_path, config.output_dir)
+        parent = source.parent.parent
+        if (parent / "config.json").is_file():
+            return parent / f"finetune_{name}"
+        return outputs(config.output_dir) / f"finetune_{name}"
+    return outputs(config.output_dir) / (config.run_name or run_id(config))
+
+
+def outputs(output_dir: str = "outputs") -> Path:
+    """The outputs folder; relative names start from the project root."""
+    return PROJECT_ROOT / Path(output_dir).expanduser()
+
+
+def relative(path: Path) -> str:
+    """A path relative to the project root where it lies inside, so that no output leaks one."""
+    path = Path(path).resolve()
+    return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
+
+
+def run_id(config: Config) -> str:
+    """A name that says what a run is: ferplus-vit_base_patch16_224-grefel-seed0-20261201-1412."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return f"{config.dataset}-{config.backbone}-{config.head}-seed{config.seed}-{stamp}"
+
+
+def environment() -> dict[str, Any]:
+    """Versions, device, commit and dirty flag of this moment."""
+    import torch
+
+    packages = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "platform": platform.platform(),
+        "gpu": gpu,
+        "cpu_cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+    }
+
+
+def _read_config(path: Path) -> Config:
+    try:
+        return Config.from_dict(json.loads((path / "config.json").read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path / 'config.json'} is not a run's config: {error}") from error
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        return subprocess.run(
+            ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,0 +1,208 @@
+"""The model: shapes for every kind of backbone, distributions, gradients, weights."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from grefel_lib import backbone, losses, model
+from grefel_lib.config import Config
+
+B, C, K, D, F, T = 5, 7, 3, 16, 24, 9
+
+
+def make_head(**changes):
+    options = {"num_classes": C, "num_anchors": K, "embedding_dim": D, "attention_heads": 2}
+    return model.GReFELHead(F, token_width=11, **options | changes).eval()
+
+
+def features(batch=B):
+    return torch.randn(batch, F), torch.randn(batch, T, 11)
+
+
+@pytest.mark.parametrize("correction", ["paper", "trust", "none"])
+def test_all_distributions_sum_to_one_with_their_shapes(correction):
+    output = make_head(correction=correction)(*features())
+    assert output.log_probs.shape == (B, C)
+    assert output.reliability.shape == (B,)
+    assert ((output.reliability >= 0) & (output.reliability <= 1)).all()
+    for log_probs in (output.log_probs, *output.branch_log_probs()):
+        torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(B))
+    if correction == "none":
+        assert output.anchors is None
+        assert output.log_probs is output.primary_log_probs
+    else:
+        assert output.attention.shape == (B, T)
+        torch.testing.assert_close(output.attention.sum(1), torch.ones(B))
+
+
+def test_extreme_features_keep_everything_finite():
+    head = make_head()
+    pooled, tokens = features()
+    output = head(pooled * 1e6, tokens * 1e6)
+    assert torch.isfinite(output.log_probs).all()
+    output.log_probs.max(dim=1).values.sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in head.parameters() if p.grad is not None)
+
+
+def test_a_face_one_unit_from_one_anchor_and_four_from_the_other_scores_by_hand():
+    anchors = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]])
+    face = torch.tensor([[0.6, 0.8]])
+    by_hand = math.exp(-1) / (math.exp(-1) + math.exp(-4))
+    assert model.anchor_log_probs(face, anchors)[0, 0].exp().item() == pytest.approx(
+        by_hand, abs=1e-6
+    )
+
+
+def test_an_embedding_is_scored_the_same_alone_and_in_a_batch():
+    anchors = torch.randn(C, K, D)
+    many = torch.randn(64, D)
+    together = model.anchor_log_probs(many, anchors)
+    alone = model.anchor_log_probs(many[:1], anchors)
+    torch.testing.assert_close(together[:1], alone, rtol=0, atol=0)
+
+
+def test_the_head_scores_a_face_the_same_alone_and_in_a_batch():
+    head = make_head()
+    pooled, tokens = features(64)
+    together, alone = head(pooled, tokens), head(pooled[:1], tokens[:1])
+    torch.testing.assert_close(together.log_probs[:1], alone.log_probs, rtol=0, atol=1e-5)
+    torch.testing.assert_close(together.reliability[:1], alone.reliability, rtol=0, atol=1e-5)
+
+
+def test_confidence_is_one_for_one_hot_and_the_floor_for_uniform():
+    certain = torch.log(torch.eye(C))  # holds -inf
+    uniform = torch.full((1, C), -math.log(C))
+    torch.testing.assert_close(model.confidence(certain), torch.ones(C))
+    assert model.confidence(uniform).item() == pytest.approx(1e-6, abs=1e-6)
+
+
+def test_combining_is_the_weighted_mean():
+    a, b = torch.softmax(torch.randn(B, C), 1), torch.softmax(torch.randn(B, C), 1)
+    wa, wb = torch.rand(B) + 0.1, torch.rand(B) + 0.1
+    by_hand = (wa[:, None] * a + wb[:, None] * b) / (wa + wb)[:, None]
+    torch.testing.assert_close(model.combine(a.log(), b.log(), wa, wb).exp(), by_hand)
+
+
+def test_trust_zero_leaves_the_primary_and_trust_one_lets_the_correction_in():
+    head = make_head(correction="trust")
+    pooled, tokens = features()
+    head.trust = 0.0
+    output = head(pooled, tokens)
+    torch.testing.assert_close(output.log_probs, output.primary_log_probs, atol=1e-4, rtol=0)
+    head.trust = 1.0
+    output = head(pooled, tokens)
+    p, r = output.primary_log_probs.exp(), output.correction_log_probs.exp()
+    weight = (1 - output.confidences[:, :1]).clamp(min=1e-6)
+    torch.testing.assert_close(output.class_probs, (1 - weight) * p + weight * r)
+
+
+@pytest.mark.parametrize("part", ["anchors", "attention"])
+def test_anchors_and_attention_change_the_prediction(part):
+    head = make_head(delta=0.3)
+    pooled, tokens = features()
+    before = head(pooled, tokens).log_probs.detach()
+    with torch.no_grad():
+        for name, parameter in head.named_parameters():
+            if name.startswith(part):
+                parameter.copy_(torch.randn_like(parameter))
+    assert (head(pooled, tokens).log_probs - before).abs().max() > 1e-3
+
+
+BACKBONES = [
+    ("vit_tiny_patch16_224", 32, 4, 192),
+    ("test_vit", 64, 16, 64),
+    ("resnet18", 64, 16, 512),
+    ("tf_efficientnet_lite0", 96, 36, 1280),
+    ("mobilenetv3_small_050", 128, 16, 1024),
+    ("convnext_atto", 128, 16, 320),
+    ("swin_tiny_patch4_window7_224", 224, 49, 768),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "tokens", "width"), BACKBONES)
+def test_any_backbone_gives_tokens_and_every_parameter_a_gradient(name, size, tokens, width):
+    config = Config(backbone=name, image_size=size, backbone_weights="none", embedding_dim=32)
+    net = model.build(config, C)
+    output = net(torch.randn(2, 3, size, size))
+    assert output.attention.shape == (2, tokens)
+    assert net.head.reduce.in_features == width
+    losses.total_loss(output, torch.eye(C)[:2], config)["loss"].backward()
+    without = [name for name, p in net.named_parameters() if p.grad is None]
+    assert not without
+    head = {n: p.grad.abs().sum().item() for n, p in net.head.named_parameters()}
+    # the attention's key bias shifts all scores of a query alike: its true gradient is zero
+    assert [n for n, total in head.items() if total == 0] == []
+
+
+def test_a_linear_head_is_timms_own_classifier():
+    config = Config(backbone="resnet18", image_size=64, backbone_weights="none", head="linear")
+    net = model.build(config, C).eval()
+    images = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(net(images).log_probs, net.backbone(images).log_softmax(1))
+    assert net(images).reliability is None
+
+
+def test_vit_base_has_768_features_and_trains_two_steps():
+    config = Config(backbone_weights="none")
+    net = model.build(config, 8).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
+    images, targets = torch.randn(2, 3, 224, 224), torch.eye(8)[:2]
+    seen = []
+    for _ in range(2):
+        output = net(images)
+        assert net.head.reduce.in_features == 768
+        assert output.attention.shape == (2, 196)
+        loss = losses.total_loss(output, targets, config)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(loss.item())
+    assert all(map(math.isfinite, seen))
+    assert seen[1] < seen[0]
+
+
+# -- backbone weights
+
+
+def test_backbone_weights_come_from_a_file_and_change_nothing_else(tmp_path):
+    config = Config(backbone="resnet18", image_size=64, backbone_weights="none")
+    source = backbone.build(config, num_classes=1000)
+    save_file(source.state_dict(), tmp_path / "w.safetensors")
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "w.pth")
+    for name in ("w.safetensors", "w.pth"):
+        loaded = backbone.build(config.replace(backbone_weights=str(tmp_path / name)))
+        for key, value in loaded.state_dict().items():
+            torch.testing.assert_close(value, source.state_dict()[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("case", ["missing", "garbage", "other"])
+def test_weights_that_do_not_fit_are_refused(tmp_path, case):
+    path = tmp_path / "w.safetensors"
+    config = Config(backbone="resnet18", image_size=64, backbone_weights="none")
+    if case == "garbage":
+        path.write_bytes(b"not a weight file")
+    if case == "other":
+        save_file(backbone.build(config.replace(backbone="test_vit")).state_dict(), path)
+    with pytest.raises((ValueError, FileNotFoundError), match=r"w\.safetensors"):
+        backbone.build(config.replace(backbone_weights=str(path)))
+
+
+def test_an_unknown_backbone_is_refused_with_its_neighbours():
+    with pytest.raises(ValueError, match="resnet18"):
+        backbone.build(Config(backbone="resnet_18", backbone_weights="none"))
+
+
+def test_a_size_that_the_patches_do_not_divide_is_refused():
+    with pytest.raises(ValueError, match="image_size 100"):
+        backbone.build(Config(image_size=100, backbone_weights="none"))
+
+
+def test_no_hub_gives_one_line_with_the_ways_out(monkeypatch):
+    def offline(*args, **kwargs):
+        raise OSError("no network")
+
+    monkeypatch.setattr(backbone.timm, "create_model", offline)
+    with pytest.raises(ConnectionError, match="backbone_weights=none"):
+        backbone.build(Config())
