@@ -1,0 +1,34 @@
+# One environment (.venv) for everything. PYTHON names the interpreter that makes it (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+NBVAL := --nbval-lax --nbval-cell-timeout 120 --nbval-kernel-name python3 -p no:cacheprovider
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+.PHONY: demo test lab notebooks clean
+
+
+demo: .venv/ready        ## every notebook, headless, on the built-in faces
+	$(BIN)/grefel demo
+
+test: .venv/ready        ## the library's tests, then the committed notebooks
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/pytest
+	$(BIN)/pytest $(NBVAL) notebooks
+
+lab: .venv/ready         ## JupyterLab on the first notebook
+	$(BIN)/jupyter lab notebooks/01_data_exploration.ipynb
+
+notebooks: .venv/ready   ## run the committed notebooks again, in place
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False \
+		--ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
+
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed: make PYTHON=...' if sys.version_info < (3, 11) else 0)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:                   ## remove the environment and the caches; runs and data stay
+	rm -rf .venv .pytest_cache .ruff_cache data/cache *.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
