@@ -52,7 +52,7 @@ class Config:
     label_smoothing: float = 0.11
     class_weights: str = "none"  # balanced: inverse to the class share, mean 1 over the faces
     # augmentation
-    augment: str = "standard"
+    augmentation: str = "standard"
     mixup_alpha: float = 0.2  # 0: no MixUp
     cutmix_alpha: float = 1.0  # 0: no CutMix
     mix_prob: float = 0.5  # share of batches that are mixed
@@ -98,6 +98,21 @@ class Config:
                 f"embedding_dim must be a multiple of attention_heads; "
                 f"got {self.embedding_dim} and {self.attention_heads}"
             )
+
+    def __str__(self) -> str:
+        """Every setting, a group a line; * marks what differs from the vit_base recipe."""
+        recipe = Config()
+        lines: list[str] = []
+        for name, value in dataclasses.asdict(self).items():
+            mark = "" if value == getattr(recipe, name) else "*"
+            shown = f"{name}{mark} {value if value != '' else '-'}"
+            if name in _GROUPS:
+                lines.append(f"{_GROUPS[name]:<13} {shown}")
+            elif len(lines[-1].splitlines()[-1]) + len(shown) > 95:
+                lines[-1] += f"\n{'':<13} {shown}"
+            else:
+                lines[-1] += f" · {shown}"
+        return "\n".join(lines)
 
     @classmethod
     def resolve(cls, parameters: Mapping[str, Any], *, parent: "Config | None" = None) -> "Config":
@@ -151,6 +166,12 @@ class Config:
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
 
+_GROUPS = {  # the first field of each group
+    "profile": "profile", "dataset": "data", "backbone": "model", "lambda_branch": "losses",
+    "augmentation": "augmentation", "epochs": "optimisation", "seed": "run",
+    "checkpoint_path": "start, test",
+}  # fmt: skip
+
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
 CHOICES = {
@@ -160,7 +181,7 @@ CHOICES = {
     "head": ("grefel", "linear"),
     "correction": ("paper", "trust", "none"),
     "class_weights": ("none", "balanced"),
-    "augment": ("none", "standard", "heavy"),
+    "augmentation": ("none", "standard", "heavy"),
     "precision": ("auto", "fp32", "bf16"),
     "output_stride": (0, 8, 16, 32),
     "split": ("train", "val", "test"),
@@ -191,7 +212,20 @@ DATA_DIRS = {  # where each data set is looked for when no data_dir is given
 
 PROFILES: dict[str, dict[str, Any]] = {
     "demo": {},
-    "lite": {},
+    "lite": {
+        "backbone": "tf_efficientnet_lite0",
+        "image_size": 96,
+        "output_stride": 32,
+        "channels_last": True,
+        "epochs": 12,
+        "warmup_epochs": 1.0,
+        "lr": 1e-3,
+        "weight_decay": 0.02,
+        "ema_decay": 0.998,
+        "label_smoothing": 0.04,
+        "mix_prob": 0.2,
+        "save_every": 0,
+    },
     "vit_base": {},
 }
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from grefel_lib import augment, checkpoints, model
 from grefel_lib.config import Config
 from grefel_lib.datasets import FaceSet
+from grefel_lib.labels import VOTE_COLUMNS
 
 log = logging.getLogger(__name__)
 
@@ -97,9 +98,8 @@ def outputs(net: model.GReFEL, faces: FaceSet, config: Config) -> Iterator[model
     """The model's output, batch by batch in the order of the faces."""
     device = next(net.parameters()).device
     net.eval()
-    chunks = np.array_split(
-        np.arange(len(faces)), range(config.batch_size, len(faces), config.batch_size)
-    )
+    cuts = range(config.batch_size, len(faces), config.batch_size)
+    chunks = np.array_split(np.arange(len(faces)), cuts)
     for images, _, _ in batches(faces, chunks, num_workers=config.num_workers):
         with autocast(config, device):
             yield net(to_input(images, net, config, device))
@@ -143,13 +143,9 @@ def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
             pd.DataFrame(values["confidence"], columns=[f"confidence_{b}" for b in branches])
         )
         parts.append(pd.DataFrame({"reliability": values["reliability"]}))
-    votes = (
-        faces.table.filter(regex="^(" + "|".join(faces.vote_columns) + ")$")
-        if faces.vote_columns
-        else None
-    )
-    if votes is not None:
-        parts.append(votes.reset_index(drop=True).add_prefix("votes_"))
+    votes = [column for column in VOTE_COLUMNS if column in faces.table]
+    if votes:
+        parts.append(faces.table[votes].reset_index(drop=True).add_prefix("votes_"))
     return pd.concat(parts, axis=1)
 
 

@@ -209,7 +209,7 @@ class _Trainer:
     ) -> tuple[dict, float, float]:
         """One update on the whole batch, in as many micro-batches as memory asks for."""
         config = self.config
-        floats = augment.augment(augment.to_float(images, self.device), config.augment)
+        floats = augment.augment(augment.to_float(images, self.device), config.augmentation)
         inputs = augment.prepare(floats, config.image_size, self.net.mean, self.net.std)
         inputs, targets = augment.mix(
             inputs,

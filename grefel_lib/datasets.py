@@ -1,0 +1,278 @@
+"""Any data set in, one FaceSet out: protocols, splits, leaks, a cache of decoded images."""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from grefel_lib import readers
+from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.labels import CLASS_NAMES, EMOTIONS, VOTE_COLUMNS, class_index
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "val", "test")
+VALIDATION_SHARE, VALIDATION_SEED = 0.1, 0  # where a set has no validation split; never the run's
+
+
+@dataclass(frozen=True)
+class FaceSet:
+    """Faces with their labels; splits share one memory-mapped array of images."""
+
+    images: np.ndarray  # (M, H, W) or (M, H, W, 3) uint8, every decoded image of the data set
+    table: pd.DataFrame  # N rows: id, split, row (in images), label, image_hash, file, votes
+    targets: np.ndarray  # (N, C) float32, rows sum to 1
+    class_names: tuple[str, ...]
+    info: dict[str, Any]  # dataset, protocol, fingerprint, what was dropped, warnings
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def split(self, name: str) -> "FaceSet":
+        """The faces of one split: train, val or test."""
+        if name not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {name!r}")
+        mine = (self.table["split"] == name).to_numpy()
+        table = self.table[mine].reset_index(drop=True)
+        return FaceSet(self.images, table, self.targets[mine], self.class_names, self.info)
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """Copy the images at table positions (B,) out of the cache: (B, H, W[, 3]) uint8."""
+        return self.images[self.table["row"].to_numpy()[indices]]
+
+    def counts(self) -> pd.DataFrame:
+        """Faces per class (rows) and split (columns)."""
+        found = pd.crosstab(self.table["label"], self.table["split"])
+        found = found.reindex(index=range(len(self.class_names)), columns=SPLITS, fill_value=0)
+        found.index = pd.Index(self.class_names, name="class")
+        return found.rename_axis(columns=None)
+
+
+def load(config: Config) -> FaceSet:
+    """Read the data set that a config names.
+
+    Args:
+        config: dataset, data_dir, protocol, use_soft_labels, drop_leaks, rafdb_images.
+
+    Returns:
+        All splits. Validation and test targets are one-hot; training targets are vote
+        distributions with soft labels. With `drop_leaks`, training rows whose pixels also occur
+        in any validation or test image (kept by the protocol or not) are left out.
+
+    Raises:
+        FileNotFoundError: A folder, table or image is missing.
+        ValueError: A file cannot be read as what it should be, or no row is left.
+        OSError: The cache cannot be written.
+    """
+    source = readers.find(config)
+    table, images, fingerprint = _cached(source)
+    warnings = list(source.notes)
+    if config.dataset.startswith("rafdb") or not (table["split"] == "val").any():
+        table = _with_validation(table)
+        if not config.dataset.startswith("rafdb"):
+            warnings.append("no validation split here: a stratified tenth of train is used")
+    names = CLASS_NAMES[config.dataset]
+    if "votes" in source.kind:
+        votes = table[list(VOTE_COLUMNS)].to_numpy(dtype=float)
+        hard, keep = ferplus_targets(votes, config.protocol, soft=False)
+        targets = hard
+        if config.use_soft_labels:
+            soft, keep_soft = ferplus_targets(votes, config.protocol, soft=True)
+            train = (table["split"] == "train").to_numpy()
+            targets = np.where(train[:, None], soft, hard)
+            keep = np.where(train, keep_soft, keep)
+        table["label"] = targets.argmax(axis=1)
+        emotion_votes = votes[:, : len(EMOTIONS)]
+        mine = emotion_votes[np.arange(len(votes)), table["label"]]
+        table["agreement"] = mine / np.maximum(emotion_votes.sum(axis=1), 1)
+    else:
+        keep = np.ones(len(table), dtype=bool)
+        table["label"] = [class_index(config.dataset, code) for code in table.pop("code")]
+        targets = np.eye(len(names))[table["label"]]
+    unlabelled = table["split"][~keep].value_counts()
+    held_out = table["image_hash"][table["split"] != "train"]
+    leaks = (table["split"] == "train") & table["image_hash"].isin(held_out)
+    leaks &= keep
+    if config.drop_leaks:
+        keep = keep & ~leaks.to_numpy()
+    test = table["image_hash"][(table["split"] == "test") & keep]
+    copies = (table["split"] == "val") & keep & table["image_hash"].isin(test)
+    if not keep.any():
+        raise ValueError(
+            f"no face of {source.root} has a label under protocol {config.protocol!r}: all votes "
+            f"are zero, unknown or not a face"
+        )
+    for warning in warnings:
+        log.warning("%s", warning)
+    info = {
+        "dataset": config.dataset,
+        "protocol": config.protocol if "votes" in source.kind else "",
+        "soft_labels": bool("votes" in source.kind and config.use_soft_labels),
+        "fingerprint": fingerprint,
+        "no_label": {split: int(unlabelled.get(split, 0)) for split in SPLITS},
+        "leaks": int(leaks.sum()),
+        "leaks_dropped": int(leaks.sum()) if config.drop_leaks else 0,
+        "val_test_copies": int(copies.sum()),
+        "warnings": warnings,
+    }
+    return FaceSet(
+        images, table[keep].reset_index(drop=True), targets[keep].astype(np.float32), names, info
+    )
+
+
+def ferplus_targets(
+    votes: np.ndarray, protocol: str, *, soft: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn FERPlus votes into targets under a protocol.
+
+    Args:
+        votes: (N, 10) counts, in the order of `labels.VOTE_COLUMNS`.
+        protocol: official, argmax or all.
+        soft: Vote distributions instead of one-hot labels.
+
+    Returns:
+        Targets (N, 8), rows of kept faces sum to 1 (others are zero), and keep (N,) bool.
+
+    Source: FERPlus (Barsoum et al. 2016) and its published reader for "official": majority, or
+    with `soft` its cross-entropy mode; "argmax" as SCN does; "all" as EmotionNet does.
+    """
+    votes = np.asarray(votes, dtype=float)
+    emotions = votes[:, : len(EMOTIONS)]
+    if protocol == "official":
+        votes = np.where(votes <= 1, 0, votes)  # a single vote is an outlier
+        if soft:
+            taken = np.array([_take_top(row) for row in votes])
+        else:
+            enough = votes.max(axis=1) > 0.5 * votes.sum(axis=1)
+            taken = np.eye(votes.shape[1])[votes.argmax(axis=1)] * enough[:, None]
+        keep = (taken.sum(axis=1) > 0) & (taken.argmax(axis=1) < len(EMOTIONS))
+        mass = taken[:, : len(EMOTIONS)]
+    else:
+        keep = emotions.sum(axis=1) > 0
+        if protocol == "argmax":
+            keep &= votes.argmax(axis=1) < len(EMOTIONS)
+        mass = emotions if soft else np.eye(len(EMOTIONS))[emotions.argmax(axis=1)]
+    mass = mass * keep[:, None]
+    return mass / np.maximum(mass.sum(axis=1, keepdims=True), 1e-12), keep
+
+
+def _take_top(votes: np.ndarray) -> np.ndarray:
+    """The columns that the official cross-entropy mode keeps of one row; all zero: discarded."""
+    left, taken = votes.copy(), np.zeros_like(votes)
+    total, count, stopped = votes.sum(), 0, False
+    while total and taken.sum() < 0.75 * total and count < 3 and not stopped:
+        top = left.max()
+        for column in np.flatnonzero(left == top):
+            if column >= len(EMOTIONS):  # unknown or not a face
+                stopped = True
+                if taken.sum() == 0:
+                    taken[column] = top
+                    count += 1
+                break
+            taken[column], left[column] = top, 0
+            count += 1
+    if taken.sum() <= 0.5 * total or count > 3:
+        return np.zeros_like(votes)
+    return taken
+
+
+def _with_validation(table: pd.DataFrame) -> pd.DataFrame:
+    """Move a stratified tenth of train to val, the same rows for everyone."""
+    from sklearn.model_selection import train_test_split
+
+    train = table.index[table["split"] == "train"]
+    codes = table.loc[train, "code"]
+    rare = codes.map(codes.value_counts()) < 2  # a class of one face cannot be divided
+    try:
+        _, val = train_test_split(
+            train[~rare], test_size=VALIDATION_SHARE, random_state=VALIDATION_SEED,
+            stratify=codes[~rare],
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(
+            f"{len(train)} training faces are too few for a validation split"
+        ) from error
+    table.loc[val, "split"] = "val"
+    return table
+
+
+# -- the cache
+
+
+def cache_root() -> Path:
+    """Where decoded images are kept: data/cache, or what GREFEL_CACHE names."""
+    return Path(os.environ.get("GREFEL_CACHE") or PROJECT_ROOT / "data/cache").expanduser()
+
+
+def _cached(source: readers.Source) -> tuple[pd.DataFrame, np.ndarray, str]:
+    """The raw table and images of a source, decoded at most once per state of its files."""
+    digest = hashlib.sha256(f"{VERSION} {source.kind}".encode())
+    for file in source.files:
+        stat = file.stat()
+        name = file.relative_to(source.root) if file.is_relative_to(source.root) else file.name
+        digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    fingerprint = digest.hexdigest()[:16]
+    place = hashlib.sha256(str(source.root.resolve()).encode()).hexdigest()[:8]
+    prefix = f"{source.kind}-{place}-"
+    folder = cache_root() / (prefix + fingerprint)
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder.parent / f"{prefix}.lock"):
+                if not folder.is_dir():
+                    _fill(source, folder)
+                    for old in folder.parent.glob(f"{prefix}*"):
+                        if old.is_dir() and old != folder:
+                            log.info(
+                                "the files of %s changed: its old cache is removed", source.root
+                            )
+                            shutil.rmtree(old, ignore_errors=True)
+        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+            raise OSError(_cannot_write(folder.parent, error)) from error
+    table = pd.read_csv(folder / "table.csv", dtype={"id": str, "file": str, "image_hash": str})
+    return table, np.load(folder / "images.npy", mmap_mode="r"), fingerprint
+
+
+VERSION = 1  # of the cache's content: raise it when readers change what they return
+
+
+def _fill(source: readers.Source, folder: Path) -> None:
+    table, images = source.read()
+    if not len(table):
+        raise ValueError(f"{source.root} holds no image of a known layout")
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".filling-"))
+    try:
+        store, hashes = None, []
+        for position, image in enumerate(images):
+            if store is None:
+                shape = (len(table), *image.shape)
+                store = np.lib.format.open_memmap(
+                    temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape
+                )
+            store[position] = image
+            hashes.append(hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest())
+        store.flush()
+        table = table.assign(row=np.arange(len(table)), image_hash=hashes)
+        table.to_csv(temporary / "table.csv", index=False)
+        temporary.rename(folder)
+    except OSError as error:
+        if (error.filename and Path(error.filename).is_relative_to(temporary)) or error.errno == 28:
+            raise OSError(_cannot_write(folder.parent, error)) from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _cannot_write(folder: Path, error: OSError) -> str:
+    return (
+        f"cannot write the cache of decoded images in {folder} ({error.strerror}); make room "
+        f"there, or set GREFEL_CACHE to a folder that can be written"
+    )

@@ -1,0 +1,155 @@
+"""Numbers from a table of predictions; nothing here needs the model.
+
+A predictions table has one row a face: id, label and predicted (class names), p_<class> (the
+corrected probabilities, summing to 1) and what else `evaluation.predict` adds. The order of the
+p_ columns is the order of the classes.
+"""
+
+import numpy as np
+import pandas as pd
+
+BINS = 15  # of the calibration error and the reliability diagram
+
+
+def class_names(predictions: pd.DataFrame) -> list[str]:
+    """The classes, in the order of the p_ columns."""
+    return [name.removeprefix("p_") for name in predictions.columns if name.startswith("p_")]
+
+
+def probabilities(predictions: pd.DataFrame) -> np.ndarray:
+    """(N, C) corrected probabilities.
+
+    Raises:
+        ValueError: No rows, values that are no probabilities, or an unknown label.
+    """
+    names = class_names(predictions)
+    if not len(predictions) or not names:
+        raise ValueError("the predictions table is empty: no rows or no p_<class> columns")
+    probs = predictions[[f"p_{name}" for name in names]].to_numpy(dtype=float)
+    bad = ~np.isfinite(probs).all(axis=1)
+    if bad.any():
+        raise ValueError(f"probabilities are not finite for: {_some(predictions['id'][bad])}")
+    bad = np.abs(probs.sum(axis=1) - 1) > 1e-3
+    if bad.any():
+        raise ValueError(f"probabilities do not sum to 1 for: {_some(predictions['id'][bad])}")
+    strange = set(predictions["label"]) - set(names)
+    if strange:
+        raise ValueError(f"label {sorted(strange)[0]!r} has no p_ column; classes: {names}")
+    return probs
+
+
+def evaluate(predictions: pd.DataFrame) -> dict[str, float]:
+    """Every headline number of a table.
+
+    Returns:
+        n; accuracy; mean_class_accuracy (mean recall over the classes that occur); macro_f1
+        (mean F1 over the classes that occur, 0 where nothing was predicted); weighted_f1; ece
+        (top label, 15 bins of equal width); nll (natural logarithm, probabilities clipped at
+        1e-12); brier (sum over classes, 0 to 2).
+
+    Raises:
+        ValueError: See `probabilities`.
+    """
+    probs = probabilities(predictions)
+    names = class_names(predictions)
+    labels = pd.Categorical(predictions["label"], categories=names).codes
+    table = per_class(predictions)
+    table = table[table["count"] > 0]
+    bins = reliability_bins(predictions)
+    gaps = (bins["accuracy"] - bins["confidence"]).abs()
+    truth = np.eye(len(names))[labels]
+    return {
+        "n": len(predictions),
+        "accuracy": float((probs.argmax(axis=1) == labels).mean()),
+        "mean_class_accuracy": float(table["recall"].mean()),
+        "macro_f1": float(table["f1"].mean()),
+        "weighted_f1": float(np.average(table["f1"], weights=table["count"])),
+        "ece": float((gaps * bins["count"]).sum() / len(predictions)),
+        "nll": float(-np.log(probs[np.arange(len(labels)), labels].clip(1e-12)).mean()),
+        "brier": float(((probs - truth) ** 2).sum(axis=1).mean()),
+    }
+
+
+def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
+    """One row a class: class, count (true faces), precision, recall, f1; 0 where undefined."""
+    counts = confusion_counts(predictions)
+    right, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    return pd.DataFrame(
+        {
+            "class": class_names(predictions),
+            "count": true,
+            "precision": right / np.maximum(predicted, 1),
+            "recall": right / np.maximum(true, 1),
+            "f1": 2 * right / np.maximum(true + predicted, 1),
+        }
+    )
+
+
+def confusion_counts(predictions: pd.DataFrame) -> np.ndarray:
+    """(C, C) faces by true class (row) and most probable class (column)."""
+    probs = probabilities(predictions)
+    names = class_names(predictions)
+    labels = pd.Categorical(predictions["label"], categories=names).codes
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(counts, (labels, probs.argmax(axis=1)), 1)
+    return counts
+
+
+def row_normalised(counts: np.ndarray) -> np.ndarray:
+    """Divide each row (C, C) by its sum; empty rows stay zero."""
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
+
+
+def reliability_bins(predictions: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
+    """Confidence against accuracy, in bins of equal width over the top probability.
+
+    Returns:
+        One row a bin that holds faces: low, high, count, confidence (mean), accuracy.
+    """
+    probs = probabilities(predictions)
+    labels = predictions["label"].to_numpy()
+    right = np.asarray(class_names(predictions))[probs.argmax(axis=1)] == labels
+    return calibration(probs.max(axis=1), right.astype(float), bins)
+
+
+def calibration(claimed: np.ndarray, found: np.ndarray, bins: int = BINS) -> pd.DataFrame:
+    """Mean claim against mean outcome, in bins of equal width over the claim.
+
+    Args:
+        claimed: (N,) values in 0..1, a confidence or a reliability.
+        found: (N,) what it should foretell: right or wrong, or a share of votes.
+        bins: Number of bins over 0..1.
+    """
+    place = np.minimum((np.asarray(claimed) * bins).astype(int), bins - 1)
+    table = pd.DataFrame({"bin": place, "confidence": claimed, "accuracy": found})
+    table = table.groupby("bin").agg(
+        count=("confidence", "size"),
+        confidence=("confidence", "mean"),
+        accuracy=("accuracy", "mean"),
+    )
+    table.insert(0, "low", table.index / bins)
+    table.insert(1, "high", (table.index + 1) / bins)
+    return table.reset_index(drop=True)
+
+
+def agreed_share(predictions: pd.DataFrame) -> pd.Series:
+    """What reliability should be: the share of emotion votes for the predicted class.
+
+    Without votes, 1 where the prediction is right and 0 where it is wrong.
+    """
+    names = class_names(predictions)
+    if not {f"votes_{name}" for name in names} <= set(predictions.columns):
+        return (predictions["label"] == predictions["predicted"]).astype(float)
+    votes = predictions[[f"votes_{name}" for name in names]].to_numpy(dtype=float)
+    mine = votes[np.arange(len(votes)), [names.index(name) for name in predictions["predicted"]]]
+    return pd.Series(mine / np.maximum(votes.sum(axis=1), 1), index=predictions.index)
+
+
+def images_in_cell(predictions: pd.DataFrame, true: str, predicted: str) -> pd.DataFrame:
+    """The rows of one cell of the confusion matrix, most confident first."""
+    cell = predictions[(predictions["label"] == true) & (predictions["predicted"] == predicted)]
+    return cell.sort_values(f"p_{predicted}", ascending=False)
+
+
+def _some(ids: pd.Series) -> str:
+    return ", ".join(map(str, ids[:5])) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

@@ -1,0 +1,344 @@
+"""Training: schedule, groups, accumulation, checkpoints, resume, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from grefel_lib import checkpoints, datasets, evaluation, losses, model, optim, runs, training
+from grefel_lib.config import Config
+
+# -- what one update needs
+
+
+def test_the_learning_rate_warms_up_linearly_and_ends_near_zero():
+    factors = [optim.lr_factor(update, 100, 10) for update in range(100)]
+    np.testing.assert_allclose(np.diff(factors[:10]), 1 / 11)
+    assert factors[10] == 1
+    assert factors[55] == pytest.approx(0.5)
+    assert 0 < factors[99] < 1e-3
+    assert optim.lr_factor(0, 1, 0) == 1
+
+
+def test_norms_biases_and_anchors_are_not_decayed():
+    config = Config(backbone="test_vit", image_size=64, backbone_weights="none", weight_decay=0.1,
+                    backbone_lr_scale=0.25)  # fmt: skip
+    net = model.build(config, 5)
+    groups = optim.parameter_groups(net, config)
+    found = {id(p): group for group in groups for p in group["params"]}
+    assert len(found) == len(list(net.parameters()))
+    for name, parameter in net.named_parameters():
+        group = found[id(parameter)]
+        spared = parameter.ndim < 2 or name in (
+            "head.anchors", "backbone.pos_embed", "backbone.cls_token")  # fmt: skip
+        assert group["weight_decay"] == (0 if spared else 0.1), name
+        assert group["scale"] == (0.25 if name.startswith("backbone.") else 1.0), name
+
+
+def labelled(counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return datasets.FaceSet(
+        images=np.zeros((len(labels), 4, 4), np.uint8),
+        table=pd.DataFrame({"label": labels, "row": np.arange(len(labels))}),
+        targets=np.eye(len(counts), dtype=np.float32)[labels],
+        class_names=tuple("abcdefgh"[: len(counts)]),
+        info={},
+    )
+
+
+def test_class_weights_have_mean_one_over_the_faces():
+    faces = labelled([30, 5, 0, 1])
+    weights = optim.class_weights(faces)
+    assert weights[torch.tensor(faces.table["label"].to_numpy())].mean().item() == pytest.approx(1)
+    assert (weights[0] * 30).item() == pytest.approx((weights[1] * 5).item())
+    assert weights[2] == 0
+
+
+def test_every_face_comes_once_an_epoch_in_a_new_order():
+    faces = labelled([30, 7])
+    config = Config(batch_size=8)
+    first, second = (np.concatenate(optim.epoch_batches(faces, config)) for _ in range(2))
+    assert sorted(first) == sorted(second) == list(range(37))
+    assert not np.array_equal(first, second)
+
+
+def test_balanced_sampling_draws_as_many_of_each_class():
+    faces = labelled([30, 7, 2])
+    drawn = np.concatenate(optim.epoch_batches(faces, Config(balanced_sampling=10, batch_size=8)))
+    assert np.bincount(faces.table["label"].to_numpy()[drawn]).tolist() == [10, 10, 10]
+
+
+# -- whole runs
+
+
+@pytest.fixture(scope="module")
+def straight(faces_dir, tmp_path_factory):
+    """The small run, trained to its end without a break."""
+    return train(small(faces_dir, tmp_path_factory.mktemp("straight")))
+
+
+def small(faces_dir, folder, **changes):
+    return Config.resolve(
+        {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 3,
+         "batch_size": 32, "warmup_epochs": 0.5, "output_dir": str(folder), "run_name": "small",
+         "save_every": 2, **changes}
+    )  # fmt: skip
+
+
+def train(config, say=None):
+    faces = datasets.load(config)
+    run = runs.start(config, faces.info)
+    training.fit(faces, run, say=say)
+    return run
+
+
+def weights(run, name=runs.LAST):
+    return load_file(run.path / "checkpoints" / f"{name}.safetensors")
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key]), key
+
+
+def test_a_run_leaves_everything_it_promises(straight):
+    assert straight.status() == "ok"
+    history = straight.history()
+    assert history["epoch"].tolist() == [1, 2, 3]
+    assert np.isfinite(history.to_numpy(dtype=float)).all()
+    files = {p.name for p in (straight.path / "checkpoints").iterdir()}
+    assert files == {
+        f"{n}.safetensors" for n in ("last", "best_model", "best_ema_model", "epoch_0002")
+    }
+    facts = json.loads((straight.path / "environment.json").read_text())
+    assert facts["torch"] == torch.__version__.split("+")[0]
+    assert facts["data"]["fingerprint"]
+
+
+def test_the_best_checkpoints_are_those_of_the_best_validation_accuracy(straight):
+    history = straight.history()
+    for name, column in ((runs.BEST, "val_accuracy"), (runs.BEST_EMA, "ema_val_accuracy")):
+        _, facts = straight.load_checkpoint(name)
+        assert facts["val_accuracy"] == pytest.approx(history[column].max(), abs=1e-12)
+        assert facts["epoch"] == history["epoch"][history[column].idxmax()]
+
+
+def test_a_saved_checkpoint_scores_validation_as_training_did(straight):
+    trained = evaluation.load(runs.checkpoint_file(straight.path, which=runs.BEST_EMA))
+    faces = datasets.load(straight.config).split("val")
+    table = evaluation.predict(trained.model, faces, trained.config)
+    accuracy = (table["label"] == table["predicted"]).mean()
+    assert accuracy == pytest.approx(trained.facts["val_accuracy"], abs=1e-12)
+
+
+def test_the_moving_average_warms_up_instead_of_standing_still(straight):
+    last = weights(straight)
+    key = "head.primary.0.weight"
+    ours, average = last[f"model/{key}"], last[f"ema/{key}"]
+    start = model.build(straight.config, 8)
+    del start
+    assert not torch.equal(ours, average)
+    # 0.9999 without warm-up would leave the average within 0.5% of its start after 30 updates
+    assert (ours - average).norm() < 0.5 * ours.norm()
+
+
+def test_the_same_seed_gives_bit_identical_weights_and_another_seed_others(
+    straight, faces_dir, tmp_path
+):
+    again = train(small(faces_dir, tmp_path))
+    assert_same(weights(again), weights(straight))
+    other = train(small(faces_dir, tmp_path, seed=1, run_name="other", epochs=1))
+    key = "model/head.reduce.weight"
+    assert not torch.equal(weights(other)[key], weights(straight)[key])
+
+
+def test_killed_in_mid_epoch_the_same_command_ends_with_the_same_weights(
+    straight, faces_dir, tmp_path
+):
+    config = small(faces_dir, tmp_path)
+    flags = [f"--{k}={v}" for k, v in straight.config.differences(Config()).items() for v in v[:1]]
+    flags = [f for f in flags if not f.startswith(("--output_dir", "--profile"))]
+    command = [sys.executable, "-m", "grefel_lib.cli", "train", "--profile", "demo", *flags,
+               "--output-dir", str(tmp_path)]  # fmt: skip
+    run = runs.Run(tmp_path / "small", config)
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120
+        while not run.has_checkpoint(runs.LAST):  # the first epoch is done: the second is under way
+            assert process.poll() is None, "the command ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        kernel = json.loads((run.path / "status.json").read_text())["pid"]
+        for pid in (kernel, process.pid):
+            os.kill(pid, signal.SIGKILL)
+    assert len(run.history()) < 3
+    for _ in range(100):
+        if run.status() == "died":
+            break
+        time.sleep(0.1)
+    assert run.status() == "died"
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "continuing" in done.stdout
+    assert run.status() == "ok"
+    assert_same(weights(run), weights(straight))
+    for name in (runs.BEST, runs.BEST_EMA, "epoch_0002"):
+        assert_same(weights(run, name), weights(straight, name))
+
+
+def test_a_finished_run_is_not_trained_again_and_a_changed_one_is_refused(straight):
+    with pytest.raises(ValueError, match="is finished"):
+        runs.start(straight.config)
+    with pytest.raises(ValueError, match="is finished"):
+        runs.start(straight.config.replace(lr=0.5))
+
+
+def test_an_unfinished_run_refuses_other_settings_and_names_them(faces_dir, tmp_path):
+    config = small(faces_dir, tmp_path)
+    runs.start(config)
+    with pytest.raises(ValueError, match=r"lr .* there, 0\.5 here"):
+        runs.start(config.replace(lr=0.5))
+    assert runs.start(config.replace(num_workers=1)).path == tmp_path / "small"
+
+
+def test_micro_batches_update_as_the_whole_batch_does(faces_dir, tmp_path):
+    options = {"backbone": "test_vit", "image_size": 64, "drop_rate": 0.0, "epochs": 1,
+               "output_stride": 0}  # fmt: skip
+    whole = train(small(faces_dir, tmp_path, run_name="whole", **options))
+    parts = train(small(faces_dir, tmp_path, run_name="parts", micro_batch_size=12, **options))
+    ours, theirs = weights(whole, runs.BEST), weights(parts, runs.BEST)
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], rtol=1e-3, atol=1e-4, msg=key)
+    one, other = whole.history(), parts.history()
+    np.testing.assert_allclose(one["train_loss"], other["train_loss"], rtol=1e-4)
+
+
+def test_out_of_memory_halves_the_micro_batch_and_says_so(faces_dir, tmp_path, monkeypatch):
+    forward = model.GReFEL.forward
+
+    def small_memory(self, images):
+        if self.training and len(images) > 8:
+            raise torch.OutOfMemoryError("pretend")
+        return forward(self, images)
+
+    monkeypatch.setattr(model.GReFEL, "forward", small_memory)
+    said = []
+    run = train(small(faces_dir, tmp_path, epochs=1), say=said.append)
+    assert run.status() == "ok"
+    assert sum("out of memory: micro-batches of 16" in line for line in said) == 1
+    assert sum("out of memory: micro-batches of 8" in line for line in said) == 1
+
+
+def test_a_non_finite_loss_stops_with_the_image_ids_and_keeps_the_last_epoch(
+    faces_dir, tmp_path, monkeypatch
+):
+    total = losses.total_loss
+    calls = []
+
+    def spoiled(*args):
+        calls.append(1)
+        parts = total(*args)
+        return parts if len(calls) != 14 else parts | {"loss": parts["loss"] * float("nan")}
+
+    monkeypatch.setattr(losses, "total_loss", spoiled)
+    config = small(faces_dir, tmp_path)
+    with pytest.raises(training.NonFiniteLossError, match=r"epoch 2, update 14.*train_\d+"):
+        train(config)
+    run = runs.open_run(tmp_path / "small")
+    assert run.status() == "failed"
+    assert len(run.history()) == 1
+    assert all(torch.isfinite(v).all() for v in weights(run).values() if v.is_floating_point())
+
+
+def test_early_stopping_ends_when_validation_stands_still(faces_dir, tmp_path):
+    said = []
+    run = train(small(faces_dir, tmp_path, lr=1e-12, epochs=30, early_stopping=2), say=said.append)
+    assert len(run.history()) < 30
+    assert run.status() == "ok"
+    assert "no better validation accuracy for 2 epochs" in said[-1]
+
+
+def test_training_never_reads_the_test_split(faces_dir, tmp_path, monkeypatch):
+    split = datasets.FaceSet.split
+
+    def watched(self, name):
+        assert name != "test"
+        return split(self, name)
+
+    monkeypatch.setattr(datasets.FaceSet, "split", watched)
+    assert train(small(faces_dir, tmp_path, epochs=1)).status() == "ok"
+
+
+def test_a_disk_that_fills_up_keeps_the_old_checkpoint(straight, monkeypatch):
+    before = (straight.path / "checkpoints" / "last.safetensors").read_bytes()
+
+    def full(tensors, path, metadata=None):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        straight.save_checkpoint("last", {"a": torch.zeros(1)}, {})
+    assert (straight.path / "checkpoints" / "last.safetensors").read_bytes() == before
+    assert not list((straight.path / "checkpoints").glob(".last*"))
+
+
+@pytest.mark.parametrize("changes", [
+    {"head": "linear"},
+    {"correction": "none"},
+    {"correction": "trust"},
+    {"class_weights": "balanced", "balanced_sampling": 40, "use_soft_labels": False},
+    {"precision": "bf16", "channels_last": True, "augmentation": "heavy"},
+])  # fmt: skip
+def test_every_option_trains_and_learns_something(faces_dir, tmp_path, changes):
+    run = train(small(faces_dir, tmp_path, epochs=2, **changes))
+    history = run.history()
+    assert history["train_loss_cls"].iloc[1] < history["train_loss_cls"].iloc[0]
+    if changes.get("correction") == "trust":
+        assert run.load_checkpoint(runs.LAST)[1]["trust"] == 1.0
+
+
+# -- fine-tuning
+
+
+def finetune(straight, tmp_path, **changes):
+    namespace = {"checkpoint_path": str(straight.path), "finetune_name": "f", "epochs": 1} | changes
+    config = runs.resolve(namespace)
+    said = []
+    faces = datasets.load(config)
+    run = runs.start(config, faces.info)
+    training.fit(faces, run, say=said.append)
+    return run, "\n".join(said)
+
+
+def test_fine_tuning_starts_from_the_checkpoint_and_names_its_parent(straight, tmp_path):
+    run, said = finetune(straight, tmp_path, lr=1e-9)
+    assert run.path == straight.path / "finetune_f"
+    assert "start fresh" not in said
+    ours, theirs = (
+        weights(run, runs.BEST),
+        weights(straight, runs.checkpoint_file(straight.path).stem),
+    )
+    torch.testing.assert_close(
+        ours["head.reduce.weight"], theirs["head.reduce.weight"], atol=1e-6, rtol=0
+    )
+    assert run.config.checkpoint_path == str(straight.path)
+
+
+def test_fine_tuning_on_other_classes_makes_a_new_head_and_says_so(straight, tmp_path):
+    from grefel_lib import synthetic
+
+    data = synthetic.write(tmp_path / "fer2013", layout="fer2013", images=300, seed=3)
+    run, said = finetune(
+        straight, tmp_path, dataset="fer2013", data_dir=str(data), finetune_name="seven"
+    )
+    assert "class layers start fresh" in said
+    assert weights(run, runs.BEST)["head.anchors"].shape[0] == 7
