@@ -11,13 +11,30 @@ from torch import nn
 from grefel_lib.config import Config
 
 
-def build(config: Config, *, num_classes: int = 0) -> nn.Module:
-    """Create a timm backbone at the config's image size and load its weights."""
+def check(config: Config) -> None:
+    """Refuse, before anything is built, a backbone or weight file that does not exist.
+
+    Raises:
+        ValueError: timm has no such backbone.
+        FileNotFoundError: `backbone_weights` names no file.
+    """
     name = config.backbone
     if not timm.is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"; near: {', '.join(near)}" if near else ""
         raise ValueError(f"timm has no backbone {name!r}{hint} (see timm.list_models())")
+    path = Path(config.backbone_weights).expanduser()
+    if config.backbone_weights not in ("hub", "none") and not path.is_file():
+        raise FileNotFoundError(
+            f"no weight file at {path}; backbone_weights is hub, none, or the path of a "
+            f".safetensors or state-dict file"
+        )
+
+
+def build(config: Config, *, num_classes: int = 0) -> nn.Module:
+    """Create a timm backbone at the config's image size and load its weights."""
+    check(config)
+    name = config.backbone
     hub = config.backbone_weights == "hub"
     options: dict[str, object] = {"num_classes": num_classes, "drop_rate": config.drop_rate}
     cfg = timm.get_pretrained_cfg(name)
@@ -61,15 +78,9 @@ def load_weights(backbone: nn.Module, path: str | Path) -> None:
             any that timm converts.
 
     Raises:
-        FileNotFoundError: No such file.
         ValueError: The file cannot be read, or its tensors are not this backbone's.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no weight file at {path}; backbone_weights is hub, none, or the path of a "
-            f".safetensors or state-dict file"
-        )
     try:
         state = load_state_dict(str(path), weights_only=True)
     except Exception as error:

@@ -129,6 +129,8 @@ def _refuse(flag: str, parser: argparse.ArgumentParser) -> None:
 
 
 def _run_notebook_command(arguments: argparse.Namespace) -> None:
+    from grefel_lib import backbone, datasets  # they take a moment to import
+
     command = arguments.command
     given = {
         k: v for k, v in vars(arguments).items() if k not in ("command", "run") and v is not None
@@ -145,15 +147,16 @@ def _run_notebook_command(arguments: argparse.Namespace) -> None:
         folder = run.path
     else:
         config = runs.resolve(given)
-        folder = runs.folder(config)
+        folder = runs.check(config)
+        backbone.check(config)
         name = "finetune_name" if config.checkpoint_path else "run_name"
         if not given.get("resume"):  # fix the name now: it holds the time
             given[name] = (
                 folder.name.removeprefix("finetune_") if config.checkpoint_path else folder.name
             )
-    for key in given:  # typed: papermill writes text as text
-        if key != "profile":
-            given[key] = getattr(config, key) if key != "output_dir" else given[key]
+    datasets.load(config)  # bad data is told now, in one line; good data is cached for the notebook
+    for key, value in given.items():  # typed: papermill would pass text as text
+        given[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
     notebook = COMMANDS[command][0]
     print(f"grefel {command}: {runs.relative(folder)}", flush=True)
     execute(NOTEBOOKS / notebook, folder / notebook, given)
@@ -176,8 +179,6 @@ def execute(notebook: Path, output: Path, given: dict[str, Any]) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     fresh = not output.parent.exists()
-    if output.parent.exists() and not output.parent.is_dir():
-        raise NotADirectoryError(f"{output.parent} is a file; a folder is needed there")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -189,8 +190,8 @@ def execute(notebook: Path, output: Path, given: dict[str, Any]) -> None:
             parameters=given,
             kernel_name="python3",
             progress_bar=sys.stderr.isatty(),
-            stdout_file=sys.stdout,
-            stderr_file=sys.stderr,
+            stdout_file=_Unbuffered(sys.stdout),
+            stderr_file=_Unbuffered(sys.stderr),
             coalesce_streams=True,
             store_widget_state=False,
             autosave_cell_every=30,
@@ -201,6 +202,20 @@ def execute(notebook: Path, output: Path, given: dict[str, Any]) -> None:
         where = f" (see {runs.relative(output)})" if kept and not known else ""
         message = error.evalue if known else f"{error.ename}: {error.evalue}"
         raise NotebookError(f"{message}{where}") from error
+
+
+class _Unbuffered:
+    """Passes text on at once, so that a log file can be followed."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 _FRIENDLY = (

@@ -211,7 +211,21 @@ DATA_DIRS = {  # where each data set is looked for when no data_dir is given
 }
 
 PROFILES: dict[str, dict[str, Any]] = {
-    "demo": {},
+    "demo": {
+        "backbone": "test_resnet",
+        "backbone_weights": "none",
+        "image_size": 48,
+        "output_stride": 16,
+        "epochs": 8,
+        "batch_size": 32,
+        "warmup_epochs": 1.0,
+        "lr": 4e-3,
+        "weight_decay": 0.02,
+        "ema_decay": 0.99,
+        "label_smoothing": 0.05,
+        "mix_prob": 0.0,
+        "save_every": 0,
+    },
     "lite": {
         "backbone": "tf_efficientnet_lite0",
         "image_size": 96,
@@ -233,8 +247,12 @@ FINETUNE_PROFILES: dict[str, dict[str, Any]] = {
     "finetune": {
         "epochs": 50, "lr": 2e-5, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 5.0,
     },
-    "finetune_lite": {},
-    "finetune_demo": {},
+    "finetune_lite": {
+        "epochs": 2, "lr": 2e-4, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 0.2,
+    },
+    "finetune_demo": {
+        "epochs": 2, "lr": 8e-4, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 0.2,
+    },
 }  # fmt: skip
 
 

@@ -158,6 +158,37 @@ def resolve_evaluation(namespace: Mapping[str, Any]) -> tuple[Run, Config]:
     return Run(outputs(asked.output_dir) if "output_dir" in wanted else run.path, config), config
 
 
+def check(config: Config) -> Path:
+    """The folder a run with these settings would use, if it may be started or continued there.
+
+    Raises:
+        ValueError: The run is finished, is running now, or has other settings.
+        NotADirectoryError: A file is in the way.
+    """
+    path = folder(config)
+    for parent in (path, *path.parents):
+        if parent.exists() and not parent.is_dir():
+            raise NotADirectoryError(f"{parent} is a file; a folder is needed for the run {path}")
+    if (path / "config.json").is_file():
+        run = Run(path, _read_config(path))
+        if run.status() == "ok":
+            raise ValueError(f"run {run.name} is finished; choose another name for a new run")
+        if run.status() == "running":
+            raise ValueError(
+                f"run {run.name} is running now; wait, or choose another name (if its machine "
+                f"is gone, remove {run.name}/status.json)"
+            )
+        ignored = (*_FREE, "run_name", "finetune_name", "profile")
+        other = {k: v for k, v in run.config.differences(config).items() if k not in ignored}
+        if other:
+            told = ", ".join(f"{k} {old!r} there, {new!r} here" for k, (old, new) in other.items())
+            raise ValueError(
+                f"run {run.name} exists with other settings ({told}); choose another name, or "
+                f"use the same settings to continue it"
+            )
+    return path
+
+
 def start(config: Config, data: Mapping[str, Any] | None = None) -> Run:
     """Make the run folder, or open it to continue an unfinished run of the same settings.
 
@@ -166,28 +197,16 @@ def start(config: Config, data: Mapping[str, Any] | None = None) -> Run:
         data: What the data set says of itself (`FaceSet.info`), kept in environment.json.
 
     Raises:
-        ValueError: The run is finished, is running now, or has other settings.
+        ValueError, NotADirectoryError: See `check`.
         OSError: The folder cannot be written.
     """
-    path = folder(config)
-    if (path / "config.json").is_file():
-        run = Run(path, _read_config(path))
-        if run.status() == "ok":
-            raise ValueError(f"run {run.name} is finished; choose another name for a new run")
-        if run.status() == "running":
-            raise ValueError(f"run {run.name} is running now; wait, or choose another name")
-        ignored = (*_FREE, "run_name", "profile")
-        other = {k: v for k, v in run.config.differences(config).items() if k not in ignored}
-        if other:
-            told = ", ".join(f"{k} {old!r} there, {new!r} here" for k, (old, new) in other.items())
-            raise ValueError(
-                f"run {run.name} exists with other settings ({told}); choose another name, or "
-                f"use the same settings to continue it"
-            )
+    path = check(config)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        run = Run(path, config)
-        run.write_json(dataclasses.asdict(config), "config.json")
+        named = {"finetune_name": path.name.removeprefix("finetune_")}
+        named = named if config.checkpoint_path else {"run_name": path.name}
+        run = Run(path, config.replace(**named))
+        run.write_json(dataclasses.asdict(run.config), "config.json")
         run.write_json(environment() | {"data": dict(data or {})}, "environment.json")
     except OSError as error:
         raise OSError(f"cannot write the run folder {path}: {error.strerror or error}") from error

@@ -21,6 +21,7 @@ from grefel_lib.datasets import FaceSet
 
 log = logging.getLogger(__name__)
 
+SECONDS_BETWEEN_LINES = 120  # within an epoch, when nobody sees the bar
 PARTS = ("cls", "branch", "anchor", "center", "rel")
 
 
@@ -174,7 +175,7 @@ class _Trainer:
         loader = evaluation.batches(self.train, indices, num_workers=config.num_workers, pin=pin)
         bar = tqdm(loader, desc=f"epoch {self.epoch + 1}/{config.epochs}", leave=False,
                    disable=not interactive())  # fmt: skip
-        started = time.perf_counter()
+        started = told = time.perf_counter()
         for images, targets, batch in bar:
             lr = self._set_lr()
             parts, correct, norm = self._step(images, targets, batch)
@@ -183,11 +184,15 @@ class _Trainer:
                 sums[name] += value * len(batch)
             sums["correct"] += correct
             sums["norm"] += norm * len(batch)
-            bar.set_postfix(
-                loss=f"{sums['loss'] / seen:.3f}",
-                acc=f"{sums['correct'] / seen:.3f}",
-                lr=f"{lr:.1e}",
-            )
+            loss, accuracy = sums["loss"] / seen, sums["correct"] / seen
+            bar.set_postfix(loss=f"{loss:.3f}", acc=f"{accuracy:.3f}", lr=f"{lr:.1e}")
+            now = time.perf_counter()
+            if bar.disable and now > told + SECONDS_BETWEEN_LINES:
+                told = now
+                self.say(
+                    f"  epoch {self.epoch + 1}, {seen / len(self.train):.0%}: loss {loss:.3f}, "
+                    f"accuracy {accuracy:.2%}, lr {lr:.1e}, {seen / (now - started):.0f} images/s"
+                )
         seconds = time.perf_counter() - started
         parts = {f"train_loss_{p}": sums[p] / seen for p in PARTS if sums[p]}
         self.epoch += 1
