@@ -143,8 +143,8 @@ def _run_notebook_command(arguments: argparse.Namespace) -> None:
     if command == "evaluate":
         if not given.get("checkpoint_dir"):
             given["checkpoint_dir"] = str(runs.newest().path)
-        run, config = runs.resolve_evaluation(given)
-        folder = run.path
+        _, results, config = runs.resolve_evaluation(given)
+        folder = results.path
     else:
         config = runs.resolve(given)
         folder = runs.check(config)

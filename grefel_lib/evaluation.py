@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
-from grefel_lib import augment, checkpoints, model
+from grefel_lib import augment, checkpoints, model, runs
 from grefel_lib.config import Config
 from grefel_lib.datasets import FaceSet
 from grefel_lib.labels import VOTE_COLUMNS
@@ -147,6 +147,35 @@ def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
     if votes:
         parts.append(faces.table[votes].reset_index(drop=True).add_prefix("votes_"))
     return pd.concat(parts, axis=1)
+
+
+def predict_run(
+    run: runs.Run, faces: FaceSet, config: Config
+) -> tuple[dict[str, pd.DataFrame], dict[str, dict]]:
+    """Score faces with both best checkpoints of a run.
+
+    Args:
+        run: A run with checkpoints.
+        faces: One split of a data set with the run's classes.
+        config: Gives batch size, device and workers.
+
+    Returns:
+        Predictions by checkpoint name, and the facts saved with each checkpoint.
+
+    Raises:
+        ValueError: The classes of the faces are not those of the run.
+    """
+    predictions, facts = {}, {}
+    for name in (runs.BEST, runs.BEST_EMA):
+        trained = load(runs.checkpoint_file(run.path, which=name), device=config.device)
+        if trained.class_names != faces.class_names:
+            raise ValueError(
+                f"the run knows {', '.join(trained.class_names)}, but {faces.info['dataset']} has "
+                f"{', '.join(faces.class_names)}; fine-tune the run on this data set first"
+            )
+        predictions[name] = predict(trained.model, faces, config)
+        facts[name] = trained.facts
+    return predictions, facts
 
 
 def load(path: Path, *, device: str = "auto") -> Trained:

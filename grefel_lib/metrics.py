@@ -20,21 +20,29 @@ def probabilities(predictions: pd.DataFrame) -> np.ndarray:
     """(N, C) corrected probabilities.
 
     Raises:
-        ValueError: No rows, values that are no probabilities, or an unknown label.
+        ValueError: No rows, a column is missing, values that are no probabilities, an unknown
+            label, or a `predicted` that is not the most probable class.
     """
     names = class_names(predictions)
     if not len(predictions) or not names:
         raise ValueError("the predictions table is empty: no rows or no p_<class> columns")
+    missing = [name for name in ("id", "label", "predicted") if name not in predictions]
+    if missing:
+        raise ValueError(f"the predictions table has no column {', '.join(missing)}")
+    ids = predictions["id"]
     probs = predictions[[f"p_{name}" for name in names]].to_numpy(dtype=float)
     bad = ~np.isfinite(probs).all(axis=1)
     if bad.any():
-        raise ValueError(f"probabilities are not finite for: {_some(predictions['id'][bad])}")
-    bad = np.abs(probs.sum(axis=1) - 1) > 1e-3
+        raise ValueError(f"probabilities are not finite for: {_some(ids[bad])}")
+    bad = (np.abs(probs.sum(axis=1) - 1) > 1e-3) | (probs < 0).any(axis=1)
     if bad.any():
-        raise ValueError(f"probabilities do not sum to 1 for: {_some(predictions['id'][bad])}")
-    strange = set(predictions["label"]) - set(names)
-    if strange:
-        raise ValueError(f"label {sorted(strange)[0]!r} has no p_ column; classes: {names}")
+        raise ValueError(f"probabilities are negative or do not sum to 1 for: {_some(ids[bad])}")
+    strange = predictions["label"][~predictions["label"].isin(names)]
+    if len(strange):
+        raise ValueError(f"label {strange.iloc[0]!r} has no p_ column; classes: {names}")
+    bad = np.asarray(names)[probs.argmax(axis=1)] != predictions["predicted"].to_numpy()
+    if bad.any():
+        raise ValueError(f"predicted is not the most probable class for: {_some(ids[bad])}")
     return probs
 
 
@@ -107,9 +115,8 @@ def reliability_bins(predictions: pd.DataFrame, bins: int = BINS) -> pd.DataFram
         One row a bin that holds faces: low, high, count, confidence (mean), accuracy.
     """
     probs = probabilities(predictions)
-    labels = predictions["label"].to_numpy()
-    right = np.asarray(class_names(predictions))[probs.argmax(axis=1)] == labels
-    return calibration(probs.max(axis=1), right.astype(float), bins)
+    right = (predictions["predicted"] == predictions["label"]).to_numpy(dtype=float)
+    return calibration(probs.max(axis=1), right, bins)
 
 
 def calibration(claimed: np.ndarray, found: np.ndarray, bins: int = BINS) -> pd.DataFrame:
@@ -118,9 +125,19 @@ def calibration(claimed: np.ndarray, found: np.ndarray, bins: int = BINS) -> pd.
     Args:
         claimed: (N,) values in 0..1, a confidence or a reliability.
         found: (N,) what it should foretell: right or wrong, or a share of votes.
-        bins: Number of bins over 0..1.
+        bins: Number of bins over 0..1; each holds its lower edge, the last also 1.
+
+    Raises:
+        ValueError: A claim outside 0..1 or not a number, or no bins.
     """
-    place = np.minimum((np.asarray(claimed) * bins).astype(int), bins - 1)
+    claimed, found = np.asarray(claimed, dtype=float), np.asarray(found, dtype=float)
+    if bins < 1:
+        raise ValueError(f"bins={bins}; give at least 1")
+    if not ((claimed >= -1e-6) & (claimed <= 1 + 1e-6)).all():
+        raise ValueError(
+            f"{np.sum(~((claimed >= 0) & (claimed <= 1)))} of {len(claimed)} claims are not in 0..1"
+        )
+    place = np.clip((claimed * bins).astype(int), 0, bins - 1)
     table = pd.DataFrame({"bin": place, "confidence": claimed, "accuracy": found})
     table = table.groupby("bin").agg(
         count=("confidence", "size"),
@@ -146,9 +163,17 @@ def agreed_share(predictions: pd.DataFrame) -> pd.Series:
 
 
 def images_in_cell(predictions: pd.DataFrame, true: str, predicted: str) -> pd.DataFrame:
-    """The rows of one cell of the confusion matrix, most confident first."""
+    """The rows of one cell of the confusion matrix, most confident first.
+
+    Raises:
+        ValueError: There is no such class.
+    """
+    names = class_names(predictions)
+    for name in (true, predicted):
+        if name not in names:
+            raise ValueError(f"no class {name!r}; classes: {', '.join(names)}")
     cell = predictions[(predictions["label"] == true) & (predictions["predicted"] == predicted)]
-    return cell.sort_values(f"p_{predicted}", ascending=False)
+    return cell.sort_values(f"p_{predicted}", ascending=False, kind="stable")
 
 
 def _some(ids: pd.Series) -> str:

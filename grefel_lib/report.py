@@ -1,8 +1,29 @@
 """Text for people and papers: epoch lines, comparison, JSON and LaTeX tables."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from grefel_lib import metrics
+
+PERCENT = ("accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece")
+TITLES = {
+    "accuracy": "accuracy (%)", "mean_class_accuracy": "mean class accuracy (%)",
+    "macro_f1": "macro F1 (%)", "weighted_f1": "weighted F1 (%)", "ece": "ECE (%)", "nll": "NLL",
+    "brier": "Brier",
+}  # fmt: skip
+SELECTION = "validation accuracy"
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}",
+}  # fmt: skip
+
 
 def epoch_lines(history: list[dict], epochs: int) -> str:
-    """What an epoch gave, in four plain lines."""
+    """What the last epoch of a history gave, in four plain lines."""
     row = history[-1]
     best = {k: max(history, key=lambda past: past[k]) for k in ("val_accuracy", "ema_val_accuracy")}
 
@@ -23,3 +44,90 @@ def epoch_lines(history: list[dict], epochs: int) -> str:
         f"EMA {told('ema_val_accuracy')}\n"
         f"  EMA per class  {classes}"
     )
+
+
+def evaluation_record(
+    predictions: Mapping[str, pd.DataFrame],
+    facts: Mapping[str, Mapping[str, Any]],
+    info: Mapping[str, Any],
+    split: str,
+) -> dict[str, Any]:
+    """Everything metrics.json says about an evaluation.
+
+    Args:
+        predictions: A predictions table a checkpoint.
+        facts: What was saved with each checkpoint: epoch, val_accuracy.
+        info: What the data set says of itself (`FaceSet.info`).
+        split: The split that was scored.
+
+    Returns:
+        dataset, protocol, split, leaks dropped, the selection rule, the headline checkpoint (the
+        one with the higher validation accuracy, whatever this split says), and for each
+        checkpoint its epoch, validation accuracy, metrics and per-class table.
+    """
+    headline = max(facts, key=lambda name: facts[name]["val_accuracy"])
+    return {
+        "dataset": info["dataset"],
+        "fingerprint": info["fingerprint"],
+        "protocol": info["protocol"],
+        "split": split,
+        "training_leaks_dropped": info["leaks_dropped"],
+        "selection": SELECTION,
+        "headline": headline,
+        "checkpoints": {
+            name: {
+                "epoch": facts[name]["epoch"],
+                "val_accuracy": facts[name]["val_accuracy"],
+                "metrics": metrics.evaluate(table),
+                "per_class": metrics.per_class(table).to_dict(orient="records"),
+            }
+            for name, table in predictions.items()
+        },
+    }
+
+
+def comparison(results: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """Checkpoints or runs side by side: one row each, shares in percent."""
+    table = pd.DataFrame.from_dict({name: dict(found) for name, found in results.items()}, "index")
+    table = table[[name for name in TITLES if name in table]]
+    table = table.apply(lambda column: column * (100 if column.name in PERCENT else 1))
+    return table.rename(columns=TITLES)
+
+
+def latex_table(table: pd.DataFrame, *, caption: str, label: str, decimals: int = 2) -> str:
+    """A booktabs table, with headers, index, cells and caption escaped.
+
+    Args:
+        table: Any frame; floats are rounded, whole numbers are kept.
+        caption: Plain text.
+        label: For `\\ref`, letters, digits, `:` and `-`.
+        decimals: Digits after the point of floats.
+    """
+    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    rows = []
+    for name, row in zip(table.index, table.itertuples(index=False), strict=True):
+        cells = [f"{v:.{decimals}f}" if isinstance(v, float) else escape(str(v)) for v in row]
+        rows.append(" & ".join([escape(str(name)), *cells]) + r" \\")
+    head = " & ".join([escape(str(table.index.name or "")), *map(escape, map(str, table.columns))])
+    return "\n".join(
+        [
+            r"\begin{table}[t]",
+            r"\centering",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\label{{{label}}}",
+            rf"\begin{{tabular}}{{l{''.join('r' if number else 'l' for number in numbers)}}}",
+            r"\toprule",
+            head + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def escape(text: str) -> str:
+    """Plain text for LaTeX: every special character escaped."""
+    return "".join(_LATEX.get(character, character) for character in text)

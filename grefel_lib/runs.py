@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from filelock import FileLock
 from torch import Tensor
@@ -56,6 +57,15 @@ class Run:
     def write_table(self, table: pd.DataFrame, *parts: str, index: bool = False) -> Path:
         """Write a CSV file atomically."""
         return self.write_text(table.to_csv(index=index), *parts)
+
+    def write_array(self, array: np.ndarray, *parts: str) -> Path:
+        """Write a .npy file atomically."""
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.save(file, array)
+
+        return checkpoints.atomic(self.file(*parts), write)
 
     def save_checkpoint(self, name: str, tensors: Mapping[str, Tensor], facts: dict) -> Path:
         """Write checkpoints/<name>.safetensors atomically."""
@@ -139,8 +149,8 @@ def resolve(namespace: Mapping[str, Any]) -> Config:
     return config
 
 
-def resolve_evaluation(namespace: Mapping[str, Any]) -> tuple[Run, Config]:
-    """The run that an evaluation notebook names, and its config with what was asked for instead.
+def resolve_evaluation(namespace: Mapping[str, Any]) -> tuple[Run, Run, Config]:
+    """The run that is evaluated, where the results go, and the config with what was asked for.
 
     Without `checkpoint_dir` it is the built-in demo run. `output_dir` sends the results elsewhere.
 
@@ -155,7 +165,8 @@ def resolve_evaluation(namespace: Mapping[str, Any]) -> tuple[Run, Config]:
     if "dataset" in kept and "data_dir" not in kept and kept["dataset"] != run.config.dataset:
         kept["data_dir"] = ""
     config = run.config.replace(**kept)
-    return Run(outputs(asked.output_dir) if "output_dir" in wanted else run.path, config), config
+    results = Run(outputs(asked.output_dir) if "output_dir" in wanted else run.path, config)
+    return run, results, config
 
 
 def check(config: Config) -> Path:

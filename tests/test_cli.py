@@ -1,0 +1,436 @@
+"""The command line: what it refuses, in one line and with nothing lost; what it runs."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from grefel_lib import checkpoints, cli, runs, synthetic, training
+from grefel_lib.config import FIELDS, Config
+
+
+@pytest.fixture(scope="module")
+def trained(faces_dir, tmp_path_factory):
+    """The outputs folder of one small finished run."""
+    from grefel_lib import datasets
+
+    outputs = tmp_path_factory.mktemp("outputs")
+    config = Config.resolve(
+        {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 1,
+         "output_dir": str(outputs), "run_name": "small"}
+    )  # fmt: skip
+    faces = datasets.load(config)
+    training.fit(faces, runs.start(config, faces.info))
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory):
+    """Each published layout once, to be copied and broken."""
+    root = tmp_path_factory.mktemp("layouts")
+    for layout in ("ferplus", "fer2013", "fer2013_folders", "rafdb", "rafdb_kaggle"):
+        synthetic.write(root / layout, layout=layout, images=100)
+    return root
+
+
+# -- bad inputs: name -> (what is broken, the command, what the line must say)
+
+BAD = {}
+
+
+def bad(command, *told):
+    def keep(prepare):
+        BAD[prepare.__name__] = (prepare, command.split(), told)
+        return prepare
+
+    return keep
+
+
+def lines(path, change):
+    text = path.read_text().splitlines()
+    path.write_text("\n".join(change(text)) + "\n")
+
+
+FERPLUS = "train --dataset ferplus --data-dir {}/ferplus"
+FER2013 = "train --dataset fer2013 --data-dir {}/fer2013"
+RAFDB = "train --dataset rafdb --data-dir {}/rafdb"
+
+
+@bad("train --dataset ferplus --data-dir {}/nowhere", "no folder", "nowhere", "data_dir")
+def missing_folder(data): ...
+
+
+@bad("train --dataset ferplus --data-dir {}/rafdb", "no fer2013new.csv", "basic")
+def wrong_layout(data): ...
+
+
+@bad("train --dataset rafdb --data-dir {}/ferplus", "no RAF-DB basic", "list_patition_label.txt")
+def wrong_layout_for_rafdb(data): ...
+
+
+@bad("train --dataset ferplus --data-dir {}/ferplus/fer2013new.csv", "is a file")
+def a_file_where_a_folder_is_needed(data): ...
+
+
+@bad(FERPLUS, "fer2013new.csv is empty")
+def empty_csv(data):
+    (data / "ferplus/fer2013new.csv").write_text("")
+
+
+@bad(FERPLUS, "has a header but no row")
+def header_only(data):
+    lines(data / "ferplus/fer2013new.csv", lambda text: text[:1])
+
+
+@bad(FERPLUS, "lacks the columns", "contempt")
+def wrong_columns(data):
+    lines(data / "ferplus/fer2013new.csv",
+          lambda text: [line.replace("contempt", "boredom") for line in text])  # fmt: skip
+
+
+@bad(FERPLUS, "has the Usage 'Holdout'", "PublicTest")
+def unknown_usage(data):
+    lines(data / "ferplus/fer2013new.csv",
+          lambda text: [line.replace("PublicTest", "Holdout") for line in text])  # fmt: skip
+
+
+@bad(FERPLUS, "a vote that is no count")
+def votes_that_are_no_numbers(data):
+    lines(data / "ferplus/fer2013new.csv", lambda t: [t[0], t[1].rsplit(",", 1)[0] + ",x", *t[2:]])
+
+
+@bad(FERPLUS, "no face", "all votes are zero")
+def all_zero_votes(data):
+    path = data / "ferplus/fer2013new.csv"
+    table = pd.read_csv(path)
+    table.iloc[:, 2:] = 0
+    table.to_csv(path, index=False)
+
+
+@bad(FERPLUS, "no images for", "Images/")
+def no_image_folder(data):
+    shutil.rmtree(data / "ferplus/Images")
+    (data / "fer2013.csv").unlink(missing_ok=True)
+
+
+@bad(FERPLUS, "3 images are missing")
+def missing_images(data):
+    for file in sorted((data / "ferplus/Images/FER2013Valid").iterdir())[:3]:
+        file.unlink()
+
+
+@bad(FERPLUS, "is not a readable image", ".png")
+def truncated_png(data):
+    file = sorted((data / "ferplus/Images/FER2013Train").iterdir())[5]
+    file.write_bytes(file.read_bytes()[:200])
+
+
+@bad(FER2013, "2304 pixel values", "line 3")
+def a_short_row_of_pixels(data):
+    lines(data / "fer2013/fer2013.csv", lambda t: [*t[:2], "3,1 2 3,Training", *t[3:]])
+
+
+@bad(FER2013, "no label code 9", "6 neutral")
+def an_unknown_label_code(data):
+    lines(data / "fer2013/fer2013.csv", lambda t: [t[0], "9" + t[1][1:], *t[2:]])
+
+
+@bad("train --dataset fer2013 --data-dir {}/fer2013_folders", "is no emotion folder", "boredom")
+def an_unknown_emotion_folder(data):
+    (data / "fer2013_folders/train/happy").rename(data / "fer2013_folders/train/boredom")
+
+
+@bad(RAFDB, "two image files for train_00001")
+def two_files_for_one_id(data):
+    folder = data / "rafdb/basic/Image/aligned"
+    shutil.copy(folder / "train_00001_aligned.jpg", folder / "train_00001.jpg")
+
+
+@bad(RAFDB, "1 images are missing", "train_00002")
+def a_missing_rafdb_image(data):
+    (data / "rafdb/basic/Image/aligned/train_00002_aligned.jpg").unlink()
+
+
+@bad(RAFDB, "line 2: expected", "oops")
+def a_broken_label_line(data):
+    lines(data / "rafdb/basic/EmoLabel/list_patition_label.txt", lambda t: [t[0], "oops", *t[2:]])
+
+
+@bad("train --dataset rafdb --data-dir {}/rafdb_kaggle", "but its table says")
+def folder_and_table_disagree(data):
+    path = data / "rafdb_kaggle/train_labels.csv"
+    table = pd.read_csv(path)
+    table["label"] = table["label"] % 7 + 1
+    table.to_csv(path, index=False)
+
+
+@bad("train --dataset rafdb --data-dir {}/rafdb --rafdb-images tight", "aligned, original; got")
+def unknown_choice(data): ...
+
+
+@bad("train --learning-rate 0.1", "unknown argument --learning-rate", "did you mean --")
+def unknown_flag(data): ...
+
+
+@bad("train --epochs many", "epochs must be a whole number; got 'many'")
+def wrong_type(data): ...
+
+
+@bad("train --epochs -3", "epochs must be at least 1; got -3")
+def negative_epochs(data): ...
+
+
+@bad("train --dataset affectnet", "dataset must be one of", "rafdb_compound")
+def unknown_dataset(data): ...
+
+
+@bad("train --profile vit_bas", "unknown profile", "did you mean 'vit_base'")
+def unknown_profile(data): ...
+
+
+@bad("train --use-soft-labels perhaps", "true or false; got 'perhaps'")
+def neither_true_nor_false(data): ...
+
+
+@bad("train --run-name a/b", "run_name is one folder name")
+def a_run_name_with_a_slash(data): ...
+
+
+@bad("train --backbone vit_bse_patch16_224", "timm has no backbone", "vit_base_patch16_224")
+def unknown_backbone(data): ...
+
+
+@bad("train --backbone-weights {}/none.safetensors", "no weight file", "state-dict file")
+def missing_weights(data): ...
+
+
+@bad("train --resume never", "no run 'never'", "small")
+def resume_of_an_unknown_run(data): ...
+
+
+@bad("train --resume small --lr 1", "was started with lr=", "cannot go on with")
+def resume_with_another_setting(data): ...
+
+
+@bad("train --run-name small", "is finished")
+def a_finished_run(data): ...
+
+
+@bad("train --output-dir {}/ferplus/fer2013new.csv", "is a file; a folder is needed")
+def an_output_folder_that_is_a_file(data): ...
+
+
+@bad("train --output-dir /proc/nothing", "cannot make the folder /proc/nothing")
+def an_output_folder_that_cannot_be_made(data): ...
+
+
+@bad("finetune --checkpoint-path {}/cut.safetensors", "cannot read the checkpoint", "cut")
+def a_truncated_checkpoint(data):
+    whole = (data / "outputs/small/checkpoints/best_model.safetensors").read_bytes()
+    (data / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+@bad("finetune --checkpoint-path {}/plain.safetensors", "not a checkpoint of this project")
+def plain_weights_as_a_checkpoint(data):
+    from safetensors.torch import save_file
+
+    tensors = load_file(data / "outputs/small/checkpoints/best_model.safetensors")
+    save_file(tensors, data / "plain.safetensors")
+
+
+@bad("finetune --checkpoint-path {}/none", "no run", "none")
+def a_missing_checkpoint(data): ...
+
+
+@bad("evaluate --checkpoint-dir {}/none", "no run", "none")
+def evaluating_a_missing_run(data): ...
+
+
+@bad("predict {}/none.png --checkpoint-path small", "no image or folder at")
+def predicting_a_missing_image(data): ...
+
+
+@bad("predict {} --checkpoint-path small", "no image (.png")
+def predicting_a_folder_without_images(data): ...
+
+
+@bad("predict {}/ferplus/fer2013new.csv --checkpoint-path small", "is not a readable image")
+def predicting_what_is_no_image(data): ...
+
+
+@bad("predict {}/face.png --checkpoint-path {}/wrong.safetensors", "another architecture")
+def a_checkpoint_of_another_architecture(data):
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(data / "face.png")
+    tensors, facts = checkpoints.load(data / "outputs/small/checkpoints/best_model.safetensors")
+    facts["config"]["backbone"] = "resnet18"
+    checkpoints.save(data / "wrong.safetensors", tensors, facts)
+
+
+@bad("predict {}/face.png --checkpoint-path small --device cuda:9", "cannot be used here")
+def a_device_that_is_not_there(data):
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(data / "face.png")
+
+
+@bad("data synthetic {}/ferplus", "is not empty")
+def drawing_into_a_full_folder(data): ...
+
+
+@bad("data synthetic {}/new --layout affectnet", "unknown layout 'affectnet'", "rafdb_kaggle")
+def an_unknown_layout(data): ...
+
+
+@bad("data synthetic {}/new --images 3", "too few")
+def too_few_faces(data): ...
+
+
+def tree(folder):
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_gives_one_clear_line_and_loses_nothing(
+    case, layouts, trained, tmp_path, capsys, monkeypatch
+):
+    prepare, command, told = BAD[case]
+    data = tmp_path / "data"
+    shutil.copytree(layouts, data)
+    shutil.copytree(trained, data / "outputs")
+    monkeypatch.setenv("GREFEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(runs, "outputs", lambda name="outputs": data / name)
+    prepare(data)
+    before = tree(data)
+    status = cli.main([word.format(data, data) for word in command])
+    said = capsys.readouterr().err
+    assert status not in (0, None)
+    assert said.count("\n") == 1, said
+    assert said.startswith(f"grefel {command[0]}: error: "), said
+    for words in told:
+        assert words in said
+    assert tree(data) == before
+    assert not list(tmp_path.glob("cache/*/images.npy")) or command[0] != "train"
+
+
+def test_a_full_disk_leaves_no_half_made_cache(faces_dir, tmp_path, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("GREFEL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(np.lib.format, "open_memmap", full)
+    status = cli.main(["train", "--dataset", "ferplus", "--data-dir", str(faces_dir)])
+    assert status == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "cache").iterdir() if p.is_dir()] == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is where even root cannot write")
+def test_a_cache_that_cannot_be_written_names_the_way_out(faces_dir, monkeypatch, capsys):
+    monkeypatch.setenv("GREFEL_CACHE", "/proc/cache")
+    status = cli.main(["train", "--dataset", "ferplus", "--data-dir", str(faces_dir)])
+    assert status == 1
+    assert "GREFEL_CACHE" in capsys.readouterr().err
+
+
+# -- flags
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_parameter_of_a_notebook_is_a_flag_with_help(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    shown = capsys.readouterr().out
+    for name, parameter in cli.parameters(cli.NOTEBOOKS / cli.COMMANDS[command][0]).items():
+        assert name in FIELDS
+        assert f"--{name.replace('_', '-')}" in shown
+        assert parameter["help"], f"{name} has no comment"
+
+
+@pytest.mark.parametrize(
+    ("flags", "value"),
+    [
+        (["--use_soft_labels"], "true"),
+        (["--use-soft-labels"], "true"),
+        (["--no-use-soft-labels"], "false"),
+        (["--no-use_soft_labels"], "false"),
+        (["--use-soft-labels=false"], "false"),
+        ([], None),
+    ],
+)
+def test_switches_parse_as_people_type_them(flags, value):
+    parser, _ = cli._parser(["train"])
+    assert parser.parse_args(["train", *flags]).use_soft_labels == value
+
+
+def test_the_commands_of_the_earlier_project_parse():
+    words = ["--dataset", "ferplus", "--data_dir", "./FERPlus", "--use_soft_labels"]
+    words += ["--batch_size", "64", "--lr", "5e-5", "--epochs", "150", "--weight_decay", "0.005"]
+    words += ["--label_smoothing", "0.11", "--mixup_alpha", "0.2", "--drop_rate", "0.15"]
+    words += ["--ema_decay", "0.9999"]
+    parser, _ = cli._parser(["train"])
+    given = vars(parser.parse_args(["train", *words]))
+    config = Config.resolve({k: v for k, v in given.items() if k not in ("command", "run")})
+    assert config == Config.resolve({"dataset": "ferplus", "data_dir": "./FERPlus"})
+    parser, _ = cli._parser(["finetune"])
+    words = ["--checkpoint_path", "x.safetensors", "--finetune_name", "custom_v1"]
+    words += ["--epochs", "50", "--lr", "2e-5", "--weight_decay", "0.007", "--drop_rate", "0.18"]
+    assert parser.parse_args(["finetune", *words]).finetune_name == "custom_v1"
+    parser, _ = cli._parser(["evaluate"])
+    words = ["--data_dir", "d", "--checkpoint_dir", "c", "--batch_size", "32", "--output_dir", "o"]
+    assert parser.parse_args(["evaluate", *words]).checkpoint_dir == "c"
+
+
+# -- running notebooks
+
+
+def notebook(path, *cells):
+    import nbformat
+
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    made.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(made, path)
+    return path
+
+
+def test_parameters_arrive_and_the_executed_notebook_is_kept(tmp_path, capsys):
+    parameters = "a: int = 1  # a number\nb: str = None  # text"
+    work = "import json\nopen('found.json', 'w').write(json.dumps([a, b]))\nprint(a)"
+    source = notebook(tmp_path / "n.ipynb", parameters, work)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        cli.execute(source, tmp_path / "out/n.ipynb", {"a": 5, "b": "x"})
+    assert json.loads((tmp_path / "found.json").read_text()) == [5, "x"]
+    assert "5" in capsys.readouterr().out
+    assert (tmp_path / "out/n.ipynb").is_file()
+
+
+def test_a_failing_cell_fails_the_run_and_an_empty_folder_is_taken_away(tmp_path):
+    source = notebook(tmp_path / "n.ipynb", "a: int = 1", "raise ValueError('a is too small')")
+    with pytest.raises(cli.NotebookError, match=r"^a is too small$"):
+        cli.execute(source, tmp_path / "out/n.ipynb", {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unexpected_error_names_its_type_and_keeps_the_notebook(tmp_path):
+    (tmp_path / "out").mkdir()
+    source = notebook(tmp_path / "n.ipynb", "a: int = 1", "{}['k']")
+    with pytest.raises(cli.NotebookError, match=r"KeyError: 'k' \(see .*n\.ipynb\)"):
+        cli.execute(source, tmp_path / "out/n.ipynb", {})
+    assert (tmp_path / "out/n.ipynb").is_file()
+
+
+def test_predict_prints_a_line_a_face_and_writes_the_table(trained, tmp_path, capsys, faces_dir):
+    folder = faces_dir / "Images/FER2013Test"
+    status = cli.main(["predict", str(folder), "--checkpoint-path", str(trained / "small"),
+                       "--output", str(tmp_path / "t.csv")])  # fmt: skip
+    assert status == 0
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert len(table) == len(list(folder.iterdir()))
+    np.testing.assert_allclose(table.filter(regex="^p_").sum(axis=1), 1, atol=1e-5)
+    assert table["reliability"].between(0, 1).all()
+    assert "predicted" in capsys.readouterr().out
