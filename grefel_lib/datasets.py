@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,17 +227,18 @@ def _cached(source: readers.Source) -> tuple[pd.DataFrame, np.ndarray, str]:
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder.parent / f"{prefix}.lock"):
-                if not folder.is_dir():
-                    _fill(source, folder)
-                    for old in folder.parent.glob(f"{prefix}*"):
-                        if old.is_dir() and old != folder:
-                            log.info(
-                                "the files of %s changed: its old cache is removed", source.root
-                            )
-                            shutil.rmtree(old, ignore_errors=True)
-        except (PermissionError, NotADirectoryError, FileExistsError) as error:
+            lock = FileLock(folder.parent / f"{prefix}.lock")
+            lock.acquire()
+        except OSError as error:
             raise OSError(_cannot_write(folder.parent, error)) from error
+        with lock:
+            if not folder.is_dir():
+                _fill(source, folder)
+                for old in folder.parent.glob(f"{prefix}*"):
+                    if old.is_dir() and old != folder:
+                        log.info("the files of %s changed: its old cache is removed", source.root)
+                        shutil.rmtree(old, ignore_errors=True)
+        lock.release()
     table = pd.read_csv(folder / "table.csv", dtype={"id": str, "file": str, "image_hash": str})
     return table, np.load(folder / "images.npy", mmap_mode="r"), fingerprint
 
@@ -254,25 +256,35 @@ def _fill(source: readers.Source, folder: Path) -> None:
         for position, image in enumerate(images):
             if store is None:
                 shape = (len(table), *image.shape)
-                store = np.lib.format.open_memmap(
-                    temporary / "images.npy", mode="w+", dtype=np.uint8, shape=shape
-                )
+                store = _writing(folder, _room, temporary / "images.npy", shape)
             store[position] = image
             hashes.append(hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest())
         store.flush()
         table = table.assign(row=np.arange(len(table)), image_hash=hashes)
-        table.to_csv(temporary / "table.csv", index=False)
+        _writing(folder, table.to_csv, temporary / "table.csv", index=False)
         temporary.rename(folder)
-    except OSError as error:
-        if (error.filename and Path(error.filename).is_relative_to(temporary)) or error.errno == 28:
-            raise OSError(_cannot_write(folder.parent, error)) from error
-        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _room(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A memory-mapped uint8 array whose disk space is taken now: a full disk raises, not kills."""
+    store = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return store
+
+
+def _writing(folder: Path, write: Callable, *arguments: Any, **options: Any) -> Any:
+    try:
+        return write(*arguments, **options)
+    except OSError as error:
+        raise OSError(_cannot_write(folder.parent, error)) from error
+
+
 def _cannot_write(folder: Path, error: OSError) -> str:
     return (
-        f"cannot write the cache of decoded images in {folder} ({error.strerror}); make room "
-        f"there, or set GREFEL_CACHE to a folder that can be written"
+        f"cannot write the cache of decoded images in {folder} ({error.strerror or error}); make "
+        f"room there, or set GREFEL_CACHE to a folder that can be written"
     )

@@ -241,7 +241,7 @@ def read_image(path: Path) -> np.ndarray:
     """
     try:
         with Image.open(path) as image:
-            return np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB"))
+            return np.array(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB"))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise ValueError(f"{path} is not a readable image: {error}") from error
 
@@ -259,10 +259,7 @@ def score_images(trained: Trained, images: Sequence[np.ndarray]) -> model.Output
     """
     device = next(trained.model.parameters()).device
     inputs = [
-        to_input(
-            torch.from_numpy(np.ascontiguousarray(i))[None], trained.model, trained.config, device
-        )
-        for i in images
+        to_input(torch.from_numpy(i)[None], trained.model, trained.config, device) for i in images
     ]
     with autocast(trained.config, device):
         return trained.model(torch.cat(inputs))

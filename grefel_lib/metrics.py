@@ -37,10 +37,12 @@ def probabilities(predictions: pd.DataFrame) -> np.ndarray:
     bad = (np.abs(probs.sum(axis=1) - 1) > 1e-3) | (probs < 0).any(axis=1)
     if bad.any():
         raise ValueError(f"probabilities are negative or do not sum to 1 for: {_some(ids[bad])}")
-    strange = predictions["label"][~predictions["label"].isin(names)]
-    if len(strange):
-        raise ValueError(f"label {strange.iloc[0]!r} has no p_ column; classes: {names}")
-    bad = np.asarray(names)[probs.argmax(axis=1)] != predictions["predicted"].to_numpy()
+    for column in ("label", "predicted"):
+        strange = predictions[column][~predictions[column].isin(names)]
+        if len(strange):
+            raise ValueError(f"{column} {strange.iloc[0]!r} has no p_ column; classes: {names}")
+    chosen = probs[np.arange(len(probs)), _codes(predictions, "predicted")]
+    bad = chosen < probs.max(axis=1) - 1e-6  # a CSV may turn a hair's breadth into a tie
     if bad.any():
         raise ValueError(f"predicted is not the most probable class for: {_some(ids[bad])}")
     return probs
@@ -59,16 +61,15 @@ def evaluate(predictions: pd.DataFrame) -> dict[str, float]:
         ValueError: See `probabilities`.
     """
     probs = probabilities(predictions)
-    names = class_names(predictions)
-    labels = pd.Categorical(predictions["label"], categories=names).codes
+    labels, predicted = _codes(predictions, "label"), _codes(predictions, "predicted")
     table = per_class(predictions)
     table = table[table["count"] > 0]
     bins = reliability_bins(predictions)
     gaps = (bins["accuracy"] - bins["confidence"]).abs()
-    truth = np.eye(len(names))[labels]
+    truth = np.eye(probs.shape[1])[labels]
     return {
         "n": len(predictions),
-        "accuracy": float((probs.argmax(axis=1) == labels).mean()),
+        "accuracy": float((predicted == labels).mean()),
         "mean_class_accuracy": float(table["recall"].mean()),
         "macro_f1": float(table["f1"].mean()),
         "weighted_f1": float(np.average(table["f1"], weights=table["count"])),
@@ -94,12 +95,10 @@ def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def confusion_counts(predictions: pd.DataFrame) -> np.ndarray:
-    """(C, C) faces by true class (row) and most probable class (column)."""
-    probs = probabilities(predictions)
-    names = class_names(predictions)
-    labels = pd.Categorical(predictions["label"], categories=names).codes
-    counts = np.zeros((len(names), len(names)), dtype=np.int64)
-    np.add.at(counts, (labels, probs.argmax(axis=1)), 1)
+    """(C, C) faces by true class (row) and predicted class (column)."""
+    classes = probabilities(predictions).shape[1]
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (_codes(predictions, "label"), _codes(predictions, "predicted")), 1)
     return counts
 
 
@@ -133,10 +132,9 @@ def calibration(claimed: np.ndarray, found: np.ndarray, bins: int = BINS) -> pd.
     claimed, found = np.asarray(claimed, dtype=float), np.asarray(found, dtype=float)
     if bins < 1:
         raise ValueError(f"bins={bins}; give at least 1")
-    if not ((claimed >= -1e-6) & (claimed <= 1 + 1e-6)).all():
-        raise ValueError(
-            f"{np.sum(~((claimed >= 0) & (claimed <= 1)))} of {len(claimed)} claims are not in 0..1"
-        )
+    inside = (claimed >= -1e-6) & (claimed <= 1 + 1e-6)  # False for NaN
+    if not inside.all():
+        raise ValueError(f"{(~inside).sum()} of {len(claimed)} claims are no numbers in 0..1")
     place = np.clip((claimed * bins).astype(int), 0, bins - 1)
     table = pd.DataFrame({"bin": place, "confidence": claimed, "accuracy": found})
     table = table.groupby("bin").agg(
@@ -174,6 +172,11 @@ def images_in_cell(predictions: pd.DataFrame, true: str, predicted: str) -> pd.D
             raise ValueError(f"no class {name!r}; classes: {', '.join(names)}")
     cell = predictions[(predictions["label"] == true) & (predictions["predicted"] == predicted)]
     return cell.sort_values(f"p_{predicted}", ascending=False, kind="stable")
+
+
+def _codes(predictions: pd.DataFrame, column: str) -> np.ndarray:
+    """(N,) positions of the class names of a column."""
+    return pd.Index(class_names(predictions)).get_indexer(predictions[column])
 
 
 def _some(ids: pd.Series) -> str:

@@ -1,0 +1,228 @@
+"""Metrics against scikit-learn and against cases small enough for paper."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics as reference
+
+from grefel_lib import metrics
+from grefel_lib.labels import EMOTIONS
+
+
+def table(probs, labels, names):
+    """A predictions table from (N, C) probabilities and label positions."""
+    probs, names = np.asarray(probs, dtype=float), list(names)
+    content = {
+        "id": [f"face{i}" for i in range(len(probs))],
+        "label": [names[i] for i in labels],
+        "predicted": [names[i] for i in probs.argmax(axis=1)],
+    }
+    return pd.DataFrame(content | {f"p_{n}": probs[:, i] for i, n in enumerate(names)})
+
+
+@pytest.fixture
+def eight():
+    """600 faces of eight imbalanced classes, right about two times in three."""
+    rng = np.random.default_rng(5)
+    shares = [0.35, 0.28, 0.13, 0.12, 0.08, 0.02, 0.015, 0.005]
+    labels = np.concatenate([np.arange(8), rng.choice(8, size=592, p=shares)])
+    logits = rng.normal(size=(600, 8)) + 2.2 * np.eye(8)[labels]
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return table(probs, labels, EMOTIONS)
+
+
+@pytest.fixture
+def by_hand():
+    """Four faces, three classes: cat right at 0.8 and 0.6, dog taken for cat, bird right."""
+    probs = [[0.8, 0.1, 0.1], [0.6, 0.4, 0.0], [0.5, 0.3, 0.2], [0.0, 0.0, 1.0]]
+    return table(probs, [0, 0, 1, 2], ["cat", "dog", "bird"])
+
+
+def test_a_case_worked_by_hand(by_hand):
+    found = metrics.evaluate(by_hand)
+    assert found["n"] == 4
+    assert found["accuracy"] == 3 / 4
+    assert found["mean_class_accuracy"] == pytest.approx((1 + 0 + 1) / 3)
+    assert found["macro_f1"] == pytest.approx((0.8 + 0 + 1) / 3)  # cat: precision 2/3, recall 1
+    assert found["weighted_f1"] == pytest.approx((2 * 0.8 + 0 + 1) / 4)
+    # four bins with one face each: |0.8-1|, |0.6-1|, |0.5-0|, |1-1|
+    assert found["ece"] == pytest.approx((0.2 + 0.4 + 0.5 + 0) / 4)
+    assert found["nll"] == pytest.approx(-np.log([0.8, 0.6, 0.3, 1.0]).mean())
+    assert found["brier"] == pytest.approx((0.06 + 0.32 + 0.78 + 0) / 4)
+
+
+def test_the_numbers_are_those_of_scikit_learn(eight):
+    found = metrics.evaluate(eight)
+    true, predicted = eight["label"], eight["predicted"]
+    probs = eight[[f"p_{name}" for name in EMOTIONS]].to_numpy()
+    codes = [EMOTIONS.index(name) for name in true]
+    expected = {
+        "n": 600,
+        "accuracy": reference.accuracy_score(true, predicted),
+        "mean_class_accuracy": reference.balanced_accuracy_score(true, predicted),
+        "macro_f1": reference.f1_score(true, predicted, average="macro", zero_division=0),
+        "weighted_f1": reference.f1_score(true, predicted, average="weighted", zero_division=0),
+        "nll": reference.log_loss(codes, probs, labels=range(8)),
+        "brier": ((probs - np.eye(8)[codes]) ** 2).sum(axis=1).mean(),
+    }
+    assert set(expected) == set(found) - {"ece"}
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value, abs=1e-12), name
+
+
+def test_the_calibration_error_is_the_textbook_sum_over_fifteen_bins(eight):
+    confidence = eight[[f"p_{name}" for name in EMOTIONS]].to_numpy().max(axis=1)
+    right = (eight["label"] == eight["predicted"]).to_numpy()
+    expected = 0.0
+    for low in range(15):
+        inside = (confidence >= low / 15) & (confidence < (low + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert metrics.evaluate(eight)["ece"] == pytest.approx(expected, abs=1e-12)
+    assert expected > 0.01
+
+
+def test_precision_recall_and_f1_of_each_class_are_those_of_scikit_learn(eight):
+    found = metrics.per_class(eight)
+    precision, recall, f1, count = reference.precision_recall_fscore_support(
+        eight["label"], eight["predicted"], labels=list(EMOTIONS), zero_division=0
+    )
+    assert list(found["class"]) == list(EMOTIONS)
+    assert list(found["count"]) == list(count)
+    np.testing.assert_allclose(
+        found[["precision", "recall", "f1"]], np.stack([precision, recall, f1], 1)
+    )
+
+
+def test_the_confusion_matrix_is_that_of_scikit_learn_with_true_classes_in_rows(eight):
+    counts = metrics.confusion_counts(eight)
+    expected = reference.confusion_matrix(eight["label"], eight["predicted"], labels=list(EMOTIONS))
+    np.testing.assert_array_equal(counts, expected)
+    assert counts.dtype.kind == "i"
+    assert not np.array_equal(counts, counts.T)  # so the direction is really tested
+
+
+def test_normalised_rows_sum_to_one_and_an_empty_row_stays_zero(recwarn):
+    shares = metrics.row_normalised(np.array([[1, 3], [0, 0]]))
+    np.testing.assert_array_equal(shares, [[0.25, 0.75], [0, 0]])
+    assert not recwarn.list
+
+
+def test_a_class_nobody_has_is_left_out_of_the_means(by_hand):
+    without = by_hand.iloc[:3]  # no bird
+    found = metrics.evaluate(without)
+    assert found["mean_class_accuracy"] == pytest.approx((1 + 0) / 2)
+    assert found["macro_f1"] == pytest.approx((0.8 + 0) / 2)
+    row = metrics.per_class(without).iloc[2]
+    assert (row["count"], row["precision"], row["recall"], row["f1"]) == (0, 0, 0, 0)
+    assert metrics.confusion_counts(without).shape == (3, 3)
+
+
+def test_one_class_alone_is_scored():
+    found = metrics.evaluate(table([[1.0], [1.0]], [0, 0], ["neutral"]))
+    perfect = dict.fromkeys(("accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1"), 1)
+    assert found == {"n": 2, "ece": 0, "nll": 0, "brier": 0} | perfect
+
+
+def test_certain_and_wrong_costs_a_finite_likelihood():
+    found = metrics.evaluate(table([[1.0, 0.0]], [1], ["neutral", "fear"]))
+    assert found["nll"] == pytest.approx(-np.log(1e-12))
+    assert found["ece"] == 1
+    assert found["brier"] == 2
+
+
+def test_the_order_of_the_rows_changes_nothing(eight):
+    shuffled = eight.sample(frac=1, random_state=0)
+    one, other = metrics.evaluate(eight), metrics.evaluate(shuffled)
+    assert one == pytest.approx(other, abs=1e-12)
+
+
+def test_a_table_scores_the_same_after_a_trip_through_csv(eight, tmp_path):
+    probs = [name for name in eight.columns if name.startswith("p_")]
+    eight[probs] = eight[probs].astype(np.float32)
+    eight.to_csv(tmp_path / "test.csv", index=False)
+    again = pd.read_csv(tmp_path / "test.csv")
+    assert metrics.evaluate(again) == pytest.approx(metrics.evaluate(eight), abs=1e-6)
+    np.testing.assert_array_equal(metrics.confusion_counts(again), metrics.confusion_counts(eight))
+
+
+def test_the_bins_hold_every_face_once(eight):
+    bins = metrics.reliability_bins(eight, bins=10)
+    assert bins["count"].sum() == 600
+    assert ((bins["confidence"] >= bins["low"]) & (bins["confidence"] <= bins["high"])).all()
+    right = (bins["accuracy"] * bins["count"]).sum()
+    assert right == pytest.approx((eight["label"] == eight["predicted"]).sum())
+
+
+def test_claims_of_zero_and_one_fall_into_the_outer_bins():
+    bins = metrics.calibration(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.0]), bins=4)
+    assert list(bins["low"]) == [0, 0.75]
+    assert list(bins["high"]) == [0.25, 1]
+    assert list(bins["count"]) == [1, 2]
+    assert list(bins["accuracy"]) == [0, 0.5]
+
+
+@pytest.mark.parametrize("claim", [np.nan, -0.2, 1.2])
+def test_a_claim_that_is_no_probability_is_refused(claim):
+    with pytest.raises(ValueError, match=r"1 of 2 claims are no numbers in 0\.\.1"):
+        metrics.calibration(np.array([0.5, claim]), np.ones(2))
+    with pytest.raises(ValueError, match="bins=0"):
+        metrics.calibration(np.array([0.5]), np.ones(1), bins=0)
+
+
+def test_a_cell_of_the_matrix_holds_just_its_images_most_confident_first(eight):
+    counts = metrics.confusion_counts(eight)
+    for i, true in enumerate(EMOTIONS):
+        for j, predicted in enumerate(EMOTIONS):
+            cell = metrics.images_in_cell(eight, true, predicted)
+            assert len(cell) == counts[i, j]
+            assert set(cell["label"]) <= {true}
+            assert set(cell["predicted"]) <= {predicted}
+            assert cell[f"p_{predicted}"].is_monotonic_decreasing
+    with pytest.raises(ValueError, match="no class 'joy'; classes: neutral, happiness"):
+        metrics.images_in_cell(eight, "joy", "neutral")
+
+
+def test_reliability_should_be_the_share_of_emotion_votes_for_the_prediction(by_hand):
+    assert list(metrics.agreed_share(by_hand)) == [1, 1, 0, 1]
+    votes = {"votes_cat": [6, 3, 2, 0], "votes_dog": [2, 0, 8, 0], "votes_bird": [0, 0, 0, 0]}
+    voted = by_hand.assign(**votes, votes_unknown=2)  # "unknown" is no emotion
+    assert list(metrics.agreed_share(voted)) == [0.75, 1, 0.2, 0]
+
+
+def test_an_empty_table_and_a_missing_column_are_refused(by_hand):
+    with pytest.raises(ValueError, match="the predictions table is empty"):
+        metrics.evaluate(by_hand.iloc[:0])
+    with pytest.raises(ValueError, match="no rows or no p_<class> columns"):
+        metrics.evaluate(by_hand[["id", "label", "predicted"]])
+    with pytest.raises(ValueError, match="has no column label"):
+        metrics.confusion_counts(by_hand.drop(columns="label"))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_probabilities_that_are_not_finite_are_refused_with_the_ids(by_hand, value):
+    by_hand.loc[[1, 3], "p_dog"] = value
+    with pytest.raises(ValueError, match=r"not finite for: face1, face3$"):
+        metrics.evaluate(by_hand)
+
+
+def test_probabilities_that_do_not_sum_to_one_are_refused_with_the_ids(by_hand):
+    by_hand.loc[2, "p_cat"] += 0.1
+    by_hand.loc[0, ["p_cat", "p_dog"]] = [1.1, -0.2]
+    with pytest.raises(ValueError, match=r"negative or do not sum to 1 for: face0, face2$"):
+        metrics.per_class(by_hand)
+
+
+def test_only_the_first_ids_are_named_and_the_rest_counted(eight):
+    eight["p_fear"] = np.nan
+    with pytest.raises(ValueError, match="face0, face1, face2, face3, face4 and 595 more"):
+        metrics.evaluate(eight)
+
+
+def test_labels_and_predictions_must_be_classes_and_agree_with_the_probabilities(by_hand):
+    with pytest.raises(ValueError, match="label 'cow' has no p_ column"):
+        metrics.evaluate(by_hand.assign(label=["cat", "cat", "cow", "bird"]))
+    with pytest.raises(ValueError, match="label nan has no p_ column"):
+        metrics.evaluate(by_hand.assign(label=["cat", "cat", np.nan, "bird"]))
+    with pytest.raises(ValueError, match=r"not the most probable class for: face2$"):
+        metrics.evaluate(by_hand.assign(predicted=["cat", "cat", "dog", "bird"]))
