@@ -1,0 +1,121 @@
+"""The committed notebooks keep the house rules; nbval runs them (see the Makefile)."""
+
+import ast
+import json
+import re
+import statistics
+
+import pytest
+
+from grefel_lib import cli
+from grefel_lib.config import FIELDS, PROJECT_ROOT
+
+PATHS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
+
+
+@pytest.fixture(params=PATHS, ids=lambda path: path.stem)
+def notebook(request):
+    return request.param, json.loads(request.param.read_text())
+
+
+def code_cells(content):
+    return [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+def tagged(content, tag):
+    return [c for c in code_cells(content) if tag in c["metadata"].get("tags", [])]
+
+
+def test_there_are_notebooks_and_each_is_named_for_what_it_answers():
+    assert len(PATHS) >= 4
+    assert all(re.fullmatch(r"\d\d_[a-z_]+", path.stem) for path in PATHS)
+
+
+def test_one_parameters_cell_of_plain_scalars_named_like_config_fields(notebook):
+    _, content = notebook
+    (cell,) = tagged(content, "parameters")
+    for line in source(cell).splitlines():
+        assert line.count("=") == 1, f"papermill drops a line with a second '=': {line}"
+        match = re.fullmatch(r"(\w+): (str|int|float|bool) = (.+?)  # (.+)", line)
+        assert match, line
+        name, kind, value, _ = match.groups()
+        assert FIELDS[name].type.__name__ == kind
+        assert value == "None" or isinstance(ast.literal_eval(value), FIELDS[name].type)
+
+
+def test_papermill_sees_every_parameter(notebook):
+    path, content = notebook
+    declared = [
+        line.split(":")[0] for line in source(tagged(content, "parameters")[0]).splitlines()
+    ]
+    assert list(cli.parameters(path)) == declared
+
+
+def test_parameters_reach_the_library(notebook):
+    _, content = notebook
+    text = "\n".join(source(cell) for cell in code_cells(content))
+    assert "runs.resolve(globals())" in text or "runs.resolve_evaluation(globals())" in text
+
+
+def test_training_declares_every_setting_and_fine_tuning_what_it_may_change():
+    names = {p.stem: set(cli.parameters(p)) for p in PATHS}
+    foreign = {"checkpoint_path", "finetune_name", "checkpoint_dir", "split"}
+    assert names["03_training"] == set(FIELDS) - foreign
+    assert {"checkpoint_path", "finetune_name", "epochs", "lr"} <= names["04_finetuning"]
+
+
+def test_executed_from_top_to_bottom_without_an_error(notebook):
+    _, content = notebook
+    cells = code_cells(content)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [o for o in outputs if o["output_type"] == "error"]
+    assert any("image/png" in o.get("data", {}) for o in outputs), "no figure to see"
+    for cell in tagged(content, "nbval-check-output"):
+        assert cell["outputs"]
+
+
+def test_no_leaked_path_progress_bar_warning_or_foreign_metadata(notebook):
+    path, content = notebook
+    text = path.read_text()
+    for leak in ("/root/", "/home/", "/tmp/", "/Users/", str(PROJECT_ROOT), "it/s]", "Warning"):
+        assert leak not in text, leak
+    assert not {"papermill", "widgets"} & content["metadata"].keys()
+    assert content["metadata"]["kernelspec"]["name"] == "python3"
+    assert len(text) < 200_000
+
+
+def test_cells_are_few_and_short(notebook):
+    _, content = notebook
+    cells = code_cells(content)
+    longest = [len(source(c).splitlines()) for c in cells if c not in tagged(content, "parameters")]
+    assert 8 <= len(cells) <= 25
+    assert statistics.median(longest) <= 6
+    assert max(longest) <= 25
+    text = "\n".join(map(source, cells))
+    assert text.count("\ndef ") + text.startswith("def ") <= 1
+    assert not re.search(r"^class |^!|^%|autoreload|filterwarnings", text, re.M)
+
+
+def test_every_name_that_is_imported_is_used(notebook):
+    _, content = notebook
+    tree = ast.parse("\n".join(map(source, code_cells(content))))
+    imported = {
+        (alias.asname or alias.name).split(".")[0]
+        for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }  # fmt: skip
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert imported <= used
+
+
+def test_links_resolve(notebook):
+    path, content = notebook
+    text = "".join("".join(c["source"]) for c in content["cells"] if c["cell_type"] == "markdown")
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("http"):
+            assert (path.parent / target).exists(), target

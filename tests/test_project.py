@@ -1,0 +1,65 @@
+"""The project around the library: one list of packages, commands that exist, links that resolve."""
+
+import re
+import subprocess
+import sys
+import tomllib
+
+from grefel_lib import cli, config
+from grefel_lib.config import PROJECT_ROOT
+
+NAMED_BY_THE_USER = {
+    "torch", "timm", "jupyterlab", "ipywidgets", "matplotlib", "seaborn", "pandas",
+    "scikit-learn", "nbval", "papermill",
+}  # fmt: skip
+
+
+def project():
+    return tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
+
+
+def names(requirements):
+    return {re.match(r"[\w-]+", line)[0] for line in requirements}
+
+
+def test_environment_yml_leaves_every_package_to_pyproject():
+    lines = (PROJECT_ROOT / "environment.yml").read_text().splitlines()
+    dependencies = [line.strip() for line in lines if line.strip().startswith("- ")]
+    assert dependencies == ["- conda-forge", "- python=3.11", "- pip", "- pip:", "- -e .[dev]"]
+    assert project()["requires-python"] == ">=3.11"
+
+
+def test_every_package_the_user_named_is_declared():
+    declared = names(project()["dependencies"]) | names(project()["optional-dependencies"]["dev"])
+    assert declared >= NAMED_BY_THE_USER
+
+
+def test_every_module_says_in_its_first_line_what_it_answers_and_is_short():
+    for path in (PROJECT_ROOT / "grefel_lib").glob("*.py"):
+        text = path.read_text()
+        assert text.startswith('"""'), path.name
+        assert len(text.splitlines()) <= 350, path.name
+
+
+def test_importing_the_library_changes_nothing_and_prints_nothing():
+    code = (
+        "import torch, matplotlib as m; s = torch.get_rng_state(); r = dict(m.rcParams)\n"
+        "import grefel_lib.cli, grefel_lib.training, grefel_lib.plots\n"
+        "assert torch.equal(s, torch.get_rng_state()) and r == dict(m.rcParams)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    assert done.stderr == ""
+
+
+def test_the_readme_names_real_commands_flags_and_files():
+    text = (PROJECT_ROOT / "README.md").read_text()
+    known = {*cli.COMMANDS, "predict", "data", "demo"}
+    for command in re.findall(r"grefel (\w+)", text):
+        assert command in known or command == "workbook", command
+    flags = set(re.findall(r"(?<![\w-])--([a-z][\w-]+)", text)) - {"help"}
+    for flag in flags:
+        assert flag.replace("-", "_") in config.FIELDS, flag
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        if not target.startswith("http"):
+            assert (PROJECT_ROOT / target).exists(), target

@@ -1,0 +1,108 @@
+"""The run folder: names, status, finding runs."""
+
+import json
+import time
+
+import pytest
+
+from grefel_lib import runs
+from grefel_lib.config import Config
+
+
+@pytest.fixture
+def config(tmp_path):
+    return Config.resolve({"output_dir": str(tmp_path), "run_name": "a"})
+
+
+def touch_best(run, accuracy=0.5):
+    import torch
+
+    facts = {"config": {}, "val_accuracy": accuracy}
+    for name in (runs.BEST, runs.BEST_EMA):
+        run.save_checkpoint(name, {"x": torch.zeros(1)}, facts)
+
+
+def test_a_name_says_what_the_run_is(tmp_path):
+    config = Config.resolve({"dataset": "ferplus", "head": "linear", "seed": 3})
+    assert runs.run_id(config).startswith("ferplus-vit_base_patch16_224-linear-seed3-20")
+
+
+def test_the_stored_config_is_the_resolved_one(config):
+    run = runs.start(config)
+    assert runs.open_run(run.path).config == config
+    environment = json.loads((run.path / "environment.json").read_text())
+    assert {"torch", "timm", "python", "commit", "dirty", "gpu"} <= environment.keys()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "ok"), (ValueError("no"), "failed"), (KeyboardInterrupt(), "interrupted")],
+)
+def test_the_status_comes_from_the_exception(config, error, status):
+    run = runs.start(config)
+    assert run.status() == "new"
+    try:
+        with run.recording():
+            assert run.status() == "running"
+            if error:
+                raise error
+    except (ValueError, KeyboardInterrupt):
+        pass
+    assert run.status() == status
+
+
+def test_a_run_whose_process_is_gone_has_died(config):
+    run = runs.start(config)
+    with run.recording():
+        told = json.loads((run.path / "status.json").read_text())
+    run.write_json(told | {"status": "running", "pid": 2**22 + 1}, "status.json")
+    assert run.status() == "died"
+    run.write_json(told | {"status": "running", "host": "elsewhere"}, "status.json")
+    assert run.status() == "running"
+    with pytest.raises(ValueError, match="is running now"):
+        runs.start(config)
+
+
+def test_the_newest_run_is_the_last_with_a_checkpoint_and_the_demo_only_if_alone(tmp_path):
+    options = {"output_dir": str(tmp_path)}
+    for name in ("demo", "one", "two", "three"):
+        run = runs.start(Config.resolve(options | {"run_name": name}))
+        if name != "three":
+            touch_best(run)
+        time.sleep(0.01)
+    assert runs.newest(str(tmp_path)).path.name == "two"
+    assert len(runs.all_runs(str(tmp_path))) == 4
+
+
+def test_without_a_run_the_way_out_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="grefel train"):
+        runs.newest(str(tmp_path))
+
+
+def test_the_better_checkpoint_on_validation_is_taken(config):
+    import torch
+
+    run = runs.start(config)
+    run.save_checkpoint(runs.BEST, {"x": torch.zeros(1)}, {"val_accuracy": 0.7})
+    run.save_checkpoint(runs.BEST_EMA, {"x": torch.zeros(1)}, {"val_accuracy": 0.6})
+    assert runs.checkpoint_file(run.path).stem == runs.BEST
+    run.save_checkpoint(runs.BEST_EMA, {"x": torch.zeros(1)}, {"val_accuracy": 0.8})
+    assert runs.checkpoint_file(run.path).stem == runs.BEST_EMA
+    assert runs.checkpoint_file(run.path / "checkpoints").stem == runs.BEST_EMA
+
+
+def test_resuming_takes_the_stored_settings(config, tmp_path):
+    run = runs.start(config.replace(lr=0.123))
+    found = runs.resolve({"resume": str(run.path), "dataset": "synthetic", "num_workers": 2})
+    assert (found.lr, found.num_workers, found.run_name) == (0.123, 2, "a")
+    assert runs.folder(found) == run.path
+
+
+def test_evaluation_results_can_go_elsewhere(config, tmp_path):
+    run = runs.start(config)
+    _, results, used = runs.resolve_evaluation(
+        {"checkpoint_dir": str(run.path), "output_dir": str(tmp_path / "else"), "batch_size": 7}
+    )
+    assert results.path == tmp_path / "else"
+    assert used.batch_size == 7
+    assert used.backbone == config.backbone
