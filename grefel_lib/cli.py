@@ -177,6 +177,7 @@ def execute(notebook: Path, output: Path, given: dict[str, Any]) -> None:
     """
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config as TraitConfig
 
     fresh = not output.parent.exists()
     try:
@@ -195,6 +196,7 @@ def execute(notebook: Path, output: Path, given: dict[str, Any]) -> None:
             coalesce_streams=True,
             store_widget_state=False,
             autosave_cell_every=30,
+            config=TraitConfig(KernelManager={"transport_encryption": "auto"}),
         )
     except PapermillExecutionError as error:
         known = error.ename in _FRIENDLY
@@ -234,9 +236,9 @@ def _remove_if_empty(output: Path, fresh: bool) -> bool:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from grefel_lib import evaluation
+    from grefel_lib import evaluation, reading
 
-    paths = evaluation.find_images(arguments.images)
+    paths = reading.find_images(arguments.images)
     name = arguments.checkpoint_path or runs.newest().path
     trained = evaluation.load(runs.checkpoint_file(name), device=arguments.device)
     table = evaluation.predict_files(trained, paths)

@@ -138,7 +138,8 @@ class Config:
             settings = FINETUNE_PROFILES.get(profile) or PROFILES[profile]
             if profile == "finetune":
                 settings = FINETUNE_PROFILES.get(f"finetune_{parent.profile}", settings)
-            return cls.from_dict(values | settings | given | {"profile": parent.profile})
+            config = cls.from_dict(values | settings)
+            return config.on_data(**given, profile=parent.profile)
         if profile == "auto":
             profile = "demo" if given.get("dataset", "synthetic") == "synthetic" else "vit_base"
         _known(profile, PROFILES, "profile")
@@ -159,6 +160,12 @@ class Config:
     def replace(self, **changes: Any) -> "Config":
         """A copy with some values changed."""
         return dataclasses.replace(self, **changes)
+
+    def on_data(self, **changes: Any) -> "Config":
+        """`replace`, but another data set without a data_dir is looked for in its usual place."""
+        if changes.get("dataset", self.dataset) != self.dataset:
+            changes = {"data_dir": ""} | changes
+        return self.replace(**changes)
 
     def differences(self, other: "Config") -> dict[str, tuple[Any, Any]]:
         """The fields whose values differ: name -> (ours, theirs)."""

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader, Dataset
 
-from grefel_lib import augment, checkpoints, model, runs
+from grefel_lib import augment, checkpoints, model, reading, runs
 from grefel_lib.config import Config
-from grefel_lib.datasets import FaceSet
+from grefel_lib.datasets import FaceSet, ferplus_targets
 from grefel_lib.labels import VOTE_COLUMNS
 
 log = logging.getLogger(__name__)
@@ -114,9 +113,10 @@ def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
         config: Gives image size, batch size, precision.
 
     Returns:
-        N rows: id, label, predicted, p_<class> (corrected), primary_<class>, confidence_primary,
-        confidence_geometric, confidence_attentive, reliability (as far as the head has them),
-        and votes_<column> where the data set has votes.
+        N rows: id, label, predicted, agreed (share of the kept emotion votes for the predicted
+        class; without votes 1 or 0 for right or wrong), p_<class> (corrected), primary_<class>,
+        confidence_primary, confidence_geometric, confidence_attentive, reliability (as far as
+        the head has them), and votes_<column> where the data set has votes.
     """
     columns: dict[str, list[np.ndarray]] = {}
 
@@ -144,7 +144,12 @@ def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
         )
         parts.append(pd.DataFrame({"reliability": values["reliability"]}))
     votes = [column for column in VOTE_COLUMNS if column in faces.table]
+    table["agreed"] = (table["label"] == table["predicted"]).astype(float)
     if votes:
+        counts = faces.table[votes].to_numpy()
+        shares, kept = ferplus_targets(counts, faces.info["protocol"], soft=True)
+        mine = shares[np.arange(len(table)), values["p"].argmax(axis=1)]
+        table["agreed"] = np.where(kept, mine, table["agreed"])
         parts.append(faces.table[votes].reset_index(drop=True).add_prefix("votes_"))
     return pd.concat(parts, axis=1)
 
@@ -210,42 +215,6 @@ def load(path: Path, *, device: str = "auto") -> Trained:
     return Trained(net, config, class_names, facts, Path(path))
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Image files named directly or inside folders (not below), sorted within a folder.
-
-    Raises:
-        FileNotFoundError: A path is not there, or a folder holds no image.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-            if not inside:
-                raise FileNotFoundError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in folder {path}")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise FileNotFoundError(f"no image or folder at {path}")
-    return found
-
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read one image file: (H, W) for grey ones, (H, W, 3) otherwise, uint8.
-
-    Raises:
-        ValueError: The file is no readable image.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable image: {error}") from error
-
-
 @torch.inference_mode()
 def score_images(trained: Trained, images: Sequence[np.ndarray]) -> model.Output:
     """Score single face crops of any size, each as the data set's faces are scored.
@@ -270,7 +239,7 @@ def predict_files(trained: Trained, paths: Sequence[Path]) -> pd.DataFrame:
     rows = []
     for start in range(0, len(paths), trained.config.batch_size):
         chunk = paths[start : start + trained.config.batch_size]
-        output = score_images(trained, [read_image(path) for path in chunk])
+        output = score_images(trained, [reading.read_face(path) for path in chunk])
         probs = output.class_probs.float().cpu().numpy()
         sure = output.reliability
         sure = probs.max(axis=1) if sure is None else sure.float().cpu().numpy()

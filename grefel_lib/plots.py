@@ -11,12 +11,11 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_rgb
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from grefel_lib import metrics
 from grefel_lib.labels import COLOURS, VOTE_COLUMNS
@@ -24,43 +23,35 @@ from grefel_lib.labels import COLOURS, VOTE_COLUMNS
 WIDTHS = {"column": 3.3, "full": 6.9}  # inches
 INK, QUIET, FAINT = "#222222", "#767676", "#D9D9D9"
 TRAIN, VAL, EMA = "#8C8C8C", "#0072B2", "#D55E00"
-SHADES = ("#004468", "#3E91CE", "#CEE1F7")  # dark to light, so that print in grey keeps them apart
-
+SHADES = ("#004468", "#3E91CE", "#CEE1F7")  # of splits; far enough apart for print in grey
 # One hue; lightness L* falls in even steps from 99 to 27.
-BLUES = LinearSegmentedColormap.from_list(
-    "blues",
-    ["#FCFCFC", "#CEE1F7", "#A0C6EE", "#72ABE0", "#3E91CE", "#0177B3", "#005D8D", "#004468"],
-)
+_RAMP = ("#FCFCFC", "#CEE1F7", "#A0C6EE", "#72ABE0", "#3E91CE", "#0177B3", "#005D8D", "#004468")
+BLUES = LinearSegmentedColormap.from_list("blues", _RAMP)
 
 _STYLE = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
-    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.title_fontsize": 7,
-    "text.usetex": False, "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK,
-    "xtick.color": INK, "ytick.color": INK, "axes.linewidth": 0.6, "axes.axisbelow": True,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titlepad": 4, "axes.labelpad": 3,
-    "axes.grid": False, "grid.color": "#E6E6E6", "grid.linewidth": 0.5, "lines.linewidth": 1.2,
-    "lines.markersize": 4, "patch.linewidth": 0.5, "hatch.linewidth": 0.5,
-    "xtick.major.size": 2.5, "ytick.major.size": 2.5, "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6, "xtick.major.pad": 2.5, "ytick.major.pad": 2.5,
-    "legend.frameon": False, "legend.handlelength": 1.6, "legend.borderaxespad": 0.3,
-    "legend.labelspacing": 0.3, "figure.constrained_layout.use": True, "figure.dpi": 120,
-    "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white",
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "text.usetex": False,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
+    "ytick.color": INK, "axes.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.titlepad": 4, "axes.labelpad": 3, "axes.grid": False,
+    "grid.color": "#E6E6E6", "grid.linewidth": 0.5, "lines.linewidth": 1.2, "hatch.linewidth": 0.5,
+    "patch.linewidth": 0.5, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "legend.frameon": False,
+    "legend.handlelength": 1.6, "legend.borderaxespad": 0.3, "legend.labelspacing": 0.3,
+    "figure.constrained_layout.use": True, "figure.dpi": 100,
 }  # fmt: skip
-# Also set while saving, which may happen after `paper_style` has ended. Type 3 fonts are refused
-# by submission systems; a tight box would change the width.
-_SAVING = {"pdf.fonttype": 42, "ps.fonttype": 42, "savefig.bbox": None, "savefig.dpi": 300}
+# Read at save time, when `paper_style` may have ended. Submission systems refuse Type 3 fonts, a
+# tight box changes the width, and hinted letters have another width at each resolution.
+_SAVING = {"pdf.fonttype": 42, "savefig.bbox": None, "savefig.dpi": 300, "text.hinting": "none"}
+_FACE = {"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": "bicubic"}
 
 
 @contextlib.contextmanager
 def paper_style(width: str | float = "column", *, aspect: float = 0.68) -> Iterator[None]:
     """Look of a paper's figure while the block lasts.
 
-    Args:
-        width: column (3.3 in), full (6.9 in), or inches.
-        aspect: Height over width of figures that give no figsize of their own.
-
-    Raises:
-        ValueError: An unknown width.
+    Without a figsize of their own, figures are column (3.3 in), full (6.9 in) or so many inches
+    wide, and `aspect` times as high.
     """
     inches = WIDTHS.get(width, width)
     if isinstance(inches, str) or not 0 < inches < 100:
@@ -73,224 +64,141 @@ def paper_style(width: str | float = "column", *, aspect: float = 0.68) -> Itera
 def save(fig: Figure, stem: Path) -> tuple[Path, Path]:
     """Write <stem>.pdf and <stem>.png (300 dpi), each atomically, exactly as wide as the figure.
 
-    The layout is fixed by the first save, so that a second one writes the same bytes.
-
-    Args:
-        fig: The finished figure.
-        stem: Path without ending; its folder exists.
+    The folder exists. The first save fixes the layout, so that a second one writes the same bytes.
     """
     from grefel_lib import checkpoints  # it imports torch
 
-    fig.draw_without_rendering()
-    fig.set_layout_engine("none")
-    paths = [stem.parent / f"{stem.name}.{kind}" for kind in ("pdf", "png")]
-    for path, metadata in zip(paths, ({"CreationDate": None}, None), strict=True):
-
-        def write(temporary: Path, kind=path.suffix[1:], metadata=metadata) -> None:
-            fig.savefig(temporary, format=kind, metadata=metadata)
-
-        with matplotlib.rc_context(_SAVING):
-            checkpoints.atomic(path, write)
-    return paths[0], paths[1]
+    pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
+    with matplotlib.rc_context(_SAVING):
+        for _ in range(4):  # beside square axes one pass leaves labels outside the figure
+            fig.draw_without_rendering()
+        fig.set_layout_engine("none")
+        undated = {"CreationDate": None}
+        checkpoints.atomic(pdf, lambda path: fig.savefig(path, format="pdf", metadata=undated))
+        checkpoints.atomic(png, lambda path: fig.savefig(path, format="png"))
+    return pdf, png
 
 
 def confusion_matrix(
-    matrix: np.ndarray,
-    class_names: Sequence[str],
-    ax: Axes,
-    *,
-    normalise: bool = True,
-    counts: bool = True,
+    cells: np.ndarray, names: Sequence[str], ax: Axes, normalise: bool = True, counts: bool = True
 ) -> Axes:
-    """Draw a confusion matrix, its cells square.
+    """Draw a confusion matrix with square cells; a nearly square figure suits it.
 
     Args:
-        matrix: (C, C) counts by true class (row) and predicted class (column).
-        class_names: C names.
-        ax: Give it a nearly square figure.
+        cells: (C, C) counts by true class (row) and predicted class (column).
+        names: C class names.
+        ax: Where to draw.
         normalise: Colour and write percent of each row; otherwise the counts themselves.
         counts: Write the counts under the percentages; where the cells are too small for that,
             each row's sum stands beside its name.
     """
     import seaborn  # slow to import
 
-    matrix = np.asarray(matrix)
-    _check_names(len(matrix), class_names)
-    shares = metrics.row_normalised(matrix) if normalise else matrix / max(matrix.max(), 1)
-    cell = min(_size(ax)) / len(matrix)  # points
-    size = float(np.clip(0.34 * cell, 5, 8))
-    below = normalise and counts and cell > 2.9 * size
-    seaborn.heatmap(
-        shares, ax=ax, cmap=BLUES, vmin=0, vmax=1, cbar=False, square=True, linewidths=0.4,
-        linecolor="white",
-    )  # fmt: skip
+    cells = np.asarray(cells)
+    _one_each(names, "names", len(cells), "classes")
+    shares = metrics.row_normalised(cells) if normalise else cells / max(cells.max(), 1)
+    side = min(_size(ax)) / len(cells)  # points
+    size = float(np.clip(0.34 * side, 5, 8))
+    below = normalise and counts and 0.72 * size > 4.8
+    look = {"cmap": BLUES, "cbar": False, "square": True, "linewidths": 0.4, "linecolor": "white"}
+    seaborn.heatmap(shares, ax=ax, vmin=0, vmax=1, **look)
     for (row, column), share in np.ndenumerate(shares):
-        value = matrix[row, column]
-        colour = "white" if _luminance(BLUES(share)) < 0.2 else INK if value else QUIET
-        text = _percent(share, cell > 30) if normalise else f"{value:.0f}"
-        at = {"ha": "center", "color": colour}
-        small = below and value > 0
-        ax.text(column + 0.5, row + (0.42 if small else 0.5), text, va="center", size=size, **at)
-        if small:
-            ax.text(column + 0.5, row + 0.78, f"{value:.0f}", va="center", size=0.72 * size, **at)
-    beside, rotation = fitting_names(class_names, cell)
-    roomy = max(map(_width, class_names)) < 0.22 * 72 * ax.figure.get_figwidth()
-    left = list(class_names) if roomy else [short_name(name) for name in class_names]
+        value = cells[row, column]
+        colour = "white" if share > 0.65 else INK if value else QUIET
+        text = _percent(share, side > 30) if normalise else f"{value:.0f}"
+        at = {"ha": "center", "va": "center", "color": colour}
+        two = size / side if below and value > 0 else 0
+        ax.text(column + 0.5, row + 0.5 - 0.42 * two, text, size=size, **at)
+        if two:
+            ax.text(column + 0.5, row + 0.5 + 0.66 * two, f"{value:.0f}", size=0.72 * size, **at)
+    roomy = max(map(_width, names)) < 0.22 * 72 * ax.figure.get_figwidth()
+    left = list(names) if roomy else [short_name(name) for name in names]
     if normalise and counts and not below:
-        left = [f"{n} ({s:.0f})" for n, s in zip(left, matrix.sum(axis=1), strict=True)]
-    ax.set_xticks(np.arange(len(matrix)) + 0.5, beside, rotation=rotation)
-    ax.set_yticks(np.arange(len(matrix)) + 0.5, left, rotation=0)
+        left = [f"{n} ({s:.0f})" for n, s in zip(left, cells.sum(axis=1), strict=True)]
+    bottom, rotation = _fitting_names(names, side)
+    ax.set_xticks(np.arange(len(cells)) + 0.5, bottom, rotation=rotation)
+    ax.set_yticks(np.arange(len(cells)) + 0.5, left, rotation=0)
     ax.tick_params(length=0)
-    ax.set(xlabel="predicted" + (" (% of true class)" if normalise else ""), ylabel="true")
+    ax.set(xlabel="predicted (% of true class)" if normalise else "predicted", ylabel="true")
     return ax
 
 
 def training_curves(history: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Draw loss and accuracy over the epochs, the best validation epochs marked.
-
-    Args:
-        history: As `Run.history` reads it.
-        axes: Two: for the loss and for the accuracy.
-    """
+    """Draw loss and accuracy over the epochs of a history on two axes; the best are marked."""
     loss, accuracy = axes
-    few = {"marker": "o", "markersize": 2.5} if len(history) < 12 else {}
     epoch = history["epoch"]
+    few = {"marker": "o", "ms": 2.5} if len(history) < 12 else {}
     loss.plot(epoch, history["train_loss"], color=TRAIN, label="training", **few)
     loss.plot(epoch, history["val_loss"], color=VAL, ls="--", label="validation", **few)
-    loss.set_ylabel("loss")
-    accuracy.plot(epoch, history["train_accuracy"], color=TRAIN, label="training", **few)
-    for column, name, colour, dashes, marker in (
+    accuracy.plot(epoch, 100 * history["train_accuracy"], color=TRAIN, label="training", **few)
+    for column, name, colour, ls, marker in (
         ("val_accuracy", "validation", VAL, "--", "s"),
         ("ema_val_accuracy", "EMA", EMA, "-", "D"),
     ):
-        best = history[column].idxmax()
-        x, y = epoch[best], history[column][best]
-        accuracy.plot(epoch, history[column], color=colour, ls=dashes, **few)
-        accuracy.plot(
-            x, y, marker, ms=4.5, mfc="white", mec=colour, mew=1.2, zorder=4, clip_on=False
-        )
-        accuracy.plot(
-            [], [], color=colour, ls=dashes, marker=marker, ms=3.5, mfc="white",
-            label=f"{name} (best {y:.1%}, epoch {x})",
-        )  # fmt: skip
-    accuracy.set_ylabel("accuracy")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    accuracy.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    for ax in axes:
-        ax.set_xlabel("epoch")
-        ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+        percent = 100 * history[column]
+        accuracy.plot(epoch, percent, color=colour, ls=ls, **few)
+        x, y = epoch[percent.idxmax()], percent.max()
+        mark = {"color": colour, "ls": ls, "marker": marker, "mfc": "white", "ms": 4}
+        accuracy.plot(x, y, **mark, zorder=4, label=f"{name} (best {y:.1f}, epoch {x})")
+    for ax, name in zip(axes, ("loss", "accuracy (%)"), strict=True):
+        ax.set(xlabel="epoch", ylabel=name)
+        ax.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
         ax.grid(axis="y")
         ax.legend(loc="best")
     return axes
 
 
-def lr_curve(history: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the learning rate over the epochs."""
-    ax.plot(history["epoch"], history["lr"], color=INK)
-    ax.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
-    ax.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    ax.ticklabel_format(axis="y", scilimits=(0, 0))
-    ax.grid(axis="y")
-    return ax
-
-
 def class_counts(counts: pd.DataFrame, ax: Axes, *, log: bool = False) -> Axes:
-    """Draw how many images each class has: one bar a split, or class colours for a single split.
+    """Draw how many images each class (index) has in each of up to three splits (columns).
 
-    Args:
-        counts: Classes (index) by splits (columns).
-        ax: Where to draw.
-        log: Logarithmic scale, for rare classes.
+    One split alone takes the colours of the classes; `log` lets rare classes be seen.
     """
     names, splits = list(counts.index), list(counts.columns)
-    if len(splits) > len(SHADES):
-        raise ValueError(
-            f"{len(splits)} splits ({splits}); at most {len(SHADES)} can be told apart"
-        )
-    slot = _size(ax)[0] / len(names)  # points
+    if not 1 <= len(splits) <= len(SHADES):
+        raise ValueError(f"{len(splits)} splits {splits}; give 1 to {len(SHADES)}")
     wide = 0.84 / len(splits)
-    fits = max(_width(str(v), 5.5) for v in counts.to_numpy().ravel()) < wide * slot
+    bar = wide * _class_axis(ax, names)
+    fits = max(_width(str(value), 5) for value in counts.to_numpy().ravel()) < bar
     for i, split in enumerate(splits):
         where = np.arange(len(names)) + (i - (len(splits) - 1) / 2) * wide
-        colours = SHADES[i] if len(splits) > 1 else [COLOURS.get(name, VAL) for name in names]
+        colours = SHADES[i] if len(splits) > 1 else _colours(names)
         bars = ax.bar(where, counts[split], 0.92 * wide, color=colours, ec=INK, label=split)
         if fits:
-            ax.bar_label(bars, counts[split], padding=1, size=5.5)
-    if log:
-        ax.set_yscale("log")
-    texts, rotation = fitting_names(names, slot)
-    ax.set_xticks(range(len(names)), texts, rotation=rotation)
-    ax.tick_params(axis="x", length=0)
-    ax.set(ylabel="images", xlim=(-0.55, len(names) - 0.45))
+            ax.bar_label(bars, counts[split], padding=1, size=5 if len(splits) > 1 else 5.5)
+    ax.set(ylabel="images", yscale="log" if log else "linear")
     ax.margins(y=0.1)
-    ax.grid(axis="y")
     if len(splits) > 1:
         ax.legend(loc="upper right")
     return ax
 
 
 def per_class_bars(table: pd.DataFrame, ax: Axes, metric: str = "recall") -> Axes:
-    """Draw precision, recall or f1 of each class, with the number of its images.
-
-    Args:
-        table: From `metrics.per_class`.
-        ax: Where to draw.
-        metric: A column of the table.
-    """
-    if metric not in ("precision", "recall", "f1"):
-        raise ValueError(f"metric {metric!r}; choose precision, recall or f1")
+    """Draw one column of `metrics.per_class`, in percent, with each class's number of images."""
     names = list(table["class"])
-    slot = _size(ax)[0] / len(names)
-    colours = [COLOURS.get(name, VAL) for name in names]
-    bars = ax.bar(range(len(names)), table[metric], 0.72, color=colours, ec=INK)
-    values = [_percent(v, slot > 30) if n else "–" for v, n in table[[metric, "count"]].to_numpy()]
-    ax.bar_label(bars, values, padding=1.5, size=7 if slot > 22 else 5.5)
-    texts, rotation = fitting_names(names, slot)
-    join = "{} ({})" if rotation else "{}\n{}"
-    texts = [join.format(text, n) for text, n in zip(texts, table["count"], strict=True)]
-    ax.set_xticks(range(len(names)), texts, rotation=rotation)
-    ax.tick_params(axis="x", length=0)
-    ax.set(ylabel=metric.replace("f1", "F1"), ylim=(0, 1.08), xlim=(-0.6, len(names) - 0.4))
-    ax.set_yticks(np.linspace(0, 1, 6))
-    ax.yaxis.set_major_formatter(PercentFormatter(1))
-    ax.grid(axis="y")
+    slot = _class_axis(ax, names, table["count"])
+    bars = ax.bar(range(len(names)), table[metric], 0.72, color=_colours(names), ec=INK)
+    ax.bar_label(bars, [_percent(v, slot > 30) for v in table[metric]], padding=1.5, size=6.5)
+    ax.set(ylabel=metric.replace("f1", "F1"), ylim=(0, 1.08), yticks=np.linspace(0, 1, 6))
+    ax.yaxis.set_major_formatter("{x:.0%}")
     return ax
 
 
 def reliability_diagram(
-    bins: pd.DataFrame,
-    ax: Axes,
-    *,
-    xlabel: str = "confidence",
-    ylabel: str = "accuracy",
-    ece: float | None = None,
+    bins: pd.DataFrame, ax: Axes, *, xlabel: str = "confidence", ylabel: str = "accuracy"
 ) -> Axes:
-    """Draw what was claimed against what was found, above the share of images in each bin.
-
-    Args:
-        bins: From `metrics.reliability_bins` or `metrics.calibration`.
-        ax: Where to draw.
-        xlabel: What was claimed.
-        ylabel: What was found.
-        ece: The expected calibration error, written into the legend.
-    """
+    """Draw the bins of `metrics.reliability_bins` or `metrics.calibration` on square axes."""
     low, high, count = (bins[name].to_numpy() for name in ("low", "high", "count"))
     claimed, found = bins["confidence"].to_numpy(), bins["accuracy"].to_numpy()
-    height = 0.3 * count / count.max()
-    ax.bar(
-        low, height, high - low, align="edge", color=FAINT, ec="white",
-        label=f"images (largest bin: {count.max()})",
-    )  # fmt: skip
-    ax.plot([0, 1], [0, 1], ls=(0, (4, 2)), lw=0.8, color=QUIET, label="claim = outcome")
+    share = {"color": FAINT, "ec": "white", "label": f"images (largest bin: {count.max()})"}
+    ax.bar(low, 0.3 * count / count.max(), high - low, align="edge", **share)
+    ax.plot([0, 1], [0, 1], ls=(0, (4, 2)), lw=0.8, color=QUIET, label="calibrated")
     ax.vlines(claimed, np.minimum(claimed, found), np.maximum(claimed, found), color=EMA, lw=1.6)
-    title = None if ece is None else f"ECE {ece:.1%}"
     ax.plot(claimed, found, "o-", color=VAL, lw=1, ms=3.5, mec="white", mew=0.4, label=ylabel)
     ax.plot([], [], color=EMA, lw=1.6, label="gap")
-    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.02))
-    ax.set_box_aspect(1)
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.02), box_aspect=1)
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1))
-    ax.legend(loc="upper left", title=title, alignment="left")
+        axis.set_major_formatter("{x:.0%}")
+    ax.legend(loc="best")
     return ax
 
 
@@ -302,112 +210,85 @@ def face_grid(
     titles: Sequence[str] | None = None,
     row_labels: Sequence[str] | None = None,
     colours: Sequence[str] | None = None,
+    votes: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draw faces in rows; titles shrink to their column.
+    """Draw faces in rows on an empty figure, and return its (rows, ncols) axes.
 
     Args:
         images: N arrays (H, W) or (H, W, 3), uint8.
-        fig: An empty figure.
+        fig: Where to draw; an empty one.
         ncols: Faces in a row.
-        titles: N texts above the faces.
+        titles: N texts above the faces; they shrink to their column.
         row_labels: A text beside each row.
         colours: N colours of a frame around the faces.
-
-    Returns:
-        (rows, ncols) axes; those without a face are empty.
+        votes: (N, 10) votes in the order of VOTE_COLUMNS, as small bars under the faces.
     """
-    _check_faces(len(images), titles=titles, colours=colours)
     rows = -(-len(images) // ncols)
-    if row_labels is not None and len(row_labels) != rows:
-        raise ValueError(f"{len(row_labels)} row labels for {rows} rows of {ncols} faces")
+    for given, what in ((titles, "titles"), (colours, "colours"), (votes, "rows of votes")):
+        _one_each(given, what, len(images), "faces")
+    _one_each(row_labels, "labels", rows, "rows")
     # the compressed layout would push the columns together, whatever the titles need
     fig.set_layout_engine("constrained" if titles else "compressed", w_pad=0.02, h_pad=0.02)
     axes = fig.subplots(rows, ncols, squeeze=False)
-    size = 7.0
-    if titles:
-        longest = max(_width(line) for text in titles for line in text.split("\n"))
-        size = float(np.clip(7 * 0.94 * 72 * fig.get_figwidth() / ncols / longest, 4.5, 7))
-    for i, ax in enumerate(axes.flat):
+    longest = max((_width(line) for text in titles or () for line in text.split("\n")), default=1)
+    size = 7 * min(1, 0.94 * 72 * fig.get_figwidth() / ncols / longest)
+    for ax in axes.flat:
         _bare(ax)
-        if i < len(images):
-            _show(images[i], ax)
-            if titles:
-                ax.set_title(titles[i], size=size, pad=2)
-            if colours:
-                ax.spines[:].set(visible=True, color=colours[i], linewidth=1.5)
-        if row_labels is not None and i % ncols == 0:
-            ax.set_ylabel(row_labels[i // ncols], rotation=0, ha="right", va="center", size=7)
-    return axes
-
-
-def vote_bars(
-    votes: np.ndarray, axes: Sequence[Axes], *, columns: Sequence[str] = VOTE_COLUMNS
-) -> Sequence[Axes]:
-    """Draw the votes for each face as small bars under it, and one legend for all.
-
-    Args:
-        votes: (N, V) votes, or shares of them.
-        axes: N axes, each with a face; those of `face_grid`, flattened.
-        columns: V names; those that are no class are grey.
-    """
-    _check_names(np.shape(votes)[1], columns)
-    _check_faces(len(votes), axes=axes)
-    colours = [COLOURS.get(name, FAINT) for name in columns]
-    for row, ax in zip(np.asarray(votes), axes, strict=True):
-        below = ax.inset_axes((0, -0.36, 1, 0.32))
-        below.bar(range(len(row)), row, 0.9, color=colours, ec=INK, linewidth=0.3)
-        below.set(xlim=(-0.6, len(row) - 0.4), ylim=(0, np.max(votes)))
-        _bare(below)
-        below.spines["bottom"].set_visible(True)
-    keys = [Patch(fc=c, ec=INK, label=n) for c, n in zip(colours, columns, strict=True)]
-    ax.figure.legend(handles=keys, loc="outside lower center", ncols=5, handlelength=0.8)
+    for ax, text in zip(axes[:, 0], row_labels or (), strict=False):
+        ax.set_ylabel(text, rotation=0, ha="right", va="center", size=7)
+    for i, (image, ax) in enumerate(zip(images, axes.flat, strict=False)):
+        ax.imshow(image, **_FACE)
+        if titles:
+            ax.set_title(titles[i], size=size, pad=2)
+        if colours:
+            ax.spines[:].set(visible=True, color=colours[i], linewidth=1.5)
+        if votes is not None:
+            below = ax.inset_axes((0, -0.36, 1, 0.32), ylim=(0, max(1, np.max(votes))))
+            below.bar(range(10), votes[i], 0.9, color=_colours(VOTE_COLUMNS), ec=INK, lw=0.3)
+            _bare(below)
+    if votes is not None:
+        keys = [Patch(fc=_colours([name])[0], ec=INK, label=name) for name in VOTE_COLUMNS]
+        fig.legend(handles=keys, loc="outside lower center", ncols=5, handlelength=0.8)
     return axes
 
 
 def face_card(
     image: np.ndarray,
-    target: np.ndarray | None,
+    target: np.ndarray,
     class_names: Sequence[str],
     axes: Sequence[Axes],
-    *,
     class_probs: np.ndarray | None = None,
 ) -> Sequence[Axes]:
-    """Draw a face beside what people said of it and what the model says.
+    """Draw a face beside what people said of it and, if given, what the model says.
 
-    Args:
-        image: (H, W) or (H, W, 3), uint8.
-        target: (C,) shares of the votes; None for a face without a label.
-        class_names: C names.
-        axes: Two: for the face and for the bars.
-        class_probs: (C,) predicted distribution.
+    The image is (H, W) or (H, W, 3), uint8; target and class_probs are (C,) distributions over
+    the class names. It takes two axes: for the face and for the bars.
     """
-    given = {"votes": target, "model": class_probs}
-    given = {name: np.asarray(values) for name, values in given.items() if values is not None}
-    if not given:
-        raise ValueError("nothing to draw beside the face; give target, class_probs or both")
+    hollow = {"facecolor": "white", "hatch": "//////"}
+    solid = {"facecolor": _colours(class_names), "edgecolor": INK}
+    given = [(target, solid)]
+    if class_probs is not None:
+        people = hollow | {"edgecolor": _colours(class_names)}
+        given = [(target, people), (class_probs, solid)]
     face, ax = axes
     _bare(face)
-    _show(image, face)
+    face.imshow(image, **_FACE)
     high = 0.8 / len(given)
-    for i, (name, values) in enumerate(given.items()):
-        _check_names(len(values), class_names)
+    for i, (values, look) in enumerate(given):
+        _one_each(values, "values", len(class_names), "classes")
         where = np.arange(len(values)) + (i - (len(given) - 1) / 2) * high
-        colours = [COLOURS.get(n, VAL) for n in class_names]
-        hollow = name == "votes" and len(given) > 1
-        bars = ax.barh(
-            where, values, 0.9 * high, color="white" if hollow else colours,
-            ec=colours if hollow else INK, hatch="//////" if hollow else None,
-        )  # fmt: skip
+        bars = ax.barh(where, values, 0.9 * high, **look)
         texts = [f"{value:.0%}" if value >= 0.005 else "" for value in values]
-        ax.bar_label(bars, texts, padding=1.5, size=7 if len(given) == 1 else 5.5)
+        ax.bar_label(bars, texts, padding=1.5, size=8.5 - 1.5 * len(given))
+    if class_probs is not None:
+        keys = [Patch(**hollow, ec=QUIET, label="people"), Patch(fc=QUIET, label="model")]
+        ax.legend(handles=keys, loc="lower right")
+    _bare(ax)
+    ax.spines["left"].set_visible(True)
     ax.set_yticks(range(len(class_names)), class_names)
     ax.tick_params(axis="y", length=0)
+    ax.set_xlim(0, 1.18 * max(max(values) for values, _ in given))
     ax.invert_yaxis()
-    ax.set(xlim=(0, 1.15 * max(values.max() for values in given.values())), xticks=[])
-    ax.spines["bottom"].set_visible(False)
-    if len(given) > 1:
-        keys = [Patch(fc="white", ec=QUIET, hatch="//////", label="votes")]
-        ax.legend(handles=[*keys, Patch(fc=QUIET, ec=INK, label="model")], loc="lower right")
     return axes
 
 
@@ -416,18 +297,35 @@ def short_name(name: str) -> str:
     return "-".join(word[:3] for word in name.split())
 
 
-def fitting_names(names: Sequence[str], slot: float) -> tuple[list[str], int]:
+def _fitting_names(names: Sequence[str], slot: float) -> tuple[list[str], int]:
     """Names for ticks `slot` points apart, and their rotation: full, short, or short upright."""
-    for texts in (list(names), [short_name(name) for name in names]):
-        if max(map(_width, texts)) < 0.94 * slot:
-            return texts, 0
-    return texts, 90
+    short = [short_name(name) for name in names]
+    if max(map(_width, names)) < 0.94 * slot:
+        return list(names), 0
+    return short, 0 if max(map(_width, short)) < 0.94 * slot else 90
+
+
+def _class_axis(ax: Axes, names: Sequence[str], counts: Sequence[int] | None = None) -> float:
+    """Name the classes below an axis of bars; how many points each has."""
+    slot = _size(ax)[0] / len(names)
+    texts, rotation = _fitting_names(names, slot)
+    if counts is not None:
+        join = "{} ({})" if rotation else "{}\n{}"
+        texts = [join.format(text, count) for text, count in zip(texts, counts, strict=True)]
+    ax.set_xticks(range(len(names)), texts, rotation=rotation)
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlim(-0.55, len(names) - 0.45)
+    ax.grid(axis="y")
+    return slot
+
+
+def _colours(names: Sequence[str]) -> list[str]:
+    return [{"unknown": FAINT, "NF": "white", **COLOURS}.get(name, VAL) for name in names]
 
 
 def _width(text: str, size: float = 7) -> float:
     """Width of a text in points."""
-    font = FontProperties(family="DejaVu Sans")
-    return TextPath((0, 0), text, size=size, prop=font).get_extents().width if text.strip() else 0
+    return TextPath((0, 0), text, size=size).get_extents().width if text.strip() else 0
 
 
 def _size(ax: Axes) -> np.ndarray:
@@ -436,20 +334,10 @@ def _size(ax: Axes) -> np.ndarray:
 
 
 def _percent(share: float, fine: bool) -> str:
-    value = 100 * share
-    if 0 < value < (0.05 if fine else 0.5):
-        return "<0.1" if fine else "<1"
-    return f"{value:.1f}" if fine and value > 0 else f"{value:.0f}"
-
-
-def _luminance(colour: tuple[float, ...]) -> float:
-    """Relative luminance: 0 black, 1 white."""
-    linear = ((np.array(to_rgb(colour)) + 0.055) / 1.055) ** 2.4
-    return float(linear @ (0.2126, 0.7152, 0.0722))
-
-
-def _show(image: np.ndarray, ax: Axes) -> None:
-    ax.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="bicubic")
+    least = 0.1 if fine else 1
+    if 0 < 100 * share < least / 2:
+        return f"<{least}"
+    return f"{100 * share:.1f}" if fine and share else f"{100 * share:.0f}"
 
 
 def _bare(ax: Axes) -> None:
@@ -457,12 +345,6 @@ def _bare(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _check_names(classes: int, names: Sequence[str]) -> None:
-    if classes != len(names):
-        raise ValueError(f"{len(names)} names for {classes} classes: {', '.join(names)}")
-
-
-def _check_faces(faces: int, **given: Sequence | None) -> None:
-    for name, values in given.items():
-        if values is not None and len(values) != faces:
-            raise ValueError(f"{len(values)} {name} for {faces} faces; give one for each")
+def _one_each(given: Sequence | None, what: str, number: int, things: str) -> None:
+    if given is not None and len(given) != number:
+        raise ValueError(f"{len(given)} {what} for {number} {things}; give one for each")

@@ -1,7 +1,6 @@
 """Where each published layout keeps its files, and how they are read; nothing is cached here."""
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -9,15 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from PIL import Image, UnidentifiedImageError
 
-from grefel_lib import synthetic
+from grefel_lib import reading, synthetic
 from grefel_lib.config import DATA_DIRS, PROJECT_ROOT, Config
 from grefel_lib.labels import CLASS_NAMES, FOLDER_NAMES, VOTE_COLUMNS, class_index
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 FERPLUS_FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 RAFDB_SIZE = 100  # pixels, the size of the aligned faces
 
 
@@ -78,7 +75,10 @@ def _ferplus(root: Path) -> Source:
     for base in (root / "Images", root / "data", root):
         if (base / FERPLUS_FOLDERS["train"]).is_dir():
             folders = {split: base / name for split, name in FERPLUS_FOLDERS.items()}
-            files = [votes, *(f for folder in folders.values() for f in _images(folder))]
+            files = [
+                votes,
+                *(f for folder in folders.values() for f in reading.list_images(folder)),
+            ]
             return Source("votes", root, files, partial(_read_ferplus, votes, folders))
     for pixels in (root / "fer2013.csv", root.parent / "fer2013.csv"):
         if pixels.is_file():
@@ -92,7 +92,7 @@ def _ferplus(root: Path) -> Source:
 
 
 def _votes_table(path: Path) -> pd.DataFrame:
-    table = _csv(path, ("Usage", "Image name", *VOTE_COLUMNS))
+    table = reading.read_csv(path, ("Usage", "Image name", *VOTE_COLUMNS))
     _check_usages(path, table["Usage"])
     votes = table[list(VOTE_COLUMNS)].apply(pd.to_numeric, errors="coerce")
     if votes.isna().any(axis=None) or (votes < 0).any(axis=None):
@@ -107,13 +107,19 @@ def _votes_table(path: Path) -> pd.DataFrame:
     return pd.concat([found, votes.astype(int)], axis=1)[named]
 
 
+def _check_usages(path: Path, usages: pd.Series) -> None:
+    strange = sorted(set(map(str, usages)) - set(USAGES))
+    if strange:
+        raise ValueError(f"{path} has the Usage {strange[0]!r}; known: {', '.join(USAGES)}")
+
+
 def _read_ferplus(path: Path, folders: dict[str, Path]) -> tuple[pd.DataFrame, Iterable]:
     table = _votes_table(path)
     files = [
         folders[split] / name for split, name in zip(table["split"], table["file"], strict=True)
     ]
     table["file"] = [str(file.relative_to(path.parent)) for file in files]
-    return table, _decoded(files, "L")
+    return table, reading.decode(files, "L")
 
 
 def _read_ferplus_pixels(path: Path, pixels: Path) -> tuple[pd.DataFrame, Iterable]:
@@ -143,7 +149,9 @@ def _fer2013(root: Path) -> Source:
             return Source("fer2013", path.parent, [path], partial(_read_fer2013_csv, path))
     for base in (root, root / "fer2013"):
         if (base / "train").is_dir() and (base / "test").is_dir():
-            files = [f for part in ("train", "test") for f in _images(base / part, deep=True)]
+            files = [
+                f for part in ("train", "test") for f in reading.list_images(base / part, deep=True)
+            ]
             return Source(
                 "fer2013-folders", base, files, partial(_read_fer2013_folders, base, files)
             )
@@ -154,7 +162,7 @@ def _fer2013(root: Path) -> Source:
 
 
 def _read_fer2013_csv(path: Path) -> tuple[pd.DataFrame, Iterable]:
-    table = _csv(path, ("emotion", "pixels", "Usage"))
+    table = reading.read_csv(path, ("emotion", "pixels", "Usage"))
     _check_usages(path, table["Usage"])
     split = table["Usage"].map(USAGES)
     found = pd.DataFrame(
@@ -196,7 +204,7 @@ def _read_fer2013_folders(base: Path, files: list[Path]) -> tuple[pd.DataFrame, 
         emotion = CLASS_NAMES["fer2013"].index(FOLDER_NAMES[folder])
         code = [class_index("fer2013", c) for c in range(7)].index(emotion)
         rows.append((f"{part}_{folder}_{file.stem}", split, str(file.relative_to(base)), code))
-    return pd.DataFrame(rows, columns=["id", "split", "file", "code"]), _decoded(files, "L")
+    return pd.DataFrame(rows, columns=["id", "split", "file", "code"]), reading.decode(files, "L")
 
 
 def _rafdb(root: Path, config: Config) -> Source:
@@ -208,7 +216,9 @@ def _rafdb(root: Path, config: Config) -> Source:
                 return _rafdb_original(base, listing, config.rafdb_images)
     for base in (root / "DATASET", root):
         if (base / "train/1").is_dir() and (base / "test").is_dir() and subset == "basic":
-            files = [f for part in ("train", "test") for f in _images(base / part, deep=True)]
+            files = [
+                f for part in ("train", "test") for f in reading.list_images(base / part, deep=True)
+            ]
             tables = [p for d in (base, root) for p in sorted(d.glob("*_labels.csv"))]
             return Source(
                 "rafdb-kaggle",
@@ -226,7 +236,7 @@ def _rafdb_original(base: Path, listing: Path, kind: str) -> Source:
     folder = base / "Image" / kind
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; rafdb_images is aligned or original")
-    files = _images(folder)
+    files = reading.list_images(folder)
     boxes = base / "Annotation/boundingbox"
     notes = []
     if kind == "original" and not boxes.is_dir():
@@ -266,13 +276,15 @@ def _read_rafdb(
         raise ValueError(f"{listing} lists {twice} twice")
     absent = [name for name in table["id"] if name not in by_id]
     if absent:
-        raise FileNotFoundError(_missing(files[0].parent if files else listing.parent, absent))
+        raise FileNotFoundError(
+            reading.missing(files[0].parent if files else listing.parent, absent)
+        )
     chosen = [by_id[name] for name in table["id"]]
     table["file"] = [str(file.relative_to(listing.parents[1])) for file in chosen]
     crops = None
     if boxes is not None and boxes.is_dir():
         crops = [boxes / f"{name}_boundingbox.txt" for name in table["id"]]
-    return table, _decoded(chosen, "RGB", size=RAFDB_SIZE, boxes=crops)
+    return table, reading.decode(chosen, "RGB", size=RAFDB_SIZE, boxes=crops)
 
 
 def _read_rafdb_kaggle(
@@ -289,86 +301,11 @@ def _read_rafdb_kaggle(
     told = {
         row.image: row.label
         for path in tables
-        for row in _csv(path, ("image", "label")).itertuples(index=False)
+        for row in reading.read_csv(path, ("image", "label")).itertuples(index=False)
     }
     for file, code in zip(files, table["code"], strict=True):
         if told.get(file.name, code) != code:
             raise ValueError(
                 f"{file.name} lies in folder {code} but its table says {told[file.name]}"
             )
-    return table, _decoded(files, "RGB", size=RAFDB_SIZE)
-
-
-# -- files
-
-
-def _csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """Read a table that must have these columns."""
-    try:
-        table = pd.read_csv(path)
-    except pd.errors.EmptyDataError:
-        raise ValueError(f"{path} is empty") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a readable csv file: {error}") from error
-    table.columns = [str(name).strip() for name in table.columns]
-    absent = [name for name in columns if name not in table.columns]
-    if absent:
-        raise ValueError(
-            f"{path} lacks the columns {', '.join(absent)}; it has: {', '.join(table.columns[:14])}"
-        )
-    if table.empty:
-        raise ValueError(f"{path} has a header but no row")
-    return table
-
-
-def _check_usages(path: Path, usages: pd.Series) -> None:
-    strange = sorted(set(map(str, usages)) - set(USAGES))
-    if strange:
-        raise ValueError(f"{path} has the Usage {strange[0]!r}; known: {', '.join(USAGES)}")
-
-
-def _images(folder: Path, *, deep: bool = False) -> list[Path]:
-    """Image files of a folder (with `deep` of its subfolders), sorted by name."""
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no image folder {folder}")
-    found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _missing(folder: Path, names: list) -> str:
-    return f"{len(names)} images are missing in {folder}, the first is {names[0]}"
-
-
-def _decoded(
-    files: list[Path], mode: str, *, size: int | None = None, boxes: list[Path] | None = None
-) -> Iterator[np.ndarray]:
-    """Decode image files in order; all take the size given, or that of the first."""
-    absent = [file for file in files if not file.is_file()]
-    if absent:
-        raise FileNotFoundError(_missing(absent[0].parent, [file.name for file in absent]))
-
-    def read(file: Path, box: Path | None) -> Image.Image:
-        try:
-            with Image.open(file) as image:
-                image = image.convert(mode)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
-            raise ValueError(f"{file} is not a readable image: {error}") from error
-        return image.crop(_box(box)) if box is not None and box.is_file() else image
-
-    wanted = (size, size) if size else None
-    with ThreadPoolExecutor(4) as pool:
-        work = list(zip(files, boxes or [None] * len(files), strict=True))
-        for start in range(0, len(work), 1024):  # a bounded number is held at once
-            for image in pool.map(read, *zip(*work[start : start + 1024], strict=True)):
-                wanted = wanted or image.size
-                yield np.asarray(image if image.size == wanted else image.resize(wanted))
-
-
-def _box(path: Path) -> tuple[float, ...]:
-    try:
-        values = tuple(float(value) for value in path.read_text().split())
-        if len(values) != 4 or values[2] <= values[0] or values[3] <= values[1]:
-            raise ValueError
-    except ValueError:
-        raise ValueError(f"{path} must hold left, top, right, bottom of a box") from None
-    return values
+    return table, reading.decode(files, "RGB", size=RAFDB_SIZE)

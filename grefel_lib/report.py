@@ -32,9 +32,8 @@ def epoch_lines(history: list[dict], epochs: int) -> str:
         return f"{row[key]:6.2%} (best {top[key]:6.2%}, epoch {top['epoch']})"
 
     prefix = "ema_val_accuracy_"
-    classes = "  ".join(
-        f"{k.removeprefix(prefix)} {v:.0%}" for k, v in row.items() if k.startswith(prefix)
-    )
+    names = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
+    classes = "  ".join(f"{name[:9]} {row[prefix + name]:.0%}" for name in names)
     return (
         f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.1e}  grad norm "
         f"{row['grad_norm']:.2f}  {row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s\n"
@@ -42,7 +41,7 @@ def epoch_lines(history: list[dict], epochs: int) -> str:
         f"EMA {row['ema_val_loss']:.3f}\n"
         f"  accuracy  train {row['train_accuracy']:6.2%}  val {told('val_accuracy')}  "
         f"EMA {told('ema_val_accuracy')}\n"
-        f"  EMA per class  {classes}"
+        f"  EMA recall  {classes}"
     )
 
 

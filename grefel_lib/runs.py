@@ -4,14 +4,11 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,10 @@ import pandas as pd
 from filelock import FileLock
 from torch import Tensor
 
-from grefel_lib import checkpoints
+from grefel_lib import checkpoints, environment
 from grefel_lib.config import FIELDS, PROJECT_ROOT, Config
 
+_TIME = "%Y-%m-%dT%H:%M:%S%z"
 BEST, BEST_EMA, LAST = "best_model", "best_ema_model", "last"
 # what may differ between a run and its continuation
 _FREE = ("num_workers", "device", "output_dir", "data_dir", "resume", "micro_batch_size")
@@ -101,7 +99,7 @@ class Run:
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Keep status.json true while training: running, then ok, failed or interrupted."""
-        facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": _now()}
+        facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime(_TIME)}
         self.write_json({"status": "running", **facts}, "status.json")
         ending = {"status": "ok"}
         try:
@@ -114,7 +112,7 @@ class Run:
             raise
         finally:
             with contextlib.suppress(OSError):  # a full disk must not hide the first error
-                self.write_json({**ending, **facts, "ended": _now()}, "status.json")
+                self.write_json({**ending, **facts, "ended": time.strftime(_TIME)}, "status.json")
 
 
 def resolve(namespace: Mapping[str, Any]) -> Config:
@@ -128,14 +126,11 @@ def resolve(namespace: Mapping[str, Any]) -> Config:
         FileNotFoundError: The run or checkpoint is not there.
     """
     config = Config.from_notebook(namespace)
+    asked = {k for k in FIELDS if namespace.get(k) is not None}
     if config.resume:
         run = open_run(config.resume, config.output_dir)
-        asked = {
-            k: namespace[k] for k in dataclasses.asdict(config) if namespace.get(k) is not None
-        }
-        for name, value in asked.items():
-            kept = getattr(run.config, name)
-            if name not in (*_FREE, "profile", "dataset") and getattr(config, name) != kept:
+        for name, (kept, value) in run.config.differences(config).items():
+            if name in asked - {*_FREE, "profile", "dataset"}:
                 raise ValueError(
                     f"run {run.name} was started with {name}={kept!r} and cannot go on with "
                     f"{value!r}; leave it out, or start a new run"
@@ -143,9 +138,12 @@ def resolve(namespace: Mapping[str, Any]) -> Config:
         free = {k: getattr(config, k) for k in ("num_workers", "device") if k in asked}
         return run.config.replace(run_name=run.path.name, output_dir=str(run.path.parent), **free)
     if config.checkpoint_path:
-        facts = checkpoints.read_facts(checkpoint_file(config.checkpoint_path, config.output_dir))
-        parent = Config.from_dict(facts["config"])
-        return Config.from_notebook(namespace, parent=parent)
+        source = checkpoint_file(config.checkpoint_path, config.output_dir)
+        parent = Config.from_dict(checkpoints.read_facts(source)["config"])
+        config = Config.from_notebook(namespace, parent=parent)
+        if Path(config.checkpoint_path).suffix != ".safetensors":  # a run, not one of its files
+            source = source.parent.parent
+        return config.replace(checkpoint_path=relative(source))
     return config
 
 
@@ -162,9 +160,7 @@ def resolve_evaluation(namespace: Mapping[str, Any]) -> tuple[Run, Run, Config]:
     asked = Config.resolve(wanted)  # checks every value
     run = open_run(asked.checkpoint_dir) if asked.checkpoint_dir else demo()
     kept = {k: getattr(asked, k) for k in wanted if k not in ("profile", "output_dir")}
-    if "dataset" in kept and "data_dir" not in kept and kept["dataset"] != run.config.dataset:
-        kept["data_dir"] = ""
-    config = run.config.replace(**kept)
+    config = run.config.on_data(**kept)
     results = Run(outputs(asked.output_dir) if "output_dir" in wanted else run.path, config)
     return run, results, config
 
@@ -218,7 +214,7 @@ def start(config: Config, data: Mapping[str, Any] | None = None) -> Run:
         named = named if config.checkpoint_path else {"run_name": path.name}
         run = Run(path, config.replace(**named))
         run.write_json(dataclasses.asdict(run.config), "config.json")
-        run.write_json(environment() | {"data": dict(data or {})}, "environment.json")
+        run.write_json(environment.describe() | {"data": dict(data or {})}, "environment.json")
     except OSError as error:
         raise OSError(f"cannot write the run folder {path}: {error.strerror or error}") from error
     return run
@@ -341,24 +337,6 @@ def run_id(config: Config) -> str:
     return f"{config.dataset}-{config.backbone}-{config.head}-seed{config.seed}-{stamp}"
 
 
-def environment() -> dict[str, Any]:
-    """Versions, device, commit and dirty flag of this moment."""
-    import torch
-
-    packages = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in packages},
-        "platform": platform.platform(),
-        "gpu": gpu,
-        "cpu_cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
-    }
-
-
 def _read_config(path: Path) -> Config:
     try:
         return Config.from_dict(json.loads((path / "config.json").read_text()))
@@ -369,21 +347,6 @@ def _read_config(path: Path) -> Config:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it lives, but is somebody else's
     return True
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        return subprocess.run(
-            ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
