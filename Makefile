@@ -21,6 +21,7 @@ notebooks: .venv/ready   ## run the committed notebooks again, in place
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
+	$(BIN)/python notebooks/pictures/extract.py
 
 
 .venv/ready: pyproject.toml

@@ -104,7 +104,7 @@ def confusion_matrix(
     seaborn.heatmap(shares, ax=ax, vmin=0, vmax=1, **look)
     for (row, column), share in np.ndenumerate(shares):
         value = cells[row, column]
-        colour = "white" if share > 0.65 else INK if value else QUIET
+        colour = "white" if share > 0.63 else INK if value else QUIET
         text = _percent(share, side > 30) if normalise else f"{value:.0f}"
         at = {"ha": "center", "va": "center", "color": colour}
         two = size / side if below and value > 0 else 0

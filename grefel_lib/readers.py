@@ -236,13 +236,14 @@ def _rafdb_original(base: Path, listing: Path, kind: str) -> Source:
     folder = base / "Image" / kind
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; rafdb_images is aligned or original")
-    files = reading.list_images(folder)
-    boxes = base / "Annotation/boundingbox"
-    notes = []
-    if kind == "original" and not boxes.is_dir():
-        notes.append(f"no {boxes.relative_to(base)} in {base.name}: whole pictures are used")
-    read = partial(_read_rafdb, listing, files, boxes if kind == "original" else None)
-    return Source(f"rafdb-{base.name}-{kind}", base, [listing, *files], read, notes)
+    files, notes, boxes = reading.list_images(folder), [], None
+    if kind == "original":
+        boxes = base / "Annotation/boundingbox"
+        if not boxes.is_dir():
+            notes.append(f"no Annotation/boundingbox in {base.name}: whole pictures are used")
+    watched = [listing, *files, *(sorted(boxes.glob("*.txt")) if boxes else [])]
+    read = partial(_read_rafdb, listing, files, boxes)
+    return Source(f"rafdb-{base.name}-{kind}", base, watched, read, notes)
 
 
 def _read_rafdb(

@@ -1,5 +1,6 @@
 """Text for people and papers: epoch lines, comparison, JSON and LaTeX tables."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "\n": " ",
 }  # fmt: skip
 
 
@@ -63,7 +65,13 @@ def evaluation_record(
         dataset, protocol, split, leaks dropped, the selection rule, the headline checkpoint (the
         one with the higher validation accuracy, whatever this split says), and for each
         checkpoint its epoch, validation accuracy, metrics and per-class table.
+
+    Raises:
+        ValueError: The checkpoints were scored on different images.
     """
+    if len({tuple(table["id"]) for table in predictions.values()}) > 1:
+        sizes = ", ".join(f"{name} {len(table)}" for name, table in predictions.items())
+        raise ValueError(f"different images were scored ({sizes}); score all on the same split")
     headline = max(facts, key=lambda name: facts[name]["val_accuracy"])
     return {
         "dataset": info["dataset"],
@@ -86,28 +94,56 @@ def evaluation_record(
 
 
 def comparison(results: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """Checkpoints or runs side by side: one row each, shares in percent."""
+    """Checkpoints or runs side by side: one row each, shares in percent.
+
+    Raises:
+        ValueError: There is no metric to compare.
+    """
+    if not any(name in found for found in results.values() for name in TITLES):
+        raise ValueError(f"no metric to compare; give dicts with some of: {', '.join(TITLES)}")
     table = pd.DataFrame.from_dict({name: dict(found) for name, found in results.items()}, "index")
     table = table[[name for name in TITLES if name in table]]
     table = table.apply(lambda column: column * (100 if column.name in PERCENT else 1))
     return table.rename(columns=TITLES)
 
 
-def latex_table(table: pd.DataFrame, *, caption: str, label: str, decimals: int = 2) -> str:
+def latex_table(
+    table: pd.DataFrame,
+    *,
+    caption: str,
+    label: str,
+    decimals: int = 2,
+    bold: Mapping[str, str] | None = None,
+) -> str:
     """A booktabs table, with headers, index, cells and caption escaped.
 
     Args:
-        table: Any frame; floats are rounded, whole numbers are kept.
+        table: Any frame; floats are rounded, whole numbers are kept, NaN becomes a dash.
         caption: Plain text.
-        label: For `\\ref`, letters, digits, `:` and `-`.
+        label: For `\\ref`, letters, digits and `: . _ / -`.
         decimals: Digits after the point of floats.
+        bold: "max" or "min" for each column whose best value is set bold, with all that print
+            like it.
+
+    Raises:
+        ValueError: An empty frame, or a label that LaTeX cannot take.
     """
+    if table.empty:
+        raise ValueError(f"the table has {len(table)} rows and {table.shape[1]} columns; need both")
+    if not re.fullmatch(r"[A-Za-z0-9:._/-]+", label):
+        raise ValueError(f"label {label!r}; use letters, digits and : . _ / -, as in tab:test")
+    columns = []
+    for name, values in table.items():
+        cells = [_cell(value, decimals) for value in values]
+        if bold and name in bold and values.notna().any():
+            best = _cell({"max": values.max, "min": values.min}[bold[name]](), decimals)
+            cells = [rf"\textbf{{{cell}}}" if cell == best else cell for cell in cells]
+        columns.append(cells)
     numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
-    rows = []
-    for name, row in zip(table.index, table.itertuples(index=False), strict=True):
-        cells = [f"{v:.{decimals}f}" if isinstance(v, float) else escape(str(v)) for v in row]
-        rows.append(" & ".join([escape(str(name)), *cells]) + r" \\")
-    head = " & ".join([escape(str(table.index.name or "")), *map(escape, map(str, table.columns))])
+    rows = [
+        " & ".join(row) + r" \\" for row in zip(map(escape, table.index), *columns, strict=True)
+    ]
+    head = " & ".join(map(escape, [table.index.name or "", *table.columns]))
     return "\n".join(
         [
             r"\begin{table}[t]",
@@ -127,6 +163,15 @@ def latex_table(table: pd.DataFrame, *, caption: str, label: str, decimals: int 
     )
 
 
-def escape(text: str) -> str:
+def escape(text: object) -> str:
     """Plain text for LaTeX: every special character escaped."""
-    return "".join(_LATEX.get(character, character) for character in text)
+    return "".join(_LATEX.get(character, character) for character in str(text))
+
+
+def _cell(value: Any, decimals: int) -> str:
+    if pd.isna(value):
+        return "--"
+    if not pd.api.types.is_float(value):
+        return escape(value)
+    text = f"{value:.{decimals}f}"
+    return f"${text}$" if text.startswith("-") else text  # a minus, not a hyphen

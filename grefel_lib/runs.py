@@ -40,9 +40,8 @@ class Run:
 
     def file(self, *parts: str) -> Path:
         """A path inside the run folder, its parent made."""
-        path = self.path.joinpath(*parts)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
+        self.path.joinpath(*parts[:-1]).mkdir(parents=True, exist_ok=True)
+        return self.path.joinpath(*parts)
 
     def write_text(self, text: str, *parts: str) -> Path:
         """Write a text file atomically."""
@@ -277,9 +276,10 @@ def demo(say: Callable[[str], None] | None = None) -> Run:
     with FileLock(f"{path}.lock"):
         if (path / "config.json").is_file():
             run = Run(path, _read_config(path))
-            if run.status() == "ok" and not run.config.differences(config):
+            if run.config.differences(config):  # made by another version of the profile
+                shutil.rmtree(path)
+            elif run.status() == "ok":
                 return run
-            shutil.rmtree(folder)
         if say:
             say("training the built-in demo run once ...")
         faces = datasets.load(config)

@@ -1,6 +1,7 @@
 """The project around the library: one list of packages, commands that exist, links that resolve."""
 
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -63,3 +64,12 @@ def test_the_readme_names_real_commands_flags_and_files():
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if not target.startswith("http"):
             assert (PROJECT_ROOT / target).exists(), target
+
+
+def test_the_readmes_pictures_are_those_of_the_committed_notebooks():
+    folder = PROJECT_ROOT / "notebooks/pictures"
+    source = runpy.run_path(str(folder / "extract.py"))["pictures"]()
+    assert {p.stem for p in folder.glob("*.png")} == set(source)
+    for name, content in source.items():
+        assert (folder / f"{name}.png").read_bytes() == content, f"run: make notebooks ({name})"
+        assert f"notebooks/pictures/{name}.png" in (PROJECT_ROOT / "README.md").read_text()

@@ -106,3 +106,22 @@ def test_evaluation_results_can_go_elsewhere(config, tmp_path):
     assert results.path == tmp_path / "else"
     assert used.batch_size == 7
     assert used.backbone == config.backbone
+
+
+def test_the_demo_run_is_trained_once_and_again_when_its_profile_changed(
+    tmp_path, monkeypatch, faces_dir
+):
+    from grefel_lib import config as settings
+
+    short = settings.PROFILES["demo"] | {"epochs": 1, "dataset": "ferplus"}
+    monkeypatch.setitem(settings.PROFILES, "demo", short | {"data_dir": str(faces_dir)})
+    monkeypatch.setattr(runs, "outputs", lambda name="outputs": tmp_path / name)
+    first = runs.demo()
+    stamp = (first.path / "status.json").stat().st_mtime_ns
+    assert runs.demo().path == first.path == tmp_path / "outputs/demo"
+    assert (first.path / "status.json").stat().st_mtime_ns == stamp
+    monkeypatch.setitem(
+        settings.PROFILES, "demo", short | {"data_dir": str(faces_dir), "lr": 0.001}
+    )
+    assert runs.demo().config.lr == 0.001
+    assert runs.demo().status() == "ok"

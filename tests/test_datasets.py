@@ -1,0 +1,326 @@
+"""Data sets: vote rules by hand, layouts, splits, leaks, the cache."""
+
+import os
+import shutil
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from grefel_lib import datasets, labels, synthetic
+from grefel_lib.config import PROJECT_ROOT, Config
+
+NEU, HAP, SUR, SAD, ANG, DIS, FEA, CON, UNK, NF = range(10)
+
+
+def row(**votes):
+    counts = np.zeros(10)
+    for name, number in votes.items():
+        counts[labels.VOTE_COLUMNS.index(name)] = number
+    return counts
+
+
+def hard(counts, protocol):
+    targets, keep = datasets.ferplus_targets(counts[None], protocol, soft=False)
+    return int(targets[0].argmax()) if keep[0] else None
+
+
+def soft(counts, protocol):
+    targets, keep = datasets.ferplus_targets(counts[None], protocol, soft=True)
+    found = {labels.EMOTIONS[i]: round(float(v), 4) for i, v in enumerate(targets[0]) if v}
+    return found if keep[0] else None
+
+
+# -- the rules, clause by clause
+
+
+@pytest.mark.parametrize(
+    ("votes", "official", "argmax", "every"),
+    [
+        (row(sadness=10), SAD, SAD, SAD),
+        # single votes go: 4 of 6 is more than half, 4 of 10 is not
+        (row(sadness=4, neutral=2, anger=1, fear=1, disgust=1, unknown=1), SAD, SAD, SAD),
+        (row(sadness=4, neutral=2, anger=2, fear=2), None, SAD, SAD),
+        # exactly half is not a majority
+        (row(neutral=5, happiness=5), None, NEU, NEU),
+        (row(unknown=6, happiness=4), None, None, HAP),
+        (row(NF=6, happiness=4), None, None, HAP),
+        # a tie takes the first column, so an emotion wins against unknown
+        (row(happiness=4, unknown=4, fear=2), None, HAP, HAP),
+        (row(unknown=5, NF=5), None, None, None),
+        (row(), None, None, None),
+        # a row of nine votes
+        (row(surprise=5, fear=4), SUR, SUR, SUR),
+    ],
+)
+def test_hard_labels_by_hand(votes, official, argmax, every):
+    assert hard(votes, "official") == official
+    assert hard(votes, "argmax") == argmax
+    assert hard(votes, "all") == every
+
+
+@pytest.mark.parametrize(
+    ("votes", "found"),
+    [
+        (row(happiness=10), {"happiness": 1.0}),
+        # 6 of 8 kept votes are 75%: the second column is not taken
+        (row(sadness=6, neutral=2, anger=1, fear=1), {"sadness": 1.0}),
+        (row(sadness=5, neutral=5), {"neutral": 0.5, "sadness": 0.5}),
+        (row(neutral=4, anger=3, disgust=2, sadness=1), {"neutral": 0.5714, "anger": 0.4286}),
+        # unknown ends the taking: happiness alone has half of the votes, which is too few
+        (row(happiness=5, unknown=5), None),
+        (row(happiness=6, unknown=4), {"happiness": 1.0}),
+        (row(unknown=6, happiness=4), None),
+        # three columns tie with a fourth: more than three are too many
+        (row(neutral=2, happiness=2, surprise=2, sadness=2, anger=2), None),
+        (row(neutral=4, fear=3, anger=3), {"neutral": 0.4, "fear": 0.3, "anger": 0.3}),
+        (row(neutral=1, happiness=1), None),
+    ],
+)  # fmt: skip
+def test_official_soft_targets_by_hand(votes, found):
+    assert soft(votes, "official") == found
+
+
+def test_other_protocols_keep_every_emotion_vote():
+    votes = row(neutral=4, anger=1, unknown=5)
+    assert soft(votes, "argmax") is None
+    assert soft(votes, "all") == {"neutral": 0.8, "anger": 0.2}
+    assert soft(row(neutral=4, anger=1, unknown=3), "argmax") == {"neutral": 0.8, "anger": 0.2}
+
+
+def test_targets_are_distributions_or_dropped_for_any_votes():
+    votes = np.random.default_rng(0).multinomial(10, np.full(10, 0.1), size=3000)
+    votes[:50] = 0
+    for protocol in ("official", "argmax", "all"):
+        for kind in (True, False):
+            targets, keep = datasets.ferplus_targets(votes, protocol, soft=kind)
+            assert np.isfinite(targets).all()
+            np.testing.assert_allclose(targets.sum(axis=1), keep)
+            assert 0 < keep.sum() < len(votes)
+
+
+# -- FERPlus on disk
+
+
+def load(folder, dataset="ferplus", **changes):
+    return datasets.load(Config(dataset=dataset, data_dir=str(folder), **changes))
+
+
+@pytest.fixture
+def mutable(faces_dir, tmp_path):
+    return shutil.copytree(faces_dir, tmp_path / "FERPlus")
+
+
+def same(ours, theirs):
+    pd.testing.assert_frame_equal(
+        ours.table.drop(columns="file"), theirs.table.drop(columns="file")
+    )
+    np.testing.assert_array_equal(ours.images, theirs.images)
+    np.testing.assert_array_equal(ours.targets, theirs.targets)
+
+
+def test_the_three_image_locations_give_the_same_faces(faces_dir, mutable):
+    straight = load(faces_dir)
+    (mutable / "Images").rename(mutable / "data")
+    same(load(mutable), straight)
+    for folder in list((mutable / "data").iterdir()):
+        folder.rename(mutable / folder.name)
+    same(load(mutable), straight)
+    same(load(mutable.parent), straight)  # the folder that holds FERPlus/
+
+
+def test_without_images_pixels_come_from_fer2013_csv_by_row(faces_dir, mutable):
+    synthetic.write(mutable.parent / "fer", layout="fer2013", images=400, seed=1)
+    shutil.move(mutable.parent / "fer/fer2013.csv", mutable.parent / "fer2013.csv")
+    shutil.rmtree(mutable / "Images")
+    faces = load(mutable)
+    same(faces, load(faces_dir))
+    assert "row by row" in faces.info["warnings"][0]
+    lines = (mutable.parent / "fer2013.csv").read_text().splitlines()
+    (mutable.parent / "fer2013.csv").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(ValueError, match=r"has 400 rows but .* has 399"):
+        load(mutable)
+
+
+def test_pixels_and_votes_stay_together(faces_dir):
+    faces = load(faces_dir)
+    for position in (0, len(faces) // 2, len(faces) - 1):
+        picture = np.asarray(Image.open(faces_dir / faces.table["file"][position]))
+        np.testing.assert_array_equal(faces.gather(np.array([position]))[0], picture)
+    raw = pd.read_csv(faces_dir / "fer2013new.csv")
+    numbers = faces.table["id"].str.split("_").str[1].astype(int)
+    np.testing.assert_array_equal(raw["happiness"].to_numpy()[numbers], faces.table["happiness"])
+
+
+def test_rows_without_a_name_are_dropped_and_repeated_names_stay(faces_dir):
+    raw = pd.read_csv(faces_dir / "fer2013new.csv")
+    assert raw["Image name"].isna().any()
+    assert raw["Image name"].dropna().duplicated().any()
+    faces = load(faces_dir, protocol="all", drop_leaks=False)
+    votes = raw[list(labels.EMOTIONS)].sum(axis=1)
+    assert len(faces) == (raw["Image name"].notna() & (votes > 0)).sum()
+    assert faces.table["id"].is_unique
+
+
+def test_soft_labels_are_for_training_only(faces_dir):
+    faces = load(faces_dir)
+    assert ((faces.split("train").targets > 0).sum(axis=1) > 1).any()
+    for split in ("val", "test"):
+        part = faces.split(split)
+        np.testing.assert_array_equal(part.targets.max(axis=1), 1)
+        np.testing.assert_array_equal(part.targets.argmax(axis=1), part.table["label"])
+    hard_ones = load(faces_dir, use_soft_labels=False)
+    assert set(np.unique(hard_ones.targets)) == {0, 1}
+
+
+def test_agreement_is_the_labels_share_of_the_emotion_votes(faces_dir):
+    table = load(faces_dir).table
+    votes = table[list(labels.EMOTIONS)].to_numpy()
+    mine = votes[np.arange(len(table)), table["label"]]
+    np.testing.assert_allclose(table["agreement"], mine / votes.sum(axis=1))
+
+
+def test_training_copies_of_held_out_faces_are_dropped_and_the_test_split_stays(faces_dir):
+    dropped, whole = load(faces_dir), load(faces_dir, drop_leaks=False)
+    held_out = set(whole.table["image_hash"][whole.table["split"] != "train"])
+    before = whole.split("train").table
+    assert dropped.info["leaks_dropped"] == before["image_hash"].isin(held_out).sum() > 0
+    assert whole.info["leaks"] == dropped.info["leaks_dropped"]
+    assert whole.info["leaks_dropped"] == 0
+    assert not dropped.split("train").table["image_hash"].isin(held_out).any()
+    for split in ("val", "test"):
+        pd.testing.assert_frame_equal(dropped.split(split).table, whole.split(split).table)
+
+
+# -- other sets
+
+
+@pytest.mark.parametrize("layout", ["fer2013", "fer2013_folders"])
+def test_fer2013_layouts_agree_on_labels(layout, tmp_path):
+    folder = synthetic.write(tmp_path / "f", layout=layout, images=200)
+    synthetic.write(tmp_path / "p", layout="fer2013", images=200)
+    codes = pd.read_csv(tmp_path / "p/fer2013.csv")
+    faces = load(folder, "fer2013", drop_leaks=False)
+    expected = codes["emotion"].map(labels.FER2013_CODES).value_counts().to_dict()
+    found = faces.table["label"].map(dict(enumerate(faces.class_names))).value_counts().to_dict()
+    assert found == expected
+    sizes = faces.table["split"].value_counts()
+    assert sizes.to_dict() == {"train": 160, "val": 20, "test": 20}
+
+
+def test_image_folders_without_prefixes_get_a_stratified_validation_split(tmp_path):
+    folder = synthetic.write(tmp_path / "f", layout="fer2013_folders", images=300)
+    for file in list(folder.glob("test/*/*")):
+        file.rename(file.with_name("x" + file.name.split("_")[1]))
+    faces = load(folder, "fer2013", drop_leaks=False)
+    sizes = faces.table["split"].value_counts()
+    assert sizes["val"] == pytest.approx(24, abs=2)
+    assert sizes["test"] == 60
+    assert any("stratified tenth" in warning for warning in faces.info["warnings"])
+
+
+def test_the_csv_itself_or_a_file_beside_the_folder_is_found(tmp_path):
+    folder = synthetic.write(tmp_path / "f", layout="fer2013", images=120)
+    sizes = {
+        len(load(place, "fer2013"))
+        for place in (folder, folder / "fer2013.csv", folder / "FERPlus")
+    }
+    assert len(sizes) == 1
+
+
+def test_rafdbs_validation_split_is_stratified_and_the_same_for_every_seed(tmp_path):
+    folder = synthetic.write(tmp_path / "r", layout="rafdb", images=400)
+    one, other = load(folder, "rafdb", seed=1), load(folder, "rafdb", seed=2)
+    pd.testing.assert_frame_equal(one.table, other.table)
+    counts = load(folder, "rafdb", drop_leaks=False).counts()
+    assert counts["val"].sum() == 32
+    share = counts["val"] / (counts["val"] + counts["train"])
+    assert share[counts["train"] > 20].between(0.05, 0.15).all()
+    listed = (folder / "basic/EmoLabel/list_patition_label.txt").read_text()
+    assert counts["test"].sum() == listed.count("test_")
+
+
+def test_rafdb_mirror_and_original_layout_hold_the_same_labels(tmp_path):
+    original = load(synthetic.write(tmp_path / "o", layout="rafdb", images=150), "rafdb")
+    mirror = load(synthetic.write(tmp_path / "k", layout="rafdb_kaggle", images=150), "rafdb")
+    ours = original.table.set_index("id")["label"]
+    assert mirror.table.set_index("id")["label"].to_dict() == ours.to_dict()
+    assert original.images.shape[1:] == mirror.images.shape[1:] == (100, 100, 3)
+
+
+def test_original_rafdb_pictures_are_cropped_to_their_boxes(tmp_path):
+    folder = synthetic.write(tmp_path / "o", layout="rafdb", images=150)
+    aligned = load(folder, "rafdb")
+    cropped = load(folder, "rafdb", rafdb_images="original")
+    gap = np.abs(aligned.images.astype(int) - cropped.images).mean()
+    shutil.rmtree(folder / "basic/Annotation/boundingbox")
+    whole = load(folder, "rafdb", rafdb_images="original")
+    assert gap < 6 < np.abs(aligned.images.astype(int) - whole.images).mean()
+    assert any("whole pictures" in warning for warning in whole.info["warnings"])
+
+
+# -- the cache
+
+
+def test_a_second_load_reads_the_cache_and_images_stay_on_disk(faces_dir, monkeypatch):
+    load(faces_dir)
+    monkeypatch.setattr(datasets, "_fill", lambda *args: pytest.fail("decoded again"))
+    faces = load(faces_dir, protocol="all", use_soft_labels=False)  # shared by all protocols
+    assert isinstance(faces.images, np.memmap)
+    assert not faces.images.flags.writeable
+
+
+@pytest.mark.parametrize("change", ["edited", "removed", "added", "votes"])
+def test_a_stale_cache_is_noticed_and_replaced(mutable, tmp_path, monkeypatch, change):
+    monkeypatch.setenv("GREFEL_CACHE", str(tmp_path / "cache"))
+    before = load(mutable)
+    file = sorted((mutable / "Images/FER2013Train").iterdir())[7]
+    if change == "edited":
+        Image.fromarray(np.full((48, 48), 7, np.uint8)).save(file)
+    elif change == "added":
+        shutil.copy(file, file.with_name("extra.png"))
+    elif change == "votes":
+        os.utime(mutable / "fer2013new.csv", (time.time() + 9, time.time() + 9))
+    else:
+        file.unlink()
+        with pytest.raises(FileNotFoundError, match="1 images are missing"):
+            load(mutable)
+        return
+    after = load(mutable)
+    assert after.info["fingerprint"] != before.info["fingerprint"]
+    assert (change == "edited") == bool((np.asarray(after.images) == 7).all(axis=(1, 2)).any())
+    assert len([p for p in (tmp_path / "cache").iterdir() if p.is_dir()]) == 1
+
+
+def test_an_unknown_split_is_refused(faces_dir):
+    with pytest.raises(ValueError, match="train, val, test; got 'dev'"):
+        load(faces_dir).split("dev")
+
+
+# -- the real files
+
+
+@pytest.mark.data
+@pytest.mark.skipif(
+    not (PROJECT_ROOT / "data/FERPlus/fer2013new.csv").is_file(), reason="no data/FERPlus here"
+)
+@pytest.mark.parametrize(
+    ("protocol", "published", "ours"),
+    [
+        ("official", (25060, 3199, 3153), (21924, 3199, 3136)),
+        ("argmax", (28389, 3553, 3546), (24845, 3553, 3544)),
+        ("all", (28559, 3579, 3573), (24992, 3579, 3567)),
+    ],
+)
+def test_the_real_counts_are_the_published_ones_or_those_of_the_development_copy(
+    protocol, published, ours
+):
+    faces = datasets.load(
+        Config(dataset="ferplus", protocol=protocol, use_soft_labels=False, drop_leaks=False)
+    )
+    sizes = tuple(faces.table["split"].value_counts()[list(datasets.SPLITS)])
+    assert sizes in (published, ours)
+    if protocol == "official":
+        assert faces.info["leaks"] == (614 if sizes == published else 492)
