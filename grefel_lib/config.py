@@ -223,7 +223,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "backbone_weights": "none",
         "image_size": 48,
         "output_stride": 16,
-        "epochs": 8,
+        "epochs": 12,
         "batch_size": 32,
         "warmup_epochs": 1.0,
         "lr": 4e-3,

@@ -38,7 +38,7 @@ _STYLE = {
     "patch.linewidth": 0.5, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "legend.frameon": False,
     "legend.handlelength": 1.6, "legend.borderaxespad": 0.3, "legend.labelspacing": 0.3,
-    "figure.constrained_layout.use": True, "figure.dpi": 100,
+    "legend.columnspacing": 0.8, "legend.handletextpad": 0.5, "figure.constrained_layout.use": True,
 }  # fmt: skip
 # Read at save time, when `paper_style` may have ended. Submission systems refuse Type 3 fonts, a
 # tight box changes the width, and hinted letters have another width at each resolution.
@@ -282,7 +282,7 @@ def face_card(
         ax.bar_label(bars, texts, padding=1.5, size=8.5 - 1.5 * len(given))
     if class_probs is not None:
         keys = [Patch(**hollow, ec=QUIET, label="people"), Patch(fc=QUIET, label="model")]
-        ax.legend(handles=keys, loc="lower right")
+        ax.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
     _bare(ax)
     ax.spines["left"].set_visible(True)
     ax.set_yticks(range(len(class_names)), class_names)

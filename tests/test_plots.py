@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
@@ -51,11 +52,10 @@ def draw(name: str, width: str) -> Figure:
     rng = np.random.default_rng(1)
     with plots.paper_style(width):
         inches = plots.WIDTHS[width]
-        fig = Figure(figsize=(inches, {"matrix": 0.9, "cards": 0.4}.get(name[:6], 0.6) * inches))
-        if name in ("matrix8", "matrix11", "matrix8_plain"):
+        fig = Figure(figsize=(inches, {"matrix": 0.9}.get(name[:6], 0.65) * inches))
+        if name in ("matrix8", "matrix11"):
             names = COMPOUND if name == "matrix11" else EMOTIONS
-            cells = counts_of(len(names))
-            plots.confusion_matrix(cells, names, fig.subplots(), counts="plain" not in name)
+            plots.confusion_matrix(counts_of(len(names)), names, fig.subplots())
         elif name == "curves":
             plots.training_curves(history(30), fig.subplots(2, 1))
         elif name in ("counts", "counts_log", "counts_one"):
@@ -86,8 +86,8 @@ def draw(name: str, width: str) -> Figure:
 
 
 FIGURES = (
-    "matrix8", "matrix11", "matrix8_plain", "curves", "counts", "counts_log", "counts_one", "bars8",
-    "bars11", "reliability", "faces", "votes", "cards",
+    "matrix8", "matrix11", "curves", "counts", "counts_log", "counts_one", "bars8", "bars11",
+    "reliability", "faces", "votes", "cards",
 )  # fmt: skip
 
 
@@ -103,24 +103,21 @@ def texts(fig: Figure) -> set[str]:
 @pytest.mark.parametrize(
     ("name", "width"),
     [(name, "column") for name in FIGURES]
-    + [(name, "full") for name in ("matrix8", "matrix11", "counts", "bars8", "faces")],
+    + [(name, "full") for name in ("matrix11", "counts", "bars8")],
 )
-def test_no_text_is_cut_or_covered_and_the_width_is_exact(name, width, tmp_path):
+def test_no_text_is_cut_or_covered_and_the_width_is_exact(name, width, tmp_path, monkeypatch):
     fig = draw(name, width)
     pdf, png = plots.save(fig, tmp_path / name)
     assert Image.open(png).width == round(300 * plots.WIDTHS[width])
     assert f"/MediaBox [ 0 0 {72 * plots.WIDTHS[width]:g} ".encode() in pdf.read_bytes()
-    boxes = {}
-    for text in shown(fig):
-        # ticks beyond the limits of their axis are kept by matplotlib and never drawn
-        box = text.get_window_extent()
-        ax = text.axes
-        if ax is not None and text in [*ax.get_xticklabels(), *ax.get_yticklabels()]:
-            low, high = sorted(ax.get_xlim() if text in ax.get_xticklabels() else ax.get_ylim())
-            at = text.get_position()[0 if text in ax.get_xticklabels() else 1]
-            if not low - 1e-9 <= at <= high + 1e-9:
-                continue
-        boxes[text] = box
+    drawn = []  # matplotlib keeps ticks beyond the limits, and never draws them
+    paint = Text.draw
+    monkeypatch.setattr(Text, "draw", lambda text, r: (drawn.append(text), paint(text, r))[1])
+    renderer = FigureCanvasAgg(fig).get_renderer()
+    with matplotlib.rc_context({"text.hinting": "none"}):
+        fig.draw(renderer)
+        boxes = {t: t.get_window_extent(renderer) for t in drawn if t.get_text().strip()}
+    for text, box in boxes.items():
         assert box.x0 >= -0.5, text
         assert box.y0 >= -0.5, text
         assert box.x1 <= fig.bbox.x1 + 0.5, text
@@ -133,7 +130,7 @@ def test_no_text_is_cut_or_covered_and_the_width_is_exact(name, width, tmp_path)
         assert wide < 1 or high < 2, f"{one} and {other} overlap by {wide:.1f} x {high:.1f}"
 
 
-@pytest.mark.parametrize("name", ["matrix8", "curves", "votes"])
+@pytest.mark.parametrize("name", ["matrix8", "faces"])
 def test_a_second_save_writes_the_same_bytes(name, tmp_path):
     fig = draw(name, "column")
     first = [path.read_bytes() for path in plots.save(fig, tmp_path / "one")]
@@ -230,10 +227,11 @@ def test_the_colours_of_a_matrix_darken_evenly_and_its_numbers_can_be_read():
     assert steps.min() / steps.max() < 2
     with plots.paper_style("full"):
         ax = Figure(figsize=(6.9, 6)).subplots()
-        cells = np.array([[share, 1000 - share] for share in range(0, 1000, 13)])[:76]
-        square = np.zeros((76, 76), dtype=int)
-        square[:, :2] = cells[:76]
-        plots.confusion_matrix(square, [str(i) for i in range(76)], ax, counts=False)
+        square = np.zeros((20, 20), dtype=int)
+        square[:, 0] = np.arange(0, 1000, 50)
+        square[:, 1] = 1000 - square[:, 0] - 20
+        square[:, 2] = 20
+        plots.confusion_matrix(square, [str(i) for i in range(20)], ax, counts=False)
     shares = metrics.row_normalised(square)
     for text in ax.texts:
         x, y = text.get_position()
