@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import timm
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from timm.models import load_state_dict
 from torch import nn
 
@@ -17,18 +19,38 @@ def check(config: Config) -> None:
     Raises:
         ValueError: timm has no such backbone.
         FileNotFoundError: `backbone_weights` names no file.
+        ConnectionError: The hub's weights are not on this machine and the hub does not answer.
     """
     name = config.backbone
     if not timm.is_model(name.split(".")[0]):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         hint = f"; near: {', '.join(near)}" if near else ""
         raise ValueError(f"timm has no backbone {name!r}{hint} (see timm.list_models())")
+    if config.backbone_weights == "hub":
+        _reach_hub(name)
     path = Path(config.backbone_weights).expanduser()
     if config.backbone_weights not in ("hub", "none") and not path.is_file():
         raise FileNotFoundError(
             f"no weight file at {path}; backbone_weights is hub, none, or the path of a "
             f".safetensors or state-dict file"
         )
+
+
+def _reach_hub(name: str) -> None:
+    """Ask the hub once; its own client would retry for a minute, with a warning each time."""
+    repository, file = timm.get_pretrained_cfg(name).hf_hub_id, "model.safetensors"
+    if not repository or isinstance(try_to_load_from_cache(repository, file), str):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, file), timeout=10)
+    except EntryNotFoundError:
+        return  # it answers; these weights have another file name
+    except Exception as error:
+        raise ConnectionError(
+            f"could not fetch the weights of {name!r} from the hub ({type(error).__name__}). "
+            f"Either connect once, or pass backbone_weights with the path of a .safetensors or "
+            f"state-dict file, or backbone_weights=none to start from scratch"
+        ) from error
 
 
 def build(config: Config, *, num_classes: int = 0) -> nn.Module:
@@ -44,19 +66,17 @@ def build(config: Config, *, num_classes: int = 0) -> nn.Module:
         # a map of one position would leave the attention's query and key without a gradient
         options["output_stride"] = config.output_stride or 16
     try:
-        backbone = timm.create_model(name, pretrained=hub, **options)
+        try:
+            backbone = timm.create_model(name, pretrained=hub, **options)
+        except TypeError:
+            if config.output_stride:
+                raise
+            options.pop("output_stride", None)  # some networks know no other stride than their own
+            backbone = timm.create_model(name, pretrained=hub, **options)
     except (AssertionError, TypeError, NotImplementedError) as error:
         raise ValueError(
             f"backbone {name!r} does not take image_size {config.image_size} with output_stride "
             f"{options.get('output_stride', 'unset')}: {error or 'not divisible by its patches'}"
-        ) from error
-    except Exception as error:
-        if not hub:
-            raise
-        raise ConnectionError(
-            f"could not fetch the weights of {name!r} from the hub ({type(error).__name__}). "
-            f"Either connect once, or pass backbone_weights with the path of a .safetensors or "
-            f"state-dict file, or backbone_weights=none to start from scratch"
         ) from error
     patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1, 1))[0]
     if config.image_size % patch:

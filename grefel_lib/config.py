@@ -132,7 +132,8 @@ class Config:
             _known(name, FIELDS, "parameter")
         profile = given.pop("profile", "auto")
         if parent is not None:
-            values = dataclasses.asdict(parent) | {"run_name": "", "resume": ""}
+            values = dataclasses.asdict(parent)
+            values |= {"run_name": "", "resume": "", "backbone_weights": "none"}
             profile = "finetune" if profile == "auto" else profile
             _known(profile, FINETUNE_PROFILES | PROFILES, "profile")
             settings = FINETUNE_PROFILES.get(profile) or PROFILES[profile]

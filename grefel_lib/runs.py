@@ -253,8 +253,7 @@ def newest(output_dir: str = "outputs", *, finetuned: bool = True) -> Run:
         FileNotFoundError: There is none.
     """
     found = [r for r in all_runs(output_dir) if r.has_checkpoint(BEST)]
-    if not finetuned:
-        found = [r for r in found if not r.path.name.startswith("finetune_")]
+    found = [r for r in found if finetuned or not r.path.name.startswith("finetune_")]
     found = [r for r in found if "demo" not in (r.path.name, r.path.parent.name)] or found
     if not found:
         raise FileNotFoundError(
@@ -264,10 +263,7 @@ def newest(output_dir: str = "outputs", *, finetuned: bool = True) -> Run:
 
 
 def demo(say: Callable[[str], None] | None = None) -> Run:
-    """The small built-in run that every notebook can fall back on: found, or trained now.
-
-    A file lock keeps two notebooks from training it twice.
-    """
+    """The small built-in run that any notebook can fall back on: found, or trained now, once."""
     from grefel_lib import datasets, training  # they use this module
 
     config = Config.resolve({"profile": "demo", "run_name": "demo"})
@@ -341,7 +337,7 @@ def _read_config(path: Path) -> Config:
     try:
         return Config.from_dict(json.loads((path / "config.json").read_text()))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path / 'config.json'} is not a run's config: {error}") from error
+        raise ValueError(f"{path}/config.json is not a run's config: {error}") from error
 
 
 def _alive(pid: int) -> bool:

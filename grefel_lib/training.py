@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from grefel_lib import augment, checkpoints, evaluation, losses, metrics, model, optim, report, runs
-from grefel_lib.config import Config
 from grefel_lib.datasets import FaceSet
 
 log = logging.getLogger(__name__)
@@ -51,7 +50,8 @@ class _Trainer:
         config = self.config
         self.device = evaluation.pick_device(config.device)
         torch.manual_seed(config.seed)
-        self.net = model.build(_own_backbone(config), len(faces.class_names))
+        weights = "none" if run.has_checkpoint(runs.LAST) else config.backbone_weights
+        self.net = model.build(config.replace(backbone_weights=weights), len(faces.class_names))
         if config.checkpoint_path and not run.has_checkpoint(runs.LAST):
             self._start_from_checkpoint(faces.class_names)
         memory = torch.channels_last if config.channels_last else torch.contiguous_format
@@ -330,11 +330,6 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _epoch_seed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-
-
-def _own_backbone(config: Config) -> Config:
-    """A run that starts from a checkpoint needs no backbone weights."""
-    return config.replace(backbone_weights="none") if config.checkpoint_path else config
 
 
 def _class_layers(net: model.GReFEL) -> set[str]:

@@ -49,6 +49,7 @@ def test_fine_tuning_keeps_the_parents_other_settings():
     parent = Config(backbone="resnet18", head="linear", lr=0.1)
     config = Config.resolve({"checkpoint_path": "x"}, parent=parent)
     assert (config.backbone, config.head) == ("resnet18", "linear")
+    assert config.backbone_weights == "none"  # they come from the checkpoint
     assert config.lr == FINETUNING["lr"]
 
 

@@ -115,7 +115,7 @@ BACKBONES = [
     ("test_vit", 64, 16, 64),
     ("resnet18", 64, 16, 512),
     ("tf_efficientnet_lite0", 96, 36, 1280),
-    ("mobilenetv3_small_050", 128, 16, 1024),
+    ("mobilenetv3_small_050", 96, 9, 1024),
     ("convnext_atto", 128, 16, 320),
     ("swin_tiny_patch4_window7_224", 224, 49, 768),
 ]
@@ -203,6 +203,7 @@ def test_no_hub_gives_one_line_with_the_ways_out(monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no network")
 
-    monkeypatch.setattr(backbone.timm, "create_model", offline)
+    monkeypatch.setattr(backbone, "get_hf_file_metadata", offline)
+    monkeypatch.setattr(backbone, "try_to_load_from_cache", lambda *args: None)
     with pytest.raises(ConnectionError, match="backbone_weights=none"):
-        backbone.build(Config())
+        backbone.check(Config())
