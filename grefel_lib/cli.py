@@ -148,13 +148,14 @@ def _run_notebook_command(arguments: argparse.Namespace) -> None:
     else:
         config = runs.resolve(given)
         folder = runs.check(config)
-        backbone.check(config)
         name = "finetune_name" if config.checkpoint_path else "run_name"
         if not given.get("resume"):  # fix the name now: it holds the time
             given[name] = (
                 folder.name.removeprefix("finetune_") if config.checkpoint_path else folder.name
             )
     datasets.load(config)  # bad data is told now, in one line; good data is cached for the notebook
+    if command != "evaluate":
+        backbone.check(config)
     for key, value in given.items():  # typed: papermill would pass text as text
         given[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
     notebook = COMMANDS[command][0]
