@@ -147,19 +147,6 @@ def calibration(claimed: np.ndarray, found: np.ndarray, bins: int = BINS) -> pd.
     return table.reset_index(drop=True)
 
 
-def agreed_share(predictions: pd.DataFrame) -> pd.Series:
-    """What reliability should be: the share of emotion votes for the predicted class.
-
-    Without votes, 1 where the prediction is right and 0 where it is wrong.
-    """
-    names = class_names(predictions)
-    if not {f"votes_{name}" for name in names} <= set(predictions.columns):
-        return (predictions["label"] == predictions["predicted"]).astype(float)
-    votes = predictions[[f"votes_{name}" for name in names]].to_numpy(dtype=float)
-    mine = votes[np.arange(len(votes)), [names.index(name) for name in predictions["predicted"]]]
-    return pd.Series(mine / np.maximum(votes.sum(axis=1), 1), index=predictions.index)
-
-
 def images_in_cell(predictions: pd.DataFrame, true: str, predicted: str) -> pd.DataFrame:
     """The rows of one cell of the confusion matrix, most confident first.
 

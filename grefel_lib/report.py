@@ -35,7 +35,7 @@ def epoch_lines(history: list[dict], epochs: int) -> str:
 
     prefix = "ema_val_accuracy_"
     names = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
-    classes = "  ".join(f"{name[:9]} {row[prefix + name]:.0%}" for name in names)
+    classes = "  ".join(f"{name[:9]} {100 * row[prefix + name]:.0f}" for name in names)
     return (
         f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.1e}  grad norm "
         f"{row['grad_norm']:.2f}  {row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s\n"
@@ -43,7 +43,7 @@ def epoch_lines(history: list[dict], epochs: int) -> str:
         f"EMA {row['ema_val_loss']:.3f}\n"
         f"  accuracy  train {row['train_accuracy']:6.2%}  val {told('val_accuracy')}  "
         f"EMA {told('ema_val_accuracy')}\n"
-        f"  EMA recall  {classes}"
+        f"  EMA recall %  {classes}"
     )
 
 

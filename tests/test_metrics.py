@@ -183,13 +183,6 @@ def test_a_cell_of_the_matrix_holds_just_its_images_most_confident_first(eight):
         metrics.images_in_cell(eight, "joy", "neutral")
 
 
-def test_reliability_should_be_the_share_of_emotion_votes_for_the_prediction(by_hand):
-    assert list(metrics.agreed_share(by_hand)) == [1, 1, 0, 1]
-    votes = {"votes_cat": [6, 3, 2, 0], "votes_dog": [2, 0, 8, 0], "votes_bird": [0, 0, 0, 0]}
-    voted = by_hand.assign(**votes, votes_unknown=2)  # "unknown" is no emotion
-    assert list(metrics.agreed_share(voted)) == [0.75, 1, 0.2, 0]
-
-
 def test_an_empty_table_and_a_missing_column_are_refused(by_hand):
     with pytest.raises(ValueError, match="the predictions table is empty"):
         metrics.evaluate(by_hand.iloc[:0])

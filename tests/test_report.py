@@ -197,4 +197,4 @@ def test_an_epoch_is_told_with_the_best_so_far():
     assert text.startswith("epoch 2/150  lr 5.0e-05  grad norm 1.25")
     assert "val 60.00% (best 70.00%, epoch 1)" in text
     assert "EMA 65.00% (best 65.00%, epoch 2)" in text
-    assert "fear 40%" in text
+    assert "fear 40" in text
