@@ -38,6 +38,7 @@ class Config:
     output_stride: int = 0  # of a CNN; 0: the backbone's own, 16 if its map is under 4x4
     head: str = "grefel"  # linear: timm's plain classifier, the control
     correction: str = "paper"  # how primary and correction are combined
+    branches: str = "both"  # what the correction is made of
     num_anchors: int = 10  # per class (K)
     embedding_dim: int = 128  # D
     attention_heads: int = 4
@@ -48,7 +49,7 @@ class Config:
     lambda_branch: float = 0.3
     lambda_anchor: float = 0.1
     lambda_center: float = 0.1
-    lambda_rel: float = 0.1
+    lambda_rel: float = 0.1  # 0: no reliability head
     label_smoothing: float = 0.11
     class_weights: str = "none"  # balanced: inverse to the class share, mean 1 over the faces
     # augmentation
@@ -188,6 +189,7 @@ CHOICES = {
     "rafdb_images": ("aligned", "original"),
     "head": ("grefel", "linear"),
     "correction": ("paper", "trust", "none"),
+    "branches": ("both", "anchors", "attention"),
     "class_weights": ("none", "balanced"),
     "augmentation": ("none", "standard", "heavy"),
     "precision": ("auto", "fp32", "bf16"),

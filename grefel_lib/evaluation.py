@@ -128,7 +128,9 @@ def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
         keep("p", output.class_probs)
         if output.primary_log_probs is not None:
             keep("primary", output.primary_log_probs.exp())
-        keep("confidence", output.confidences)
+        for branch in ("primary", "geometric", "attentive"):
+            log_probs = getattr(output, f"{branch}_log_probs")
+            keep(f"confidence_{branch}", None if log_probs is None else model.confidence(log_probs))
         keep("reliability", output.reliability)
     values = {name: np.concatenate(parts) for name, parts in columns.items()}
     names = list(faces.class_names)
@@ -138,11 +140,8 @@ def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
     parts = [table, pd.DataFrame(values["p"], columns=[f"p_{name}" for name in names])]
     if "primary" in values:
         parts.append(pd.DataFrame(values["primary"], columns=[f"primary_{n}" for n in names]))
-        branches = ("primary", "geometric", "attentive")[: values["confidence"].shape[1]]
-        parts.append(
-            pd.DataFrame(values["confidence"], columns=[f"confidence_{b}" for b in branches])
-        )
-        parts.append(pd.DataFrame({"reliability": values["reliability"]}))
+    scalars = {k: v for k, v in values.items() if k.startswith(("confidence_", "reliability"))}
+    parts.append(pd.DataFrame(scalars, index=table.index))
     votes = [column for column in VOTE_COLUMNS if column in faces.table]
     table["agreed"] = (table["label"] == table["predicted"]).astype(float)
     if votes:

@@ -3,6 +3,7 @@
 Equations and decisions: METHOD, section 2. The model does no I/O.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Output:
     geometric_log_probs: Tensor | None = None  # (B, C) g, from the anchors
     attentive_log_probs: Tensor | None = None  # (B, C) t, from the tokens
     correction_log_probs: Tensor | None = None  # (B, C) r, the two combined
-    confidences: Tensor | None = None  # (B, 3) of p, g, t; (B, 1) of p without branches
+    confidences: Tensor | None = None  # (B, 3) of p, g, t, or as many of them as were built
     embeddings: Tensor | None = None  # (B, D) on the sphere of radius sqrt(D)
     anchors: Tensor | None = None  # (C, K, D) on the same sphere
     attention: Tensor | None = None  # (B, T) how much each token was looked at; sums to 1
@@ -138,6 +139,8 @@ class GReFELHead(nn.Module):
         temperature: float = 1.0,
         drop_rate: float = 0.15,
         correction: str = "paper",
+        branches: str = "both",
+        reliability: bool = True,
     ) -> None:
         super().__init__()
         self.delta, self.temperature, self.correction = delta, temperature, correction
@@ -149,10 +152,12 @@ class GReFELHead(nn.Module):
             nn.Dropout(drop_rate),
             nn.Linear(embedding_dim, num_classes),
         )
-        num_confidences = 1
-        if correction != "none":
-            num_confidences = 3
+        built = {"both": ("anchors", "attention")}.get(branches, (branches,))
+        built = () if correction == "none" else built
+        self.anchors = self.attention = self.attentive = self.reliability = None
+        if "anchors" in built:
             self.anchors = nn.Parameter(torch.randn(num_classes, num_anchors, embedding_dim))
+        if "attention" in built:
             self.attention = nn.MultiheadAttention(
                 embedding_dim,
                 attention_heads,
@@ -161,9 +166,9 @@ class GReFELHead(nn.Module):
                 batch_first=True,
             )
             self.attentive = nn.Linear(embedding_dim, num_classes)
-        self.reliability = nn.Sequential(
-            nn.Linear(embedding_dim + num_confidences + 1, 32), nn.GELU(), nn.Linear(32, 1)
-        )
+        if reliability:
+            inputs = embedding_dim + 1 + len(built) + 1  # e, a confidence each, agreement
+            self.reliability = nn.Sequential(nn.Linear(inputs, 32), nn.GELU(), nn.Linear(32, 1))
 
     def forward(self, pooled: Tensor, tokens: Tensor) -> Output:
         """Score a batch.
@@ -174,26 +179,22 @@ class GReFELHead(nn.Module):
         """
         embeddings = to_sphere(self.reduce(pooled))  # (B, D)
         p = F.log_softmax(self.primary(embeddings) / self.temperature, dim=1)
-        if self.correction == "none":
-            conf = confidence(p)[:, None]
-            reliability = self._reliability(embeddings, conf, torch.ones_like(conf))
-            return Output(p, p, embeddings=embeddings, confidences=conf,
-                          reliability_logits=reliability)  # fmt: skip
-        anchors = to_sphere(self.anchors)  # not in place: EMA would leave the sphere
-        g = anchor_log_probs(embeddings, anchors, delta=self.delta)
-        looked, attention = self.attention(embeddings[:, None], tokens, tokens)  # (B, 1, D|T)
-        t = F.log_softmax(self.attentive(looked.squeeze(1)), dim=1)
-        conf = torch.stack([confidence(p), confidence(g), confidence(t)], dim=1)  # (B, 3)
-        r = combine(g, t, conf[:, 1], conf[:, 2])
-        if self.correction == "trust":
-            weight = (self.trust * (1 - conf[:, 0])).clamp(min=MIN_CONFIDENCE)
-            q = combine(p, r, 1 - weight, weight)
+        anchors = attention = g = t = r = None
+        if self.anchors is not None:
+            anchors = to_sphere(self.anchors)  # not in place: EMA would leave the sphere
+            g = anchor_log_probs(embeddings, anchors, delta=self.delta)
+        if self.attention is not None:
+            looked, attention = self.attention(embeddings[:, None], tokens, tokens)  # (B, 1, D|T)
+            attention = attention.squeeze(1)
+            t = F.log_softmax(self.attentive(looked.squeeze(1)), dim=1)
+        if g is not None and t is not None:
+            r = combine(g, t, confidence(g), confidence(t))
         else:
-            q = combine(p, r, conf[:, 0], confidence(r))
-        votes = [branch.argmax(dim=1) for branch in (p, g, t)]
-        agreement = sum((votes[i] == votes[j]).float() for i, j in ((0, 1), (0, 2), (1, 2))) / 3
+            r = g if t is None else t
+        branches = [branch for branch in (p, g, t) if branch is not None]
+        conf = torch.stack([confidence(branch) for branch in branches], dim=1)  # (B, 1 to 3)
         return Output(
-            log_probs=q,
+            log_probs=self._corrected(p, r),
             primary_log_probs=p,
             geometric_log_probs=g,
             attentive_log_probs=t,
@@ -201,13 +202,29 @@ class GReFELHead(nn.Module):
             confidences=conf,
             embeddings=embeddings,
             anchors=anchors,
-            attention=attention.squeeze(1),
-            reliability_logits=self._reliability(embeddings, conf, agreement[:, None]),
+            attention=attention,
+            reliability_logits=self._reliability(embeddings, conf, branches),
         )
 
-    def _reliability(self, embeddings: Tensor, conf: Tensor, agreement: Tensor) -> Tensor:
-        inputs = torch.cat([embeddings, conf, agreement], dim=1).detach()  # an output only
-        return self.reliability(inputs).squeeze(1)  # (B,)
+    def _corrected(self, p: Tensor, r: Tensor | None) -> Tensor:
+        """q: the primary distribution p (B, C), balanced with the correction r."""
+        if r is None:
+            return p
+        if self.correction == "trust":
+            weight = (self.trust * (1 - confidence(p))).clamp(min=MIN_CONFIDENCE)
+            return combine(p, r, 1 - weight, weight)
+        return combine(p, r, confidence(p), confidence(r))
+
+    def _reliability(
+        self, embeddings: Tensor, conf: Tensor, branches: list[Tensor]
+    ) -> Tensor | None:
+        if self.reliability is None:
+            return None
+        votes = [branch.argmax(dim=1) for branch in branches]
+        same = [(a == b).float() for a, b in itertools.combinations(votes, 2)]
+        agreement = torch.stack(same).mean(dim=0) if same else torch.ones_like(conf[:, 0])
+        inputs = torch.cat([embeddings, conf, agreement[:, None]], dim=1)
+        return self.reliability(inputs.detach()).squeeze(1)  # (B,); an output only
 
 
 class GReFEL(nn.Module):
@@ -279,5 +296,7 @@ def build(config: Config, num_classes: int) -> GReFEL:
         temperature=config.temperature,
         drop_rate=config.drop_rate,
         correction=config.correction,
+        branches=config.branches,
+        reliability=config.lambda_rel > 0,
     )
     return GReFEL(backbone, head=head)

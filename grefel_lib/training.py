@@ -339,6 +339,5 @@ def _class_layers(net: model.GReFEL) -> set[str]:
         names = (names,) if isinstance(names, str) else names
         return {f"backbone.{name}.{part}" for name in names for part in ("weight", "bias")}
     last = ["primary.3", "attentive"]
-    return {f"head.{name}.{part}" for name in last for part in ("weight", "bias")} | {
-        "head.anchors"
-    }
+    names = {f"head.{name}.{part}" for name in last for part in ("weight", "bias")}
+    return names | {"head.anchors"}

@@ -303,13 +303,24 @@ def test_a_disk_that_fills_up_keeps_the_old_checkpoint(straight, monkeypatch):
     {"correction": "trust"},
     {"class_weights": "balanced", "balanced_sampling": 40, "use_soft_labels": False},
     {"precision": "bf16", "channels_last": True, "augmentation": "heavy"},
+    {"branches": "anchors", "lambda_center": 0, "lambda_anchor": 0, "num_anchors": 1},
+    {"branches": "attention", "lambda_rel": 0, "lambda_branch": 0, "ema_decay": 0},
+    {"mixup_alpha": 0, "cutmix_alpha": 0, "drop_leaks": False, "delta": 0.5, "embedding_dim": 32},
 ])  # fmt: skip
 def test_every_option_trains_and_learns_something(faces_dir, tmp_path, changes):
     run = train(small(faces_dir, tmp_path, epochs=2, **changes))
     history = run.history()
     assert history["train_loss_cls"].iloc[1] < history["train_loss_cls"].iloc[0]
+    grefel = changes.get("head") != "linear" and changes.get("correction") != "none"
     if changes.get("correction") == "trust":
         assert run.load_checkpoint(runs.LAST)[1]["trust"] == 1.0
+    if changes.get("ema_decay") == 0:
+        assert (history["ema_val_accuracy"] == history["val_accuracy"]).all()
+    names = weights(run, runs.BEST).keys()
+    parts = {name.split(".")[1] for name in names if name.startswith("head.")}
+    assert ("anchors" in parts) == (changes.get("branches", "both") != "attention" and grefel)
+    assert ("attention" in parts) == (changes.get("branches", "both") != "anchors" and grefel)
+    assert ("reliability" in parts) == (changes.get("lambda_rel") != 0 and bool(parts))
 
 
 # -- fine-tuning
