@@ -1,15 +1,15 @@
 """A checkpoint is one file: tensors in safetensors, facts as JSON in its header."""
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from grefel_lib.folders import atomic
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
@@ -52,20 +52,3 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict]:
     facts = read_facts(path)
     with safe_open(path, framework="pt") as content:
         return {key: content.get_tensor(key) for key in content.keys()}, facts  # noqa: SIM118
-
-
-def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Write a file beside its place, then rename it into place; remove it on failure."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except Exception as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):  # it wraps "disk full" in its own type
-            raise OSError(f"cannot write {path}: {error}") from error
-        raise
-    return path

@@ -5,8 +5,11 @@ corrected probabilities, summing to 1) and what else `evaluation.predict` adds. 
 p_ columns is the order of the classes.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 BINS = 15  # of the calibration error and the reliability diagram
 
@@ -60,23 +63,130 @@ def evaluate(predictions: pd.DataFrame) -> dict[str, float]:
     Raises:
         ValueError: See `probabilities`.
     """
-    probs = probabilities(predictions)
-    labels, predicted = _codes(predictions, "label"), _codes(predictions, "predicted")
-    table = per_class(predictions)
-    table = table[table["count"] > 0]
-    bins = reliability_bins(predictions)
-    gaps = (bins["accuracy"] - bins["confidence"]).abs()
-    truth = np.eye(probs.shape[1])[labels]
+    probs, labels = probabilities(predictions), _codes(predictions, "label")
+    return {"n": len(predictions), **_scores(probs, labels, _codes(predictions, "predicted"))}
+
+
+def _scores(probs: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """The numbers of `evaluate` from bare arrays (N, C), (N,), (N,)."""
+    rows = np.arange(len(labels))
+    counts = _confusion(labels, predicted, probs.shape[1])
+    right, true = counts.diagonal(), counts.sum(axis=1)
+    f1 = 2 * right / np.maximum(true + counts.sum(axis=0), 1)
+    occurs = true > 0
+    sure = probs.max(axis=1)
+    place = np.clip((sure * BINS).astype(int), 0, BINS - 1)
+    gaps = np.bincount(place, weights=(predicted == labels) - sure, minlength=BINS)
+    mine = probs[rows, labels]
     return {
-        "n": len(predictions),
-        "accuracy": float((predicted == labels).mean()),
-        "mean_class_accuracy": float(table["recall"].mean()),
-        "macro_f1": float(table["f1"].mean()),
-        "weighted_f1": float(np.average(table["f1"], weights=table["count"])),
-        "ece": float((gaps * bins["count"]).sum() / len(predictions)),
-        "nll": float(-np.log(probs[np.arange(len(labels)), labels].clip(1e-12)).mean()),
-        "brier": float(((probs - truth) ** 2).sum(axis=1).mean()),
+        "accuracy": float(right.sum() / len(labels)),
+        "mean_class_accuracy": float((right[occurs] / true[occurs]).mean()),
+        "macro_f1": float(f1[occurs].mean()),
+        "weighted_f1": float((f1 * true).sum() / len(labels)),
+        "ece": float(np.abs(gaps).sum() / len(labels)),
+        "nll": float(-np.log(mine.clip(1e-12)).mean()),
+        "brier": float(((probs**2).sum(axis=1) - 2 * mine + 1).mean()),
     }
+
+
+def intervals(
+    *predictions: pd.DataFrame, draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Every headline number with its bootstrap interval: the images are drawn again and again.
+
+    Args:
+        predictions: One table of N faces, or several seeds' tables of the same faces: then every
+            number is their mean, and the interval speaks of other faces, not of other seeds.
+        draws: Resamples of N faces, with replacement.
+        level: Share of the resamples that the interval holds; its ends are percentiles.
+        seed: Of the resampling.
+
+    Returns:
+        One row a metric: value, low, high.
+
+    Raises:
+        ValueError: The tables are not of the same images with the same labels.
+    """
+    return _with_interval(_mean_scores(predictions), _resampled(predictions, draws, seed), level)
+
+
+def difference(
+    first: Sequence[pd.DataFrame],
+    second: Sequence[pd.DataFrame],
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """How far `second` lies above `first` on the same images, with its bootstrap interval.
+
+    Each side may hold several seeds; their metrics are averaged. A resample takes the same images
+    on both sides, so the interval speaks of other test images, not of other seeds.
+
+    Returns:
+        One row a metric: value (second minus first), low, high.
+
+    Raises:
+        ValueError: The tables are not of the same images with the same labels.
+    """
+    _same_images(first[0], second[0])
+    value = _mean_scores(second) - _mean_scores(first)
+    drawn = _resampled(second, draws, seed) - _resampled(first, draws, seed)
+    return _with_interval(value, drawn, level)
+
+
+def mcnemar(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
+    """Exact McNemar test: do two models err on different faces by more than chance?
+
+    Returns:
+        only_first and only_second (faces that only this one gets right), p (two-sided, exact
+        binomial; 1 where they disagree nowhere).
+
+    Raises:
+        ValueError: The tables are not of the same images with the same labels.
+
+    Source: McNemar, Psychometrika 12 (1947).
+    """
+    _same_images(first, second)
+    right = [(t["label"] == t["predicted"]).to_numpy() for t in (first, second)]
+    only_first, only_second = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    apart = only_first + only_second
+    p = stats.binomtest(only_first, apart).pvalue if apart else 1.0
+    return {"only_first": only_first, "only_second": only_second, "p": float(p)}
+
+
+def _mean_scores(tables: Sequence[pd.DataFrame]) -> pd.Series:
+    """Every headline number, averaged over the tables."""
+    for other in tables[1:]:
+        _same_images(tables[0], other)
+    return pd.DataFrame([evaluate(table) for table in tables]).mean().drop("n")
+
+
+def _resampled(tables: Sequence[pd.DataFrame], draws: int, seed: int) -> pd.DataFrame:
+    """The scores of each resample, averaged over the tables: the same images for every table."""
+    arrays = [(probabilities(t), _codes(t, "label"), _codes(t, "predicted")) for t in tables]
+    rng = np.random.default_rng(seed)
+    size = len(tables[0])
+    found = []
+    for _ in range(draws):
+        chosen = rng.integers(size, size=size)
+        scores = [_scores(*(part[chosen] for part in table)) for table in arrays]
+        found.append({name: np.mean([one[name] for one in scores]) for name in scores[0]})
+    return pd.DataFrame(found)
+
+
+def _with_interval(value: pd.Series, drawn: pd.DataFrame, level: float) -> pd.DataFrame:
+    low, high = (drawn.quantile(end) for end in ((1 - level) / 2, (1 + level) / 2))
+    return pd.DataFrame({"value": value, "low": low, "high": high}).loc[list(value.index)]
+
+
+def _same_images(first: pd.DataFrame, second: pd.DataFrame) -> None:
+    for column in ("id", "label"):
+        if list(first[column]) != list(second[column]):
+            raise ValueError(
+                f"the two tables have different {column}s ({len(first)} and {len(second)} rows); "
+                f"compare predictions of the same split, in the same order"
+            )
 
 
 def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -97,9 +207,7 @@ def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
 def confusion_counts(predictions: pd.DataFrame) -> np.ndarray:
     """(C, C) faces by true class (row) and predicted class (column)."""
     classes = probabilities(predictions).shape[1]
-    counts = np.zeros((classes, classes), dtype=np.int64)
-    np.add.at(counts, (_codes(predictions, "label"), _codes(predictions, "predicted")), 1)
-    return counts
+    return _confusion(_codes(predictions, "label"), _codes(predictions, "predicted"), classes)
 
 
 def row_normalised(counts: np.ndarray) -> np.ndarray:
@@ -159,6 +267,11 @@ def images_in_cell(predictions: pd.DataFrame, true: str, predicted: str) -> pd.D
             raise ValueError(f"no class {name!r}; classes: {', '.join(names)}")
     cell = predictions[(predictions["label"] == true) & (predictions["predicted"] == predicted)]
     return cell.sort_values(f"p_{predicted}", ascending=False, kind="stable")
+
+
+def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    cells = np.bincount(labels * classes + predicted, minlength=classes**2)
+    return cells.reshape(classes, classes)
 
 
 def _codes(predictions: pd.DataFrame, column: str) -> np.ndarray:

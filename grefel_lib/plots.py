@@ -18,6 +18,7 @@ from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 
 from grefel_lib import metrics
+from grefel_lib.folders import atomic
 from grefel_lib.labels import COLOURS, VOTE_COLUMNS
 
 WIDTHS = {"column": 3.3, "full": 6.9}  # inches
@@ -66,16 +67,14 @@ def save(fig: Figure, stem: Path) -> tuple[Path, Path]:
 
     The folder exists. The first save fixes the layout, so that a second one writes the same bytes.
     """
-    from grefel_lib import checkpoints  # it imports torch
-
     pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
     with matplotlib.rc_context(_SAVING):
         for _ in range(4):  # beside square axes one pass leaves labels outside the figure
             fig.draw_without_rendering()
         fig.set_layout_engine("none")
         undated = {"CreationDate": None}
-        checkpoints.atomic(pdf, lambda path: fig.savefig(path, format="pdf", metadata=undated))
-        checkpoints.atomic(png, lambda path: fig.savefig(path, format="png"))
+        atomic(pdf, lambda path: fig.savefig(path, format="pdf", metadata=undated))
+        atomic(png, lambda path: fig.savefig(path, format="png"))
     return pdf, png
 
 

@@ -1,4 +1,4 @@
-"""The run folder: start, record, load, find. Only this module writes under outputs/."""
+"""The run folder: start, record, load, find."""
 
 import contextlib
 import dataclasses
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from filelock import FileLock
 from torch import Tensor
 
 from grefel_lib import checkpoints, environment
 from grefel_lib.config import FIELDS, PROJECT_ROOT, Config
+from grefel_lib.folders import Folder, relative
 
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
 BEST, BEST_EMA, LAST = "best_model", "best_ema_model", "last"
@@ -27,42 +27,10 @@ _FREE = ("num_workers", "device", "output_dir", "data_dir", "resume", "micro_bat
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Folder):
     """One run folder and the config it was started with."""
 
-    path: Path
     config: Config
-
-    @property
-    def name(self) -> str:
-        """The folder as people write it: relative to the project, where it lies inside."""
-        return relative(self.path)
-
-    def file(self, *parts: str) -> Path:
-        """A path inside the run folder, its parent made."""
-        self.path.joinpath(*parts[:-1]).mkdir(parents=True, exist_ok=True)
-        return self.path.joinpath(*parts)
-
-    def write_text(self, text: str, *parts: str) -> Path:
-        """Write a text file atomically."""
-        return checkpoints.atomic(self.file(*parts), lambda temporary: temporary.write_text(text))
-
-    def write_json(self, content: Any, *parts: str) -> Path:
-        """Write JSON atomically, for people and programs."""
-        return self.write_text(json.dumps(content, indent=2) + "\n", *parts)
-
-    def write_table(self, table: pd.DataFrame, *parts: str, index: bool = False) -> Path:
-        """Write a CSV file atomically."""
-        return self.write_text(table.to_csv(index=index), *parts)
-
-    def write_array(self, array: np.ndarray, *parts: str) -> Path:
-        """Write a .npy file atomically."""
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.save(file, array)
-
-        return checkpoints.atomic(self.file(*parts), write)
 
     def save_checkpoint(self, name: str, tensors: Mapping[str, Tensor], facts: dict) -> Path:
         """Write checkpoints/<name>.safetensors atomically."""
@@ -319,12 +287,6 @@ def folder(config: Config) -> Path:
 def outputs(output_dir: str = "outputs") -> Path:
     """The outputs folder; relative names start from the project root."""
     return PROJECT_ROOT / Path(output_dir).expanduser()
-
-
-def relative(path: Path) -> str:
-    """A path relative to the project root where it lies inside, so that no output leaks one."""
-    path = Path(path).resolve()
-    return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
 
 
 def run_id(config: Config) -> str:

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn import metrics as reference
 
 from grefel_lib import metrics
@@ -219,3 +220,62 @@ def test_labels_and_predictions_must_be_classes_and_agree_with_the_probabilities
         metrics.evaluate(by_hand.assign(label=["cat", "cat", np.nan, "bird"]))
     with pytest.raises(ValueError, match=r"not the most probable class for: face2$"):
         metrics.evaluate(by_hand.assign(predicted=["cat", "cat", "dog", "bird"]))
+
+
+# -- intervals and paired tests
+
+
+def test_the_interval_of_the_accuracy_is_the_binomial_one(eight):
+    found = metrics.intervals(eight, draws=2000)
+    assert list(found.columns) == ["value", "low", "high"]
+    assert set(found.index) == set(metrics.evaluate(eight)) - {"n"}
+    accuracy = found.loc["accuracy"]
+    exact = stats.binomtest(round(accuracy["value"] * 600), 600).proportion_ci()
+    assert accuracy["low"] == pytest.approx(exact.low, abs=0.008)
+    assert accuracy["high"] == pytest.approx(exact.high, abs=0.008)
+    inside = found.drop("ece")  # resampling biases the calibration error upwards
+    assert ((inside["low"] < inside["value"]) & (inside["value"] < inside["high"])).all()
+
+
+def test_intervals_are_reproducible_and_widen_with_the_level(eight):
+    same = [metrics.intervals(eight, draws=200, seed=3) for _ in range(2)]
+    pd.testing.assert_frame_equal(*same)
+    wide = metrics.intervals(eight, draws=200, seed=3, level=0.99)
+    assert (wide["high"] - wide["low"] >= same[0]["high"] - same[0]["low"]).all()
+
+
+def changed(predictions, rows, label):
+    """The same faces with some of them now predicted (surely) to be `label`."""
+    copy = predictions.copy()
+    columns = [c for c in copy if c.startswith("p_")]
+    copy.loc[rows, columns] = [[float(c == f"p_{label}") for c in columns]] * len(rows)
+    copy.loc[rows, "predicted"] = label
+    return copy
+
+
+def test_mcnemar_by_hand(eight):
+    right = eight.index[eight["label"] == eight["predicted"]]
+    worse = changed(eight, [i for i in right if eight["label"][i] == "neutral"][:6], "fear")
+    found = metrics.mcnemar(eight, worse)
+    assert (found["only_first"], found["only_second"]) == (6, 0)
+    assert found["p"] == pytest.approx(2 / 2**6)  # six of six, both sides
+    assert metrics.mcnemar(eight, eight)["p"] == 1
+
+
+def test_a_difference_is_paired_and_averages_seeds(eight):
+    right = eight.index[(eight["label"] == eight["predicted"]) & (eight["label"] == "neutral")]
+    worse = changed(eight, list(right[:30]), "happiness")
+    found = metrics.difference([eight], [worse], draws=300)
+    assert found.loc["accuracy", "value"] == pytest.approx(-30 / 600)
+    assert found.loc["accuracy", "high"] < 0
+    both = metrics.difference([eight, eight], [eight, worse], draws=300)
+    assert both.loc["accuracy", "value"] == pytest.approx(-15 / 600)
+    nothing = metrics.difference([eight], [eight], draws=50)
+    assert (nothing == 0).all(axis=None)
+
+
+def test_other_images_cannot_be_compared(eight):
+    with pytest.raises(ValueError, match=r"different ids \(600 and 599 rows\)"):
+        metrics.mcnemar(eight, eight.iloc[1:])
+    with pytest.raises(ValueError, match="different labels"):
+        metrics.difference([eight], [eight.assign(label=eight["label"].iloc[::-1].to_numpy())])
