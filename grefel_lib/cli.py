@@ -1,7 +1,6 @@
 """`grefel`: the notebooks as commands, and the few things that need no notebook."""
 
 import argparse
-import contextlib
 import difflib
 import os
 import signal
@@ -10,16 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from grefel_lib import runs
-from grefel_lib.config import PROJECT_ROOT, Config
-
-NOTEBOOKS = PROJECT_ROOT / "notebooks"
-COMMANDS = {
-    "train": ("03_training.ipynb", "train a run"),
-    "finetune": ("04_finetuning.ipynb", "go on from a checkpoint (default: the newest run)"),
-    "evaluate": ("05_evaluation.ipynb", "read the test split once (default: the newest run)"),
-}
-_OWN_WORDS = (ValueError, OSError)  # errors whose message is written for the person
+from grefel_lib import commands, runs, sweep
+from grefel_lib.config import FIELDS, Config
+from grefel_lib.folders import Folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,25 +19,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if hasattr(signal, "SIGTERM"):  # Slurm's way to say stop: end like Ctrl-C, with everything kept
         signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    parser, commands = _parser(argv)
+    parser, known = _parser(argv)
     arguments, unknown = parser.parse_known_args(argv)
     try:
         if unknown:
-            _refuse(unknown[0], commands[arguments.command])
+            _refuse(unknown[0], known[arguments.command])
         arguments.run(arguments)
     except KeyboardInterrupt:
         print("grefel: interrupted; run the same command with its --run-name to go on",
               file=sys.stderr)  # fmt: skip
         return 130
-    except _OWN_WORDS as error:
-        return _fail(arguments.command, str(error))
-    except NotebookError as error:
+    except (ValueError, OSError, commands.NotebookError) as error:
         return _fail(arguments.command, str(error))
     return 0
-
-
-class NotebookError(Exception):
-    """A cell of an executed notebook failed."""
 
 
 def _fail(command: str, message: str) -> int:
@@ -69,11 +55,28 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argpars
         made[name].set_defaults(run=run)
         return made[name]
 
-    for name, (notebook, text) in COMMANDS.items():
-        command = add(name, text, _run_notebook_command)
+    for name, (_, text) in commands.COMMANDS.items():
+        command = add(name, text, _run_notebook)
         if argv[:1] == [name]:  # reading a notebook takes a moment: only the one that is asked for
-            for parameter in parameters(NOTEBOOKS / notebook).values():
-                _add_flag(command, parameter)
+            _add_flags(command, name)
+    grid = add(
+        "sweep", "train or fine-tune at every point of a grid, skipping finished ones", _sweep
+    )
+    grid.add_argument("notebook", metavar="train|finetune")
+    grid.add_argument("--name", default="", help="the sweep's folder under outputs/")
+    grid.add_argument("--grid", action="append", default=[], metavar="KEY=V1,V2",
+                      help="values of one setting; give it once for each setting")  # fmt: skip
+    grid.add_argument("--case", action="append", default=[], metavar="KEY=V,KEY=V",
+                      help="settings that go together; give it once for each case")  # fmt: skip
+    grid.add_argument("--seeds", default="", metavar="0,1,2")
+    grid.add_argument("--evaluate", action="store_true", help="read the test split after each run")
+    grid.add_argument("--cluster", default="", metavar="slurm|local",
+                      help="run through submitit (install the extra: cluster)")  # fmt: skip
+    grid.add_argument("--cluster-option", action="append", default=[], metavar="KEY=VALUE",
+                      help="as timeout_min=600 or slurm_partition=gpu")  # fmt: skip
+    if argv[:1] == ["sweep"]:
+        asked = argv[1] if argv[1:2] and argv[1] in sweep.SWEEPABLE else "train"
+        _add_flags(grid, asked, leave_out=("seed",))
     predict = add("predict", "predict single images or folders of face crops", _predict)
     predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders")
     predict.add_argument("--checkpoint-path", "--checkpoint_path", default="",
@@ -93,16 +96,12 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argpars
     return parser, made
 
 
-def parameters(notebook: Path) -> dict[str, dict[str, Any]]:
-    """What a notebook's parameters cell declares: name -> name, inferred_type_name, help."""
-    import papermill
-
-    if not notebook.is_file():
-        raise FileNotFoundError(
-            f"no notebook at {notebook}; grefel works from a checkout of the project, installed "
-            f"with: pip install -e ."
-        )
-    return papermill.inspect_notebook(str(notebook))
+def _add_flags(
+    parser: argparse.ArgumentParser, command: str, *, leave_out: Sequence[str] = ()
+) -> None:
+    for parameter in commands.parameters(commands.notebook(command)).values():
+        if parameter["name"] not in leave_out:
+            _add_flag(parser, parameter)
 
 
 def _add_flag(parser: argparse.ArgumentParser, parameter: dict[str, Any]) -> None:
@@ -128,112 +127,40 @@ def _refuse(flag: str, parser: argparse.ArgumentParser) -> None:
     raise ValueError(f"unknown argument {flag}; {hint}")
 
 
-def _run_notebook_command(arguments: argparse.Namespace) -> None:
-    from grefel_lib import backbone, datasets  # they take a moment to import
-
-    command = arguments.command
-    given = {
-        k: v for k, v in vars(arguments).items() if k not in ("command", "run") and v is not None
-    }
-    if "output_dir" in given:
-        given["output_dir"] = str(Path(given["output_dir"]).expanduser().absolute())
-    outputs = given.get("output_dir", "outputs")
-    if command == "finetune" and not given.get("checkpoint_path"):
-        given["checkpoint_path"] = str(runs.newest(outputs, finetuned=False).path)
-    if command == "evaluate":
-        if not given.get("checkpoint_dir"):
-            given["checkpoint_dir"] = str(runs.newest().path)
-        _, results, config = runs.resolve_evaluation(given)
-        folder = results.path
-    else:
-        config = runs.resolve(given)
-        folder = runs.check(config)
-        name = "finetune_name" if config.checkpoint_path else "run_name"
-        if not given.get("resume"):  # fix the name now: it holds the time
-            given[name] = (
-                folder.name.removeprefix("finetune_") if config.checkpoint_path else folder.name
-            )
-    datasets.load(config)  # bad data is told now, in one line; good data is cached for the notebook
-    if command != "evaluate":
-        backbone.check(config)
-    for key, value in given.items():  # typed: papermill would pass text as text
-        given[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
-    notebook = COMMANDS[command][0]
-    print(f"grefel {command}: {runs.relative(folder)}", flush=True)
-    execute(NOTEBOOKS / notebook, folder / notebook, given)
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings among the arguments, as far as they were given."""
+    return {k: v for k, v in vars(arguments).items() if k in FIELDS and v is not None}
 
 
-def execute(notebook: Path, output: Path, given: dict[str, Any]) -> None:
-    """Run a notebook headless through papermill, its printed lines passed on.
-
-    Args:
-        notebook: The source.
-        output: Where the executed copy goes; its folder is made, and removed again if the
-            notebook fails before it has written anything else there.
-        given: Parameters, plain scalars.
-
-    Raises:
-        NotebookError: A cell failed; one line says how.
-        OSError: The output folder cannot be made.
-    """
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config as TraitConfig
-
-    fresh = not output.parent.exists()
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot make the folder {output.parent}: {error.strerror}") from error
-    try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(output),
-            parameters=given,
-            kernel_name="python3",
-            progress_bar=sys.stderr.isatty(),
-            stdout_file=_Unbuffered(sys.stdout),
-            stderr_file=_Unbuffered(sys.stderr),
-            coalesce_streams=True,
-            store_widget_state=False,
-            autosave_cell_every=30,
-            config=TraitConfig(KernelManager={"transport_encryption": "auto"}),
-        )
-    except PapermillExecutionError as error:
-        known = error.ename in _FRIENDLY
-        kept = _remove_if_empty(output, fresh)
-        where = f" (see {runs.relative(output)})" if kept and not known else ""
-        message = error.evalue if known else f"{error.ename}: {error.evalue}"
-        raise NotebookError(f"{message}{where}") from error
+def _run_notebook(arguments: argparse.Namespace) -> None:
+    commands.run(arguments.command, _given(arguments))
 
 
-class _Unbuffered:
-    """Passes text on at once, so that a log file can be followed."""
-
-    def __init__(self, stream: Any) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
-
-    def flush(self) -> None:
-        self.stream.flush()
-
-
-_FRIENDLY = (
-    "ValueError", "FileNotFoundError", "NotADirectoryError", "IsADirectoryError", "OSError",
-    "PermissionError", "ConnectionError", "NonFiniteLossError", "FileExistsError",
-)  # fmt: skip
-
-
-def _remove_if_empty(output: Path, fresh: bool) -> bool:
-    if not fresh or {p.name for p in output.parent.iterdir()} - {output.name}:
-        return True
-    output.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        output.parent.rmdir()
-    return False
+def _sweep(arguments: argparse.Namespace) -> None:
+    given = _given(arguments)
+    todo = sweep.points(
+        arguments.notebook,
+        arguments.name,
+        grid=arguments.grid,
+        cases=arguments.case,
+        seeds=arguments.seeds,
+        given=given,
+        evaluate=arguments.evaluate,
+    )
+    options = dict(option.partition("=")[::2] for option in arguments.cluster_option)
+    folder = Folder(runs.outputs(given.get("output_dir", "outputs")) / arguments.name)
+    table = sweep.run(
+        todo,
+        folder,
+        say=lambda line: print(f"grefel sweep: {line}", flush=True),
+        cluster=arguments.cluster,
+        options=options,
+    )
+    print(table.drop(columns="error").round(4).to_string(index=False))
+    print(f"wrote {folder.name}/table.csv")
+    failed = table.loc[table["error"] != "", "point"]
+    if len(failed):
+        raise ValueError(f"{len(failed)} of {len(table)} points failed: {', '.join(failed)}")
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -263,9 +190,9 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
 def _demo(arguments: argparse.Namespace) -> None:
     folder = runs.outputs() / "demo_notebooks"
-    for notebook in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+    for notebook in sorted(commands.NOTEBOOKS.glob("[0-9]*.ipynb")):
         print(f"grefel demo: {notebook.name}", flush=True)
-        execute(notebook, folder / notebook.name, {})
+        commands.execute(notebook, folder / notebook.name, {})
     print(f"all notebooks ran; open them in {runs.relative(folder)}{os.sep}")
 
 

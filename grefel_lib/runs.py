@@ -152,15 +152,24 @@ def check(config: Config) -> Path:
                 f"run {run.name} is running now; wait, or choose another name (if its machine "
                 f"is gone, remove {run.name}/status.json)"
             )
-        ignored = (*_FREE, "run_name", "finetune_name", "profile")
-        other = {k: v for k, v in run.config.differences(config).items() if k not in ignored}
-        if other:
-            told = ", ".join(f"{k} {old!r} there, {new!r} here" for k, (old, new) in other.items())
-            raise ValueError(
-                f"run {run.name} exists with other settings ({told}); choose another name, or "
-                f"use the same settings to continue it"
-            )
+        same_settings(run, config)
     return path
+
+
+def same_settings(run: Run, config: Config) -> None:
+    """Refuse to go on with a run under other settings; what changes no result may differ.
+
+    Raises:
+        ValueError: Names the settings that differ.
+    """
+    ignored = (*_FREE, "run_name", "finetune_name", "profile")
+    other = {k: v for k, v in run.config.differences(config).items() if k not in ignored}
+    if other:
+        told = ", ".join(f"{k} {old!r} there, {new!r} here" for k, (old, new) in other.items())
+        raise ValueError(
+            f"run {run.name} exists with other settings ({told}); choose another name, or use "
+            f"the same settings to continue it"
+        )
 
 
 def start(config: Config, data: Mapping[str, Any] | None = None) -> Run:

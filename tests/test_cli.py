@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from grefel_lib import checkpoints, cli, runs, synthetic, training
+from grefel_lib import checkpoints, cli, commands, runs, synthetic, training
 from grefel_lib.config import FIELDS, Config
 
 
@@ -340,12 +340,12 @@ def test_a_cache_that_cannot_be_written_names_the_way_out(faces_dir, monkeypatch
 # -- flags
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", commands.COMMANDS)
 def test_every_parameter_of_a_notebook_is_a_flag_with_help(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
     shown = capsys.readouterr().out
-    for name, parameter in cli.parameters(cli.NOTEBOOKS / cli.COMMANDS[command][0]).items():
+    for name, parameter in commands.parameters(commands.notebook(command)).items():
         assert name in FIELDS
         assert f"--{name.replace('_', '-')}" in shown
         assert parameter["help"], f"{name} has no comment"
@@ -404,7 +404,7 @@ def test_parameters_arrive_and_the_executed_notebook_is_kept(tmp_path, capsys):
     source = notebook(tmp_path / "n.ipynb", parameters, work)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        cli.execute(source, tmp_path / "out/n.ipynb", {"a": 5, "b": "x"})
+        commands.execute(source, tmp_path / "out/n.ipynb", {"a": 5, "b": "x"})
     assert json.loads((tmp_path / "found.json").read_text()) == [5, "x"]
     assert "5" in capsys.readouterr().out
     assert (tmp_path / "out/n.ipynb").is_file()
@@ -412,16 +412,16 @@ def test_parameters_arrive_and_the_executed_notebook_is_kept(tmp_path, capsys):
 
 def test_a_failing_cell_fails_the_run_and_an_empty_folder_is_taken_away(tmp_path):
     source = notebook(tmp_path / "n.ipynb", "a: int = 1", "raise ValueError('a is too small')")
-    with pytest.raises(cli.NotebookError, match=r"^a is too small$"):
-        cli.execute(source, tmp_path / "out/n.ipynb", {})
+    with pytest.raises(commands.NotebookError, match=r"^a is too small$"):
+        commands.execute(source, tmp_path / "out/n.ipynb", {})
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unexpected_error_names_its_type_and_keeps_the_notebook(tmp_path):
     (tmp_path / "out").mkdir()
     source = notebook(tmp_path / "n.ipynb", "a: int = 1", "{}['k']")
-    with pytest.raises(cli.NotebookError, match=r"KeyError: 'k' \(see .*n\.ipynb\)"):
-        cli.execute(source, tmp_path / "out/n.ipynb", {})
+    with pytest.raises(commands.NotebookError, match=r"KeyError: 'k' \(see .*n\.ipynb\)"):
+        commands.execute(source, tmp_path / "out/n.ipynb", {})
     assert (tmp_path / "out/n.ipynb").is_file()
 
 

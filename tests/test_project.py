@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tomllib
 
-from grefel_lib import cli, config
+from grefel_lib import commands, config
 from grefel_lib.config import PROJECT_ROOT
 
 NAMED_BY_THE_USER = {
@@ -55,7 +55,7 @@ def test_importing_the_library_changes_nothing_and_prints_nothing():
 
 def test_the_readme_names_real_commands_flags_and_files():
     text = (PROJECT_ROOT / "README.md").read_text()
-    known = {*cli.COMMANDS, "predict", "data", "demo"}
+    known = {*commands.COMMANDS, "predict", "data", "demo", "sweep"}
     for command in re.findall(r"grefel (\w+)", text):
         assert command in known or command == "workbook", command
     flags = set(re.findall(r"(?<![\w-])--([a-z][\w-]+)", text)) - {"help"}

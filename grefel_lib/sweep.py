@@ -1,0 +1,216 @@
+"""One command at every point of a grid, each in its own run folder; finished points are skipped."""
+
+import itertools
+import re
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from grefel_lib import checkpoints, commands, runs
+from grefel_lib.config import FIELDS, Config
+from grefel_lib.folders import Folder
+
+SWEEPABLE = ("train", "finetune")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a sweep."""
+
+    name: str
+    command: str
+    given: dict[str, Any]
+    evaluate: bool
+
+    def config(self) -> Config:
+        """Its resolved settings."""
+        return runs.resolve(self.given)
+
+
+def points(
+    command: str,
+    name: str,
+    *,
+    grid: Sequence[str] = (),
+    cases: Sequence[str] = (),
+    seeds: str = "",
+    given: Mapping[str, Any] | None = None,
+    evaluate: bool = False,
+) -> list[Point]:
+    """Every combination of a case, a value of each grid key, and a seed; the seed varies slowest.
+
+    Args:
+        command: train or finetune.
+        name: The sweep's name: trained runs go to outputs/<name>/<point>.
+        grid: Each "key=v1,v2".
+        cases: Each "key=value,other=value": settings that go together. None: a single empty case.
+        seeds: "0,1,2"; empty: the profile's.
+        given: Settings of every point.
+        evaluate: Whether to read the test split after each run.
+
+    Raises:
+        ValueError: An unknown key or command, a value out of range, a key set twice, a bad name.
+    """
+    if command not in SWEEPABLE:
+        raise ValueError(f"sweep runs {' or '.join(SWEEPABLE)}; got {command!r}")
+    if not re.fullmatch(r"[\w.+-]+", name):
+        raise ValueError(
+            f"a sweep needs --name, one folder name of letters, digits and . _ + -; got {name!r}"
+        )
+    given = dict(given or {})
+    for key in ("run_name", "finetune_name", "resume"):
+        if key in given:
+            raise ValueError(f"a sweep names its runs itself; leave --{key.replace('_', '-')} out")
+    axes = [[dict([pair]) for pair in _pairs(text, many=True)] for text in grid]
+    alternatives = [dict(_pairs(text)) for text in cases] or [{}]
+    drawn = [{"seed": seed} for seed in seeds.split(",")] if seeds else [{}]
+    outputs = runs.outputs(given.get("output_dir", "outputs"))
+    made = []
+    for seed, case, *values in itertools.product(drawn, alternatives, *axes):
+        own: dict[str, Any] = {}
+        for part in (case, *values, seed):
+            twice = set(part) & (set(own) | set(given))
+            if twice:
+                raise ValueError(f"{min(twice)} is set twice in the sweep")
+            own |= part
+        told = "-".join(f"{k}={Path(v).name}" for k, v in own.items()) or "run"
+        told = re.sub(r"[^\w.+=-]", "_", told)
+        where = {"output_dir": str(outputs / name), "run_name": told}
+        if command == "finetune":
+            where = {"finetune_name": f"{name}-{told}"}
+        made.append(Point(told, command, given | own | where, evaluate))
+        made[-1].config()  # a bad value is told before the first run starts
+    if len({point.name for point in made}) < len(made):
+        raise ValueError("two points of the sweep are the same; look for a value given twice")
+    return made
+
+
+def run(
+    todo: Sequence[Point], folder: Folder, *, say: Callable[[str], None], cluster: str = "",
+    options: Mapping[str, str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Run every point that is not finished; one that fails does not stop the rest.
+
+    Args:
+        todo: From `points`.
+        folder: The sweep's own: its table goes there, and a cluster's job files.
+        say: Receives a line a point.
+        cluster: Empty: one after another, here. "local": the same in a submitit process each.
+            "slurm": as a job array, without waiting for it.
+        options: submitit's parameters, as timeout_min or slurm_partition.
+
+    Returns:
+        One row a point: point, status, epoch and validation accuracies of its best epochs, error.
+        Also written to the sweep's table.csv.
+
+    Raises:
+        ValueError: submitit is not installed, or does not know an option or the cluster.
+    """
+    errors: dict[str, str] = {}
+    waiting = []
+    for point in todo:
+        try:
+            if finished(point):
+                say(f"{point.name}: finished before, skipped")
+            else:
+                waiting.append(point)
+        except (ValueError, OSError) as error:
+            errors[point.name] = str(error)
+    submit = _executor(folder, cluster, options or {}) if cluster else None
+    if cluster == "slurm" and waiting:
+        jobs = submit.map_array(run_point, waiting)
+        for point, job in zip(waiting, jobs, strict=True):
+            say(f"{point.name}: job {job.job_id}")
+        say("the same command, later, skips what is finished and shows the table")
+        waiting = []
+    for number, point in enumerate(waiting, start=1):
+        started = time.perf_counter()
+        say(f"{point.name}: starts ({number} of {len(waiting)})")
+        try:
+            submit.submit(run_point, point).result() if submit else run_point(point)
+        except Exception as error:  # whatever it is, the other points go on
+            errors[point.name] = " ".join(str(error).split()) or type(error).__name__
+            say(f"{point.name}: failed: {errors[point.name]}")
+        else:
+            say(f"{point.name}: done in {(time.perf_counter() - started) / 60:.1f} min")
+    table = pd.DataFrame([_row(point, errors.get(point.name, "")) for point in todo])
+    folder.write_table(table, "table.csv")
+    return table
+
+
+def run_point(point: Point) -> None:
+    """Train (or go on training) one point, then evaluate it if that was asked for."""
+    if hasattr(signal, "SIGTERM"):  # a cluster's way to say stop: end like Ctrl-C, all kept
+        signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    run = _run(point)
+    if run is None or run.status() != "ok":
+        commands.run(point.command, point.given)
+    if point.evaluate:
+        commands.run("evaluate", {"checkpoint_dir": str(runs.folder(point.config()))})
+
+
+def finished(point: Point) -> bool:
+    """Whether nothing is left to do for a point.
+
+    Raises:
+        ValueError: Its run folder holds a run with other settings.
+    """
+    run = _run(point)
+    if run is None:
+        return False
+    runs.same_settings(run, point.config())
+    done = run.status() == "ok"
+    return done and (not point.evaluate or (run.path / "metrics.json").is_file())
+
+
+def _run(point: Point) -> runs.Run | None:
+    folder = runs.folder(point.config())
+    return runs.open_run(folder) if (folder / "config.json").is_file() else None
+
+
+def _row(point: Point, error: str) -> dict[str, Any]:
+    run = _run(point)
+    row: dict[str, Any] = {"point": point.name, "status": run.status() if run else "not started"}
+    for key, name in (("val", runs.BEST), ("ema_val", runs.BEST_EMA)):
+        if run and run.has_checkpoint(name):
+            facts = checkpoints.read_facts(run.path / "checkpoints" / f"{name}.safetensors")
+            row |= {f"{key}_accuracy": facts["val_accuracy"], f"{key}_epoch": facts["epoch"]}
+    return row | {"error": error}
+
+
+def _pairs(text: str, *, many: bool = False) -> list[tuple[str, str]]:
+    """ "a=1,b=2" as pairs; with `many`, "a=1,2" as (a, 1), (a, 2)."""
+    if many:
+        key, _, values = text.partition("=")
+        found = [(key.strip(), value.strip()) for value in values.split(",")]
+    else:
+        found = [tuple(map(str.strip, part.partition("=")[::2])) for part in text.split(",")]
+    for key, value in found:
+        if not key or not value:
+            raise ValueError(f"write key=value{',value' if many else ',key=value'}; got {text!r}")
+        if key.replace("-", "_") not in FIELDS:
+            Config.resolve({key: value})  # refuses it, with the nearest name
+    return [(key.replace("-", "_"), value) for key, value in found]
+
+
+def _executor(folder: Folder, cluster: str, options: Mapping[str, str]) -> Any:
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError(
+            "a cluster needs submitit; install it with: pip install -e '.[cluster]'"
+        ) from None
+    if cluster not in ("slurm", "local"):
+        raise ValueError(f"--cluster must be slurm or local; got {cluster!r}")
+    executor = submitit.AutoExecutor(folder=folder.file("jobs"), cluster=cluster)
+    numbers = {k: int(v) if v.isdecimal() else v for k, v in options.items()}
+    try:
+        executor.update_parameters(name=folder.path.name, **numbers)
+    except (TypeError, ValueError, NameError) as error:
+        raise ValueError(f"submitit does not take these options: {error}") from error
+    return executor

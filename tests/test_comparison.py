@@ -1,0 +1,131 @@
+"""Runs compared: who belongs together, what is refused, what is published."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from grefel_lib import comparison, metrics, report, runs
+from grefel_lib.config import Config
+from grefel_lib.folders import Folder
+from grefel_lib.labels import EMOTIONS
+
+FACES = 120
+
+
+def evaluated(folder, name, *, skill=1.5, draw=0, info=(), **settings):
+    """A run folder as evaluation leaves it, with predictions drawn at random."""
+    labels = np.random.default_rng(9).integers(8, size=FACES)
+    logits = np.random.default_rng(draw).normal(size=(FACES, 8)) + skill * np.eye(8)[labels]
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    table = pd.DataFrame({
+        "id": [f"test_{i:05d}" for i in range(FACES)],
+        "label": [EMOTIONS[i] for i in labels],
+        "predicted": [EMOTIONS[i] for i in probs.argmax(axis=1)],
+        **{f"p_{n}": probs[:, i] for i, n in enumerate(EMOTIONS)},
+        "votes_neutral": 1,
+    })  # fmt: skip
+    told = {"dataset": "ferplus", "fingerprint": "f", "protocol": "official", "leaks_dropped": 3}
+    config = Config(run_name=name, data_dir="/secret/place", **settings)
+    run = runs.Run(folder / name, config)
+    run.write_json(dataclasses.asdict(config), "config.json")
+    facts = {"best_model": {"epoch": 2, "val_accuracy": 0.8}}
+    record = report.evaluation_record({"best_model": table}, facts, told | dict(info), "test")
+    run.write_json(record, "metrics.json")
+    run.write_table(table, "predictions", "test_best_model.csv")
+    run.write_table(pd.DataFrame({"epoch": [1, 2]}), "history.csv")
+    return run
+
+
+@pytest.fixture
+def ablation(tmp_path):
+    """Three variants: two seeds each, but one of the last."""
+    for seed in (1, 0):
+        evaluated(tmp_path, f"l{seed}", seed=seed, head="linear", skill=1.0, draw=seed)
+        evaluated(tmp_path, f"n{seed}", seed=seed, correction="none", draw=10 + seed)
+    evaluated(tmp_path, "p0", seed=0, skill=3.0, draw=20)
+    return tmp_path
+
+
+def test_runs_that_differ_in_their_seed_belong_together(ablation):
+    groups = comparison.variants(comparison.collect(str(ablation)))
+    found = {name: [r.config.seed for r in members] for name, members in groups.items()}
+    assert found == {
+        "linear head": [0, 1],
+        "GReFEL, correction none": [0, 1],
+        "GReFEL, correction paper": [0],
+    }
+
+
+def test_every_seed_is_shown_and_the_mean_has_interval_and_spread(ablation):
+    groups = comparison.variants(comparison.collect(str(ablation)))
+    seeds = comparison.seed_table(groups)
+    assert list(seeds["seed"]) == [0, 1, 0, 1, 0]
+    table = comparison.summary(groups, draws=50)["accuracy"]
+    mine = seeds.loc[seeds["variant"] == "linear head", "accuracy"]
+    row = table.loc["linear head"]
+    assert row["value"] == pytest.approx(mine.mean())
+    assert row["spread"] == pytest.approx(mine.std(ddof=1))
+    assert row["low"] <= row["value"] <= row["high"]
+    assert np.isnan(table.loc["GReFEL, correction paper", "spread"])
+    assert list(table["seeds"]) == [2, 2, 1]
+
+
+def test_variants_are_compared_on_the_same_faces_seed_by_seed(ablation):
+    groups = comparison.variants(comparison.collect(str(ablation)))
+    table = comparison.against(groups, "linear head", draws=50)
+    better = table[
+        (table["variant"] == "GReFEL, correction paper") & (table["metric"] == "accuracy")
+    ]
+    assert better["difference"].item() > 0.2
+    assert better["low"].item() > 0
+    (linear, _), (paper,) = groups["linear head"], groups["GReFEL, correction paper"]
+    expected = metrics.mcnemar(linear.predictions, paper.predictions)["p"]
+    assert better["mcnemar"].item() == [expected]
+    with pytest.raises(ValueError, match="no variant 'resnet'; there are: linear head;"):
+        comparison.against(groups, "resnet")
+
+
+@pytest.mark.parametrize(("info", "told"), [
+    ({"protocol": "argmax"}, "protocol is 'official' in one and 'argmax' in the other"),
+    ({"fingerprint": "other"}, "fingerprint"),
+])  # fmt: skip
+def test_other_protocols_or_data_are_never_put_beside_each_other(ablation, info, told):
+    evaluated(ablation, "z", seed=5, info=info)
+    with pytest.raises(ValueError, match=told):
+        comparison.collect(str(ablation))
+
+
+def test_the_same_seed_twice_is_refused(ablation):
+    evaluated(ablation, "again", seed=0)
+    with pytest.raises(ValueError, match="the same seed twice"):
+        comparison.variants(comparison.collect(str(ablation)))
+
+
+def test_a_folder_without_evaluated_runs_is_refused(tmp_path):
+    runs.Run(tmp_path / "x", Config()).write_json(dataclasses.asdict(Config()), "config.json")
+    with pytest.raises(FileNotFoundError, match="no evaluated run under"):
+        comparison.collect(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="was not evaluated"):
+        comparison.load(runs.open_run(tmp_path / "x"))
+
+
+def test_published_runs_compare_like_the_originals_and_name_no_path(ablation, tmp_path):
+    originals = comparison.collect(str(ablation))
+    there = tmp_path / "published"
+    comparison.publish(originals, there)
+    published = comparison.collect(str(there))
+    assert [r.path.name for r in published] == [r.path.name for r in originals]
+    for ours, theirs in zip(published, originals, strict=True):
+        assert metrics.mcnemar(ours.predictions, theirs.predictions)["p"] == 1
+        a, b = metrics.evaluate(ours.predictions), metrics.evaluate(theirs.predictions)
+        assert a == pytest.approx(b, abs=1e-4)
+        assert "votes_neutral" not in ours.predictions
+    assert "/secret" not in "".join(p.read_text() for p in there.rglob("*.json"))
+    comparison.publish(originals, there)  # again: nothing changes
+    Folder(there / "p0").write_text("id\n", "predictions", "test_best_model.csv")
+    with pytest.raises(FileExistsError, match="other predictions"):
+        comparison.publish(originals, there)
+    assert json.loads((there / "p0/config.json").read_text())["data_dir"] == "place"

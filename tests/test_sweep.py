@@ -1,0 +1,137 @@
+"""Sweeps: the points of a grid, what is skipped, resumed and survived."""
+
+import json
+import os
+
+import pandas as pd
+import pytest
+
+from grefel_lib import cli, commands, runs, sweep
+from grefel_lib.folders import Folder
+
+
+def names(**options):
+    return [point.name for point in sweep.points("train", "s", **options)]
+
+
+def test_every_combination_once_with_the_seed_slowest():
+    found = names(grid=["delta=0.5,1", "num_anchors=1"], seeds="0,1")
+    assert found == [
+        "delta=0.5-num_anchors=1-seed=0", "delta=1-num_anchors=1-seed=0",
+        "delta=0.5-num_anchors=1-seed=1", "delta=1-num_anchors=1-seed=1",
+    ]  # fmt: skip
+
+
+def test_a_case_is_settings_that_go_together():
+    (linear, none) = sweep.points("train", "s", cases=["head=linear", "correction=none,lr=1e-3"],
+                                  given={"epochs": "2"})  # fmt: skip
+    assert linear.config().head == "linear"
+    assert (none.config().correction, none.config().lr, none.config().epochs) == ("none", 1e-3, 2)
+    assert runs.folder(none.config()) == runs.outputs() / "s/correction=none-lr=1e-3"
+
+
+def test_a_path_as_a_value_gives_a_folder_name():
+    assert names(grid=["backbone_weights=/some/where/my weights.pth,none"]) == [
+        "backbone_weights=my_weights.pth", "backbone_weights=none",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "told"), [
+    ({"grid": ["detla=1"]}, "did you mean 'delta'"),
+    ({"grid": ["delta=0.5,wide"]}, "delta must be a number; got 'wide'"),
+    ({"grid": ["delta"]}, "write key=value"),
+    ({"cases": ["head=linear,delta"]}, "write key=value"),
+    ({"grid": ["delta=1,1"]}, "two points of the sweep are the same"),
+    ({"grid": ["delta=1", "delta=2"]}, "delta is set twice"),
+    ({"grid": ["epochs=1"], "given": {"epochs": "2"}}, "epochs is set twice"),
+    ({"given": {"run_name": "x"}}, "leave --run-name out"),
+    ({"seeds": "0,one"}, "seed must be a whole number; got 'one'"),
+])  # fmt: skip
+def test_a_bad_grid_is_refused_before_the_first_run(options, told):
+    with pytest.raises(ValueError, match=told):
+        sweep.points("train", "s", **options)
+
+
+@pytest.mark.parametrize(("command", "name", "told"), [
+    ("evaluate", "s", "sweep runs train or finetune"),
+    ("train", "", "needs --name"),
+    ("train", "a/b", "needs --name"),
+])  # fmt: skip
+def test_a_bad_command_or_name_is_refused(command, name, told):
+    with pytest.raises(ValueError, match=told):
+        sweep.points(command, name)
+
+
+SWEEP = (
+    "sweep train --name s --grid num_anchors=1,2 --case head=linear --case backbone_weights=none "
+    "--case backbone_weights=/no/such/file --seeds 3 --profile demo --epochs 1 --evaluate"
+)
+
+
+def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
+    faces_dir, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    text = SWEEP.replace("--grid num_anchors=1,2 ", "")
+    argv = [*text.split(), "--dataset", "ferplus", "--data-dir", str(faces_dir),
+            "--output-dir", str(tmp_path)]  # fmt: skip
+    assert cli.main(argv) == 1
+    told = capfd.readouterr()
+    (line,) = [line for line in told.err.splitlines() if line.startswith("grefel sweep: error")]
+    assert line.endswith("1 of 3 points failed: backbone_weights=file-seed=3")
+    assert "no weight file at /no/such/file" in told.out
+    table = pd.read_csv(tmp_path / "s/table.csv", keep_default_na=False).set_index("point")
+    assert list(table["status"]) == ["ok", "ok", "not started"]
+    assert "no weight file" in table.loc["backbone_weights=file-seed=3", "error"]
+    for point in ("head=linear-seed=3", "backbone_weights=none-seed=3"):
+        run = runs.open_run(tmp_path / "s" / point)
+        assert json.loads((run.path / "metrics.json").read_text())["split"] == "test"
+        assert (run.path / "03_training.ipynb").is_file()
+        assert float(table.loc[point, "val_accuracy"]) > 0.1
+
+    ran = []
+    monkeypatch.setattr(commands, "run", lambda command, given: ran.append(given))
+    assert cli.main(argv) == 0  # the stand-in does not fail
+    assert [given["backbone_weights"] for given in ran[:1]] == ["/no/such/file"]
+    assert sum("finished before" in line for line in capfd.readouterr().out.splitlines()) == 2
+
+
+def test_an_interrupted_point_goes_on_and_other_settings_are_refused(faces_dir, tmp_path):
+    given = {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 1,
+             "output_dir": str(tmp_path)}  # fmt: skip
+    (point,) = sweep.points("train", "s", given=given)
+    run = runs.start(point.config())
+    assert not sweep.finished(point)
+    run.write_json({"status": "ok"}, "status.json")
+    assert sweep.finished(point)
+    (evaluated,) = sweep.points("train", "s", given=given, evaluate=True)
+    assert not sweep.finished(evaluated)
+    (other,) = sweep.points("train", "s", given=given | {"lr": "1e-4"})
+    with pytest.raises(ValueError, match=r"other settings \(lr 0\.004 there, 0\.0001 here\)"):
+        sweep.finished(other)
+    table = sweep.run([other], Folder(tmp_path / "s"), say=lambda line: None)
+    assert "other settings" in table["error"][0]
+
+
+def test_submitits_local_executor_runs_point_after_point(faces_dir, tmp_path):
+    pytest.importorskip("submitit", reason="the cluster extra is not installed")
+    given = {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 1,
+             "output_dir": str(tmp_path)}  # fmt: skip
+    todo = sweep.points("train", "s", grid=["backbone_weights=/no/such/file,none"], given=given)
+    table = sweep.run(todo, Folder(tmp_path / "s"), say=lambda line: None, cluster="local",
+                      options={"timeout_min": "5"})  # fmt: skip
+    assert list(table["status"]) == ["not started", "ok"]
+    assert "no weight file at /no/such/file" in table["error"][0]
+    status = json.loads((tmp_path / "s/backbone_weights=none/status.json").read_text())
+    assert status["pid"] != os.getpid()
+    assert len(list((tmp_path / "s/jobs").glob("*_log.out"))) == 2
+
+
+def test_an_unknown_cluster_or_option_is_refused(tmp_path):
+    pytest.importorskip("submitit", reason="the cluster extra is not installed")
+    todo = sweep.points("train", "s", given={"output_dir": str(tmp_path)})
+    for cluster, options, told in (
+        ("pbs", {}, "slurm or local"), ("local", {"gpus": "1"}, "does not take these options"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            sweep.run(todo, Folder(tmp_path / "s"), say=print, cluster=cluster, options=options)
