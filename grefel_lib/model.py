@@ -284,6 +284,7 @@ def build(config: Config, num_classes: int) -> GReFEL:
     linear = config.head == "linear"
     backbone = backbones.build(config, num_classes=num_classes if linear else 0)
     if linear:
+        nn.init.zeros_(backbone.get_classifier().weight)  # timm's start costs the control an epoch
         return GReFEL(backbone)
     head = GReFELHead(
         getattr(backbone, "head_hidden_size", backbone.num_features),
