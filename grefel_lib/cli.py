@@ -92,6 +92,11 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argpars
     drawn.add_argument("--images", type=int, default=3000)
     drawn.add_argument("--seed", type=int, default=0)
     drawn.set_defaults(run=_synthetic)
+    publish = add(
+        "publish", "copy evaluated runs without weights and images, to be shared", _publish
+    )
+    publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs")
+    publish.add_argument("dest", type=Path, metavar="DEST", help="folder that gets a folder a run")
     add("demo", "run every notebook headless on the built-in faces", _demo)
     return parser, made
 
@@ -186,6 +191,13 @@ def _synthetic(arguments: argparse.Namespace) -> None:
         arguments.dest, layout=arguments.layout, images=arguments.images, seed=arguments.seed
     )
     print(f"wrote {arguments.images} drawn faces to {made}")
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from grefel_lib import comparison
+
+    made = comparison.publish(comparison.collect(arguments.source), arguments.dest)
+    print(f"wrote {len(made)} runs to {arguments.dest}")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("03_training.ipynb", "train a run"),
     "finetune": ("04_finetuning.ipynb", "go on from a checkpoint (default: the newest run)"),
     "evaluate": ("05_evaluation.ipynb", "read the test split once (default: the newest run)"),
+    "compare": ("06_comparing_runs.ipynb", "compare evaluated runs (default: the published ones)"),
 }
 
 
@@ -58,11 +59,23 @@ def run(command: str, given: Mapping[str, Any]) -> Path:
         ValueError, OSError: Bad settings, a run folder in the way, bad data, no weights.
         NotebookError: See `execute`.
     """
-    from grefel_lib import backbone, datasets  # they take a moment to import
-
     given = dict(given)
     if "output_dir" in given:
         given["output_dir"] = str(Path(given["output_dir"]).expanduser().absolute())
+    folder = _compared(given) if command == "compare" else _prepared(command, given)
+    for key, value in given.items():  # typed: papermill would pass text as text
+        given[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
+    source = notebook(command)
+    print(f"grefel {command}: {runs.relative(folder)}", flush=True)
+    execute(source, folder / source.name, given)
+    return folder
+
+
+def _prepared(command: str, given: dict[str, Any]) -> Path:
+    """Check settings, run folder, data and weights; the run's name, which may hold the time, is
+    fixed in `given`. Returns the folder."""
+    from grefel_lib import backbone, datasets  # they take a moment to import
+
     outputs = given.get("output_dir", "outputs")
     if command == "finetune" and not given.get("checkpoint_path"):
         given["checkpoint_path"] = str(runs.newest(outputs, finetuned=False).path)
@@ -70,24 +83,26 @@ def run(command: str, given: Mapping[str, Any]) -> Path:
         if not given.get("checkpoint_dir"):
             given["checkpoint_dir"] = str(runs.newest().path)
         _, results, config = runs.resolve_evaluation(given)
-        folder = results.path
-    else:
-        config = runs.resolve(given)
-        folder = runs.check(config)
+        datasets.load(config)  # bad data is told now, in one line; good data is cached
+        return results.path
+    config = runs.resolve(given)
+    folder = runs.check(config)
+    if not given.get("resume"):
         name = "finetune_name" if config.checkpoint_path else "run_name"
-        if not given.get("resume"):  # fix the name now: it holds the time
-            given[name] = (
-                folder.name.removeprefix("finetune_") if config.checkpoint_path else folder.name
-            )
-    datasets.load(config)  # bad data is told now, in one line; good data is cached for the notebook
-    if command != "evaluate":
-        backbone.check(config)
-    for key, value in given.items():  # typed: papermill would pass text as text
-        given[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
-    source = notebook(command)
-    print(f"grefel {command}: {runs.relative(folder)}", flush=True)
-    execute(source, folder / source.name, given)
+        given[name] = folder.name
+        if config.checkpoint_path:
+            given[name] = folder.name.removeprefix("finetune_")
+    datasets.load(config)
+    backbone.check(config)
     return folder
+
+
+def _compared(given: dict[str, Any]) -> Path:
+    from grefel_lib import comparison
+
+    output_dir = given.get("output_dir", comparison.PUBLISHED)
+    comparison.collect(output_dir)
+    return comparison.folder(output_dir).path
 
 
 def execute(notebook: Path, output: Path, given: dict[str, Any]) -> None:

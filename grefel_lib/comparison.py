@@ -5,6 +5,7 @@ a model, so published runs without checkpoints compare as well as those just tra
 """
 
 import dataclasses
+import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -193,6 +194,22 @@ def against(
     return pd.DataFrame(rows)
 
 
+def folder(output_dir: str) -> Folder:
+    """Where a comparison's tables and figures go: beside its runs; outputs/ for published ones."""
+    inside = runs.outputs(output_dir)
+    published = inside.is_relative_to(runs.outputs(PUBLISHED))
+    return Folder(runs.outputs() / "comparison" if published else inside / "comparison")
+
+
+def reported_elsewhere(dataset: str) -> pd.DataFrame:
+    """What others report on a data set, with their protocol and what became of it.
+
+    Columns: method, accuracy, mean class accuracy (percent), protocol, what others found, source.
+    """
+    table = pd.read_csv(Path(__file__).with_name("published.csv"))
+    return table[table["dataset"] == dataset].drop(columns="dataset").reset_index(drop=True)
+
+
 def publish(results: Iterable[Result], destination: Path) -> list[Path]:
     """Copy what a reader needs to check a result: settings, history, metrics, predictions.
 
@@ -208,18 +225,18 @@ def publish(results: Iterable[Result], destination: Path) -> list[Path]:
         config = dataclasses.asdict(result.config)
         for key in ("data_dir", "backbone_weights", "checkpoint_path", "output_dir"):
             config[key] = Path(config[key]).name
-        content = result.predictions.to_csv(index=False, float_format="%.5g", columns=[
-            c for c in result.predictions
-            if c in ("id", "label", "predicted", "agreed", "reliability") or c.startswith("p_")
-        ])  # fmt: skip
-        name = f"{result.record['split']}_{result.record['headline']}.csv"
+        kept = ("id", "label", "predicted", "agreed", "reliability")
+        columns = [c for c in result.predictions if c in kept or c.startswith("p_")]
+        text = result.predictions.to_csv(index=False, float_format="%.5g", columns=columns)
+        content = gzip.compress(text.encode(), mtime=0)  # the same bytes whenever it is made
+        name = f"{result.record['split']}_{result.record['headline']}.csv.gz"
         there = target.path / "predictions" / name
-        if there.is_file() and there.read_text() != content:
+        if there.is_file() and there.read_bytes() != content:
             raise FileExistsError(f"{relative(there)} exists with other predictions; move it away")
         target.write_json(config, "config.json")
         target.write_json(result.record, "metrics.json")
         target.write_text((result.path / "history.csv").read_text(), "history.csv")
-        target.write_text(content, "predictions", name)
+        target.write_bytes(content, "predictions", name)
         made.append(target.path)
     return made
 

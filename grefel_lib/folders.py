@@ -35,6 +35,10 @@ class Folder:
         """Write a text file atomically."""
         return atomic(self.file(*parts), lambda temporary: temporary.write_text(text))
 
+    def write_bytes(self, content: bytes, *parts: str) -> Path:
+        """Write a binary file atomically."""
+        return atomic(self.file(*parts), lambda temporary: temporary.write_bytes(content))
+
     def write_json(self, content: Any, *parts: str) -> Path:
         """Write JSON atomically, for people and programs."""
         return self.write_text(json.dumps(content, indent=2) + "\n", *parts)

@@ -125,7 +125,7 @@ def test_published_runs_compare_like_the_originals_and_name_no_path(ablation, tm
         assert "votes_neutral" not in ours.predictions
     assert "/secret" not in "".join(p.read_text() for p in there.rglob("*.json"))
     comparison.publish(originals, there)  # again: nothing changes
-    Folder(there / "p0").write_text("id\n", "predictions", "test_best_model.csv")
+    Folder(there / "p0").write_bytes(b"id", "predictions", "test_best_model.csv.gz")
     with pytest.raises(FileExistsError, match="other predictions"):
         comparison.publish(originals, there)
     assert json.loads((there / "p0/config.json").read_text())["data_dir"] == "place"
