@@ -5,6 +5,7 @@ import io
 from IPython.display import Image
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from PIL import Image as PillowImage
 
 
 def photo(fig: Figure, *, dpi: int = 80) -> Image:
@@ -21,3 +22,25 @@ def photo(fig: Figure, *, dpi: int = 80) -> Image:
     fig.savefig(content, format="jpeg", dpi=dpi, pil_kwargs={"quality": 80})
     plt.close(fig)
     return Image(content.getvalue(), format="jpeg")
+
+
+def drawing(fig: Figure, *, dpi: int = 160) -> Image:
+    """Turn a figure of lines and areas into a PNG of 256 colours and close it.
+
+    It is a third of the size of the usual PNG at more than twice its pixels, and shown as large
+    as that one.
+
+    Args:
+        fig: Drawn with `plots` or `method_plots`; not saved anywhere.
+        dpi: Pixels per inch of the picture.
+
+    Returns:
+        What a notebook shows when it is the value of a cell, or given to `display`.
+    """
+    content, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(content, format="png", dpi=dpi)
+    width = round(100 * fig.get_figwidth())
+    plt.close(fig)
+    colours = PillowImage.open(content).convert("RGB").quantize(256, dither=PillowImage.Dither.NONE)
+    colours.save(small, format="png", optimize=True)
+    return Image(small.getvalue(), format="png", width=width)

@@ -19,3 +19,17 @@ def test_a_photo_is_a_small_jpeg_and_its_figure_is_closed():
     picture = Image.open(io.BytesIO(shown.data))
     assert (picture.format, picture.size) == ("JPEG", (600, 120))
     assert len(shown.data) < 60_000
+
+
+def test_a_drawing_is_a_small_sharp_png_shown_in_the_size_of_its_figure():
+    with plots.paper_style("full"):
+        fig, ax = plt.subplots(figsize=(6, 2))
+        ax.plot(np.linspace(0, 1, 50) ** 2, color=plots.VAL)
+    shown = pictures.drawing(fig, dpi=150)
+    assert not plt.fignum_exists(fig.number)
+    picture = Image.open(io.BytesIO(shown.data))
+    assert (picture.format, picture.mode, picture.size) == ("PNG", "P", (900, 300))
+    assert shown.width == 600
+    assert len(shown.data) < 20_000
+    colours = {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
+    assert {(255, 255, 255), (0x00, 0x72, 0xB2)} <= colours
