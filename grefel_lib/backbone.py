@@ -1,42 +1,50 @@
-"""Any timm backbone, at any size, with weights from the hub, from a file, or none."""
+"""Any timm backbone, or the window extractor on two; weights from the hub, from a file, or none."""
 
 import difflib
 import sys
 from pathlib import Path
 
 import timm
+import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from timm.models import load_state_dict
 from torch import nn
 
 from grefel_lib.config import Config
+from grefel_lib.window_attention import REDUCTIONS, WindowCrossAttention, window_sides
 
 
 def check(config: Config) -> None:
     """Refuse, before anything is built, a backbone or weight file that does not exist.
 
     Raises:
-        ValueError: timm has no such backbone.
-        FileNotFoundError: `backbone_weights` names no file.
+        ValueError: timm has no such backbone, or it does not give the window extractor's maps.
+        FileNotFoundError: `backbone_weights` or `landmark_weights` names no file.
         ConnectionError: The hub's weights are not on this machine and the hub does not answer.
     """
-    name = config.backbone
-    if not timm.is_model(name.split(".")[0]):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-        hint = f"; near: {', '.join(near)}" if near else ""
-        raise ValueError(f"timm has no backbone {name!r}{hint} (see timm.list_models())")
-    if config.backbone_weights == "hub":
-        _reach_hub(name)
-    path = Path(config.backbone_weights).expanduser()
-    if config.backbone_weights not in ("hub", "none") and not path.is_file():
-        raise FileNotFoundError(
-            f"no weight file at {path}; backbone_weights is hub, none, or the path of a "
-            f".safetensors or state-dict file"
-        )
+    networks = [(config.backbone, config.backbone_weights, "backbone_weights")]
+    if config.extractor == "window_cross_attention":
+        networks.append((config.landmark_backbone, config.landmark_weights, "landmark_weights"))
+    for name, _, _ in networks:
+        if not timm.is_model(name.split(".")[0]):
+            near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+            hint = f"; near: {', '.join(near)}" if near else ""
+            raise ValueError(f"timm has no backbone {name!r}{hint} (see timm.list_models())")
+        if config.extractor == "window_cross_attention":
+            _levels(name, config.image_size)
+    for name, weights, setting in networks:
+        path = Path(weights).expanduser()
+        if weights == "hub":
+            _reach_hub(name, setting)
+        elif weights != "none" and not path.is_file():
+            raise FileNotFoundError(
+                f"no weight file at {path}; {setting} is hub, none, or the path of a "
+                f".safetensors or state-dict file"
+            )
 
 
-def _reach_hub(name: str) -> None:
+def _reach_hub(name: str, setting: str) -> None:
     """Ask the hub once; its own client would retry for a minute, with a warning each time."""
     repository, file = timm.get_pretrained_cfg(name).hf_hub_id, "model.safetensors"
     if not repository or isinstance(try_to_load_from_cache(repository, file), str):
@@ -48,15 +56,23 @@ def _reach_hub(name: str) -> None:
     except Exception as error:
         raise ConnectionError(
             f"could not fetch the weights of {name!r} from the hub ({type(error).__name__}). "
-            f"Either connect once, or pass backbone_weights with the path of a .safetensors or "
-            f"state-dict file, or backbone_weights=none to start from scratch"
+            f"Either connect once, or pass {setting} with the path of a .safetensors or "
+            f"state-dict file, or {setting}=none to start from scratch"
         ) from error
 
 
 def build(config: Config, *, num_classes: int = 0) -> nn.Module:
-    """Create a timm backbone at the config's image size and load its weights."""
+    """Create the extractor that a config names, at its image size, and load its weights."""
     check(config)
     name = config.backbone
+    if config.extractor == "window_cross_attention":
+        return WindowCrossAttention(
+            _pyramid(name, config.backbone_weights, config.image_size),
+            _pyramid(config.landmark_backbone, config.landmark_weights, config.image_size),
+            image_size=config.image_size,
+            num_classes=num_classes,
+            drop_rate=config.drop_rate,
+        )
     hub = config.backbone_weights == "hub"
     options: dict[str, object] = {"num_classes": num_classes, "drop_rate": config.drop_rate}
     cfg = timm.get_pretrained_cfg(name)
@@ -87,6 +103,68 @@ def build(config: Config, *, num_classes: int = 0) -> nn.Module:
     if config.backbone_weights not in ("hub", "none"):
         load_weights(backbone, config.backbone_weights)
     return backbone
+
+
+def _create(name: str, image_size: int, **options: object) -> nn.Module:
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is not None and cfg.fixed_input_size:
+        options["img_size"] = image_size
+    return timm.create_model(name, **options)
+
+
+_FEATURES = {"features_only": True, "feature_cls": "getter"}  # keeps the network's tensor names
+
+
+def _levels(name: str, image_size: int) -> tuple[int, ...]:
+    """Which three feature maps of a network the window extractor reads, found without weights.
+
+    Those of the reductions 8, 16 and 32; of a network that ends at 16, as the published IR-50
+    does, those of 4, 8 and 16, which the extractor halves.
+    """
+    try:
+        with torch.device("meta"):  # shapes alone: nothing is allocated or computed
+            network = _create(name, image_size, **_FEATURES).eval()
+            maps = network(torch.empty(1, 3, image_size, image_size))
+    except (AssertionError, TypeError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"{name!r} gives window_cross_attention no feature maps at image_size {image_size}; "
+            f"a multiple of 32 from 64 on suits most networks ({error})"
+        ) from error
+    info = network.feature_info
+    found = {
+        reduction: (index, tuple(level.shape[-2:]))
+        for index, reduction, level in zip(info.out_indices, info.reduction(), maps, strict=True)
+    }
+    halves = tuple(reduction // 2 for reduction in REDUCTIONS)
+    wanted = next((r for r in (REDUCTIONS, halves) if found.keys() >= set(r)), None)
+    if wanted is None:
+        raise ValueError(
+            f"window_cross_attention needs feature maps of the reductions 8, 16 and 32, but those "
+            f"of {name!r} are {', '.join(map(str, info.reduction()))}; take a network with a "
+            f"pyramid, such as resnet50 or mobilenetv3_small_100"
+        )
+    sides = [-(-image_size // reduction) for reduction in wanted]
+    if window_sides(image_size)[-1] == 1 or any(
+        found[r][1] != (side, side) for r, side in zip(wanted, sides, strict=True)
+    ):
+        given = ", ".join(f"{h}x{w}" for h, w in (found[r][1] for r in wanted))
+        raise ValueError(
+            f"at image_size {image_size} the feature maps of {name!r} are {given}, which "
+            f"window_cross_attention cannot use; take a multiple of 32, from 64 on"
+        )
+    return tuple(found[r][0] for r in wanted)
+
+
+def _pyramid(name: str, weights: str, image_size: int) -> nn.Module:
+    """The part of a timm network below the window extractor's last level."""
+    levels = _levels(name, image_size)
+    hub = weights == "hub"
+    pyramid = _create(name, image_size, out_indices=levels, pretrained=hub, **_FEATURES)
+    if weights not in ("hub", "none"):  # the file is of the whole network
+        whole = _create(name, image_size)
+        load_weights(whole, weights)
+        pyramid.model.load_state_dict(whole.state_dict(), strict=False)
+    return pyramid
 
 
 def load_weights(backbone: nn.Module, path: str | Path) -> None:

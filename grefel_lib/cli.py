@@ -97,6 +97,12 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argpars
     )
     publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs")
     publish.add_argument("dest", type=Path, metavar="DEST", help="folder that gets a folder a run")
+    text = "rename a checkpoint's tensors, for --backbone-weights and --landmark-weights"
+    renaming = add("convert", text, _convert)
+    renaming.add_argument("checkpoint", type=Path, help="a safetensors or state-dict file")
+    renaming.add_argument("--map", type=Path, required=True, metavar="JSON",
+                          help="patterns and what they become; null drops")  # fmt: skip
+    renaming.add_argument("--output", type=Path, required=True, help="a new .safetensors file")
     add("demo", "run every notebook headless on the built-in faces", _demo)
     return parser, made
 
@@ -198,6 +204,14 @@ def _publish(arguments: argparse.Namespace) -> None:
 
     made = comparison.publish(comparison.collect(arguments.source), arguments.dest)
     print(f"wrote {len(made)} runs to {arguments.dest}")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from grefel_lib import convert
+
+    counts = convert.convert(arguments.checkpoint, arguments.map, arguments.output)
+    told = ", ".join(f"{count} {done}" for done, count in counts.items())
+    print(f"wrote {arguments.output}: {told}")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -34,6 +34,9 @@ class Config:
     # model
     backbone: str = "vit_base_patch16_224"  # any timm model
     backbone_weights: str = "hub"  # hub, none, or the path of a safetensors/state-dict file
+    extractor: str = "timm"  # window_cross_attention: backbone is its image network (METHOD, 5)
+    landmark_backbone: str = "mobilenetv3_small_100"  # of window_cross_attention; any timm pyramid
+    landmark_weights: str = "hub"  # as backbone_weights
     image_size: int = 224  # pixels, square
     output_stride: int = 0  # of a CNN; 0: the backbone's own, 16 if its map is under 4x4
     head: str = "grefel"  # linear: timm's plain classifier, the control
@@ -134,7 +137,7 @@ class Config:
         profile = given.pop("profile", "auto")
         if parent is not None:
             values = dataclasses.asdict(parent)
-            values |= {"run_name": "", "resume": "", "backbone_weights": "none"}
+            values |= {"run_name": "", "resume": ""} | WITHOUT_WEIGHTS
             profile = "finetune" if profile == "auto" else profile
             _known(profile, FINETUNE_PROFILES | PROFILES, "profile")
             settings = FINETUNE_PROFILES.get(profile) or PROFILES[profile]
@@ -183,10 +186,13 @@ _GROUPS = {  # the first field of each group
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 
+WITHOUT_WEIGHTS = {"backbone_weights": "none", "landmark_weights": "none"}  # a checkpoint has them
+
 CHOICES = {
     "dataset": ("synthetic", "ferplus", "fer2013", "rafdb", "rafdb_compound"),
     "protocol": ("official", "argmax", "all"),
     "rafdb_images": ("aligned", "original"),
+    "extractor": ("timm", "window_cross_attention"),
     "head": ("grefel", "linear"),
     "correction": ("paper", "trust", "none"),
     "branches": ("both", "anchors", "attention"),

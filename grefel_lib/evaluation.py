@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from grefel_lib import augment, checkpoints, model, reading, runs
-from grefel_lib.config import Config
+from grefel_lib.config import WITHOUT_WEIGHTS, Config
 from grefel_lib.datasets import FaceSet, ferplus_targets
 from grefel_lib.labels import VOTE_COLUMNS
 
@@ -195,7 +195,7 @@ def load(path: Path, *, device: str = "auto") -> Trained:
     tensors, facts = checkpoints.load(path)
     config = Config.from_dict(facts["config"])
     class_names = tuple(facts["class_names"])
-    net = model.build(config.replace(backbone_weights="none"), len(class_names))
+    net = model.build(config.replace(**WITHOUT_WEIGHTS), len(class_names))
     tensors = {
         k.removeprefix("model/"): v
         for k, v in tensors.items()

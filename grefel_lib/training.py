@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from grefel_lib import augment, checkpoints, evaluation, losses, metrics, model, optim, report, runs
+from grefel_lib.config import WITHOUT_WEIGHTS
 from grefel_lib.datasets import FaceSet
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,8 @@ class _Trainer:
         config = self.config
         self.device = evaluation.pick_device(config.device)
         torch.manual_seed(config.seed)
-        weights = "none" if run.has_checkpoint(runs.LAST) else config.backbone_weights
-        self.net = model.build(config.replace(backbone_weights=weights), len(faces.class_names))
+        start = config.replace(**WITHOUT_WEIGHTS) if run.has_checkpoint(runs.LAST) else config
+        self.net = model.build(start, len(faces.class_names))
         if config.checkpoint_path and not run.has_checkpoint(runs.LAST):
             self._start_from_checkpoint(faces.class_names)
         memory = torch.channels_last if config.channels_last else torch.contiguous_format
