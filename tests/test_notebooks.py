@@ -62,6 +62,16 @@ def test_parameters_reach_the_library(notebook):
     assert any(call in text for call in calls)
 
 
+def test_no_variable_is_named_like_a_setting(notebook):
+    """`resolve(globals())` would take its value for the setting."""
+    _, content = notebook
+    (cell,) = tagged(content, "parameters")
+    declared = {line.split(":")[0] for line in source(cell).splitlines()}
+    tree = ast.parse("\n".join(source(c) for c in code_cells(content) if c is not cell))
+    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    assert not {n.id for n in names} & (FIELDS.keys() - declared)
+
+
 def test_training_declares_every_setting_and_fine_tuning_what_it_may_change():
     names = {p.stem: set(commands.parameters(p)) for p in PATHS}
     foreign = {"checkpoint_path", "finetune_name", "checkpoint_dir", "split"}
