@@ -172,7 +172,7 @@ def test_killed_in_mid_epoch_the_same_command_ends_with_the_same_weights(
     run = runs.Run(tmp_path / "small", config)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
-        while not (run.path / "history.csv").is_file():  # written last: the second epoch is under way
+        while not (run.path / "history.csv").is_file():  # written last in an epoch
             assert process.poll() is None, "the command ended before it could be killed"
             assert time.monotonic() < deadline
             time.sleep(0.02)
