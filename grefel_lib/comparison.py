@@ -25,7 +25,7 @@ _NOT_A_VARIANT = (
     "data_dir", "micro_batch_size", "checkpoint_path", "checkpoint_dir", "split", "profile",
 )  # fmt: skip
 _OF_THE_HEAD = (  # what a linear head has no use for
-    "correction", "branches", "num_anchors", "embedding_dim", "attention_heads", "delta",
+    "correction", "branches", "primary", "num_anchors", "embedding_dim", "attention_heads", "delta",
     "temperature", "lambda_branch", "lambda_anchor", "lambda_center", "lambda_rel",
 )  # fmt: skip
 

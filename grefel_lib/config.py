@@ -42,6 +42,7 @@ class Config:
     head: str = "grefel"  # linear: timm's plain classifier, the control
     correction: str = "paper"  # how primary and correction are combined
     branches: str = "both"  # what the correction is made of
+    primary: str = "linear"  # on the pooled feature; mlp: on the embedding, as in the paper
     num_anchors: int = 10  # per class (K)
     embedding_dim: int = 128  # D
     attention_heads: int = 4
@@ -49,7 +50,7 @@ class Config:
     temperature: float = 1.0  # of the primary logits
     drop_rate: float = 0.15
     # losses
-    lambda_branch: float = 0.3
+    lambda_branch: float = 3.0  # 3: each of p, g and t counts as much as q
     lambda_anchor: float = 0.1
     lambda_center: float = 0.1
     lambda_rel: float = 0.1  # 0: no reliability head
@@ -196,6 +197,7 @@ CHOICES = {
     "head": ("grefel", "linear"),
     "correction": ("paper", "trust", "none"),
     "branches": ("both", "anchors", "attention"),
+    "primary": ("linear", "mlp"),
     "class_weights": ("none", "balanced"),
     "augmentation": ("none", "standard", "heavy"),
     "precision": ("auto", "fp32", "bf16"),

@@ -140,21 +140,26 @@ class GReFELHead(nn.Module):
         drop_rate: float = 0.15,
         correction: str = "paper",
         branches: str = "both",
+        primary: str = "linear",
         reliability: bool = True,
     ) -> None:
         super().__init__()
         self.delta, self.temperature, self.correction = delta, temperature, correction
         self.trust = 1.0  # of correction="trust"; set by `fit`, saved with the checkpoint
-        self.reduce = nn.Linear(feature_width, embedding_dim)
-        self.primary = nn.Sequential(
-            nn.Linear(embedding_dim, embedding_dim),
-            nn.GELU(),
-            nn.Dropout(drop_rate),
-            nn.Linear(embedding_dim, num_classes),
-        )
         built = {"both": ("anchors", "attention")}.get(branches, (branches,))
         built = () if correction == "none" else built
-        self.anchors = self.attention = self.attentive = self.reliability = None
+        self.reduce = self.anchors = self.attention = self.attentive = self.reliability = None
+        if built or primary == "mlp":
+            self.reduce = nn.Linear(feature_width, embedding_dim)
+        if primary == "mlp":  # on the embedding, as in the paper
+            self.primary = nn.Sequential(
+                nn.Linear(embedding_dim, embedding_dim),
+                nn.GELU(),
+                nn.Dropout(drop_rate),
+                nn.Linear(embedding_dim, num_classes),
+            )
+        else:  # on the pooled feature
+            self.primary = nn.Sequential(nn.Linear(feature_width, num_classes))
         if "anchors" in built:
             self.anchors = nn.Parameter(torch.randn(num_classes, num_anchors, embedding_dim))
         if "attention" in built:
@@ -167,8 +172,11 @@ class GReFELHead(nn.Module):
             )
             self.attentive = nn.Linear(embedding_dim, num_classes)
         if reliability:
-            inputs = embedding_dim + 1 + len(built) + 1  # e, a confidence each, agreement
+            inputs = 1 + len(built) + 1  # a confidence each, agreement, and e where there is one
+            inputs += embedding_dim if self.reduce is not None else 0
             self.reliability = nn.Sequential(nn.Linear(inputs, 32), nn.GELU(), nn.Linear(32, 1))
+        for classifier in (self.primary[-1], self.attentive):
+            _start_near_zero(classifier)
 
     def forward(self, pooled: Tensor, tokens: Tensor) -> Output:
         """Score a batch.
@@ -177,9 +185,11 @@ class GReFELHead(nn.Module):
             pooled: (B, F) pooled backbone feature.
             tokens: (B, T, F_t) tokens or map positions of the same faces.
         """
-        embeddings = to_sphere(self.reduce(pooled))  # (B, D)
-        p = F.log_softmax(self.primary(embeddings) / self.temperature, dim=1)
-        anchors = attention = g = t = r = None
+        embeddings = anchors = attention = g = t = r = None
+        if self.reduce is not None:
+            embeddings = to_sphere(self.reduce(pooled))  # (B, D)
+        logits = self.primary(pooled if len(self.primary) == 1 else embeddings)
+        p = F.log_softmax(logits / self.temperature, dim=1)
         if self.anchors is not None:
             anchors = to_sphere(self.anchors)  # not in place: EMA would leave the sphere
             g = anchor_log_probs(embeddings, anchors, delta=self.delta)
@@ -216,14 +226,15 @@ class GReFELHead(nn.Module):
         return combine(p, r, confidence(p), confidence(r))
 
     def _reliability(
-        self, embeddings: Tensor, conf: Tensor, branches: list[Tensor]
+        self, embeddings: Tensor | None, conf: Tensor, branches: list[Tensor]
     ) -> Tensor | None:
         if self.reliability is None:
             return None
         votes = [branch.argmax(dim=1) for branch in branches]
         same = [(a == b).float() for a, b in itertools.combinations(votes, 2)]
         agreement = torch.stack(same).mean(dim=0) if same else torch.ones_like(conf[:, 0])
-        inputs = torch.cat([embeddings, conf, agreement[:, None]], dim=1)
+        known = [part for part in (embeddings, conf, agreement[:, None]) if part is not None]
+        inputs = torch.cat(known, dim=1)
         return self.reliability(inputs.detach()).squeeze(1)  # (B,); an output only
 
 
@@ -269,6 +280,13 @@ class GReFEL(nn.Module):
         return {f"backbone.{name}" for name in own} | {"head.anchors"}
 
 
+def _start_near_zero(classifier: nn.Linear | None) -> None:
+    """Nearly uniform at first: a random classifier sends noise into pretrained features."""
+    if classifier is not None:
+        nn.init.normal_(classifier.weight, std=1e-3)  # at zero, what lies before has no gradient
+        nn.init.zeros_(classifier.bias)
+
+
 def build(config: Config, num_classes: int) -> GReFEL:
     """Build the model that a config describes.
 
@@ -284,7 +302,9 @@ def build(config: Config, num_classes: int) -> GReFEL:
     linear = config.head == "linear"
     backbone = backbones.build(config, num_classes=num_classes if linear else 0)
     if linear:
-        nn.init.zeros_(backbone.get_classifier().weight)  # timm's start costs the control an epoch
+        classifiers = backbone.get_classifier()  # a pair, where timm distils
+        for classifier in classifiers if isinstance(classifiers, tuple) else (classifiers,):
+            _start_near_zero(classifier)
         return GReFEL(backbone)
     head = GReFELHead(
         getattr(backbone, "head_hidden_size", backbone.num_features),
@@ -298,6 +318,7 @@ def build(config: Config, num_classes: int) -> GReFEL:
         drop_rate=config.drop_rate,
         correction=config.correction,
         branches=config.branches,
+        primary=config.primary,
         reliability=config.lambda_rel > 0,
     )
     return GReFEL(backbone, head=head)

@@ -339,6 +339,6 @@ def _class_layers(net: model.GReFEL) -> set[str]:
         names = net.backbone.pretrained_cfg["classifier"]
         names = (names,) if isinstance(names, str) else names
         return {f"backbone.{name}.{part}" for name in names for part in ("weight", "bias")}
-    last = ["primary.3", "attentive"]
+    last = [f"primary.{len(net.head.primary) - 1}", "attentive"]
     names = {f"head.{name}.{part}" for name in last for part in ("weight", "bias")}
     return names | {"head.anchors"}

@@ -14,7 +14,11 @@ B, C, K, D, F, T = 5, 7, 3, 16, 24, 9
 
 def make_head(**changes):
     options = {"num_classes": C, "num_anchors": K, "embedding_dim": D, "attention_heads": 2}
-    return model.GReFELHead(F, token_width=11, **options | changes).eval()
+    head = model.GReFELHead(F, token_width=11, **options | changes).eval()
+    for classifier in (head.primary[-1], head.attentive):  # near zero at first, not for long
+        if classifier is not None:
+            classifier.reset_parameters()
+    return head
 
 
 def features(batch=B):

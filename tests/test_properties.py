@@ -30,7 +30,11 @@ def broken(where, old, new):
 
 def make_head(code, **changes):
     options = {"num_classes": C, "num_anchors": K, "embedding_dim": D, "attention_heads": 2}
-    return code.model.GReFELHead(F, token_width=11, **options | changes).eval()
+    head = code.model.GReFELHead(F, token_width=11, **options | changes).eval()
+    for classifier in (head.primary[-1], head.attentive):  # near zero at first, not for long
+        if classifier is not None:
+            classifier.reset_parameters()
+    return head
 
 
 def features(batch=B):

@@ -303,7 +303,7 @@ def test_a_disk_that_fills_up_keeps_the_old_checkpoint(straight, monkeypatch):
     {"correction": "trust"},
     {"class_weights": "balanced", "balanced_sampling": 40, "use_soft_labels": False},
     {"precision": "bf16", "channels_last": True, "augmentation": "heavy"},
-    {"branches": "anchors", "lambda_center": 0, "lambda_anchor": 0, "num_anchors": 1},
+    {"branches": "anchors", "lambda_center": 0, "num_anchors": 1, "primary": "mlp"},
     {"branches": "attention", "lambda_rel": 0, "lambda_branch": 0, "ema_decay": 0},
     {"mixup_alpha": 0, "cutmix_alpha": 0, "drop_leaks": False, "delta": 0.5, "embedding_dim": 32},
 ])  # fmt: skip
