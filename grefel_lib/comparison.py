@@ -6,6 +6,7 @@ a model, so published runs without checkpoints compare as well as those just tra
 
 import dataclasses
 import gzip
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -194,6 +195,24 @@ def against(
     return pd.DataFrame(rows)
 
 
+def agreement(groups: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
+    """How often two runs give a face the same answer, within variants and between them.
+
+    Returns:
+        Rows "two seeds of a variant" and "two variants" (as far as there are such pairs): mean,
+        min, max over the pairs.
+    """
+    answers = [(name, r.predictions["predicted"]) for name, side in groups.items() for r in side]
+    pairs = pd.DataFrame(
+        {
+            "pairs": "two seeds of a variant" if mine == other else "two variants",
+            "same": (a == b).mean(),
+        }
+        for (mine, a), (other, b) in itertools.combinations(answers, 2)
+    )
+    return pairs.groupby("pairs")["same"].agg(["mean", "min", "max"]).rename_axis(None)
+
+
 def folder(output_dir: str) -> Folder:
     """Where a comparison's tables and figures go: beside its runs; outputs/ for published ones."""
     inside = runs.outputs(output_dir)
@@ -201,13 +220,15 @@ def folder(output_dir: str) -> Folder:
     return Folder(runs.outputs() / "comparison" if published else inside / "comparison")
 
 
-def reported_elsewhere(dataset: str) -> pd.DataFrame:
-    """What others report on a data set, with their protocol and what became of it.
+def reported_elsewhere(dataset: str = "") -> pd.DataFrame:
+    """What others report, on one data set or on all, with their protocol and what became of it.
 
-    Columns: method, accuracy, mean class accuracy (percent), protocol, what others found, source.
+    Columns: dataset, method, accuracy and mean class accuracy (percent), protocol, what others
+    found, source.
     """
     table = pd.read_csv(Path(__file__).with_name("published.csv"))
-    return table[table["dataset"] == dataset].drop(columns="dataset").reset_index(drop=True)
+    mine = table["dataset"] == dataset if dataset in set(table["dataset"]) else slice(None)
+    return table[mine].reset_index(drop=True)
 
 
 def publish(results: Iterable[Result], destination: Path) -> list[Path]:

@@ -107,6 +107,24 @@ def comparison(results: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     return table.rename(columns=TITLES)
 
 
+def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Means with intervals as text, a column a metric: "82.10 [80.75, 83.44] ± 0.21".
+
+    Args:
+        tables: By metric, one row a variant: value, low, high, and spread (left out where NaN).
+    """
+    told = {}
+    for metric, table in tables.items():
+        scale = 100 if metric in PERCENT else 1
+        rows = (scale * table[["value", "low", "high", "spread"]]).to_numpy(dtype=float)
+        told[TITLES[metric]] = [
+            f"{value:.2f} [{low:.2f}, {high:.2f}]" + ("" if pd.isna(spread) else f" ± {spread:.2f}")
+            for value, low, high, spread in rows
+        ]
+    index = next(iter(tables.values())).index
+    return pd.DataFrame(told, index=index.rename("variant"))
+
+
 def latex_table(
     table: pd.DataFrame,
     *,

@@ -88,6 +88,26 @@ def test_variants_are_compared_on_the_same_faces_seed_by_seed(ablation):
         comparison.against(groups, "resnet")
 
 
+def test_agreement_within_and_between_variants_by_hand(ablation):
+    groups = comparison.variants(comparison.collect(str(ablation)))
+    found = comparison.agreement(groups)
+    linear = groups["linear head"]
+    same = (linear[0].predictions["predicted"] == linear[1].predictions["predicted"]).mean()
+    assert found.loc["two seeds of a variant", "max"] >= same
+    assert found.loc["two seeds of a variant", "min"] <= same
+    only = comparison.agreement({"a": linear})
+    assert list(only.index) == ["two seeds of a variant"]
+    assert only["mean"].item() == pytest.approx(same)
+
+
+def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation):
+    groups = comparison.variants(comparison.collect(str(ablation)))
+    told = report.interval_table(comparison.summary(groups, draws=20))
+    assert next(iter(told.columns)) == "accuracy (%)"
+    assert "±" in told.loc["linear head", "accuracy (%)"]
+    assert "±" not in told.loc["GReFEL, correction paper", "accuracy (%)"]
+
+
 @pytest.mark.parametrize(("info", "told"), [
     ({"protocol": "argmax"}, "protocol is 'official' in one and 'argmax' in the other"),
     ({"fingerprint": "other"}, "fingerprint"),
@@ -129,3 +149,11 @@ def test_published_runs_compare_like_the_originals_and_name_no_path(ablation, tm
     with pytest.raises(FileExistsError, match="other predictions"):
         comparison.publish(originals, there)
     assert json.loads((there / "p0/config.json").read_text())["data_dir"] == "place"
+
+
+def test_what_others_report_names_its_protocol_and_source():
+    ferplus = comparison.reported_elsewhere("ferplus")
+    assert set(ferplus["dataset"]) == {"ferplus"}
+    everything = comparison.reported_elsewhere("synthetic")
+    assert set(everything["dataset"]) == {"ferplus", "rafdb", "fer2013"}
+    assert everything[["protocol", "source"]].notna().all(axis=None)
