@@ -83,6 +83,12 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argpars
                          help="run or checkpoint file (default: the newest run)")  # fmt: skip
     predict.add_argument("--output", default="", help="also write the table to this CSV file")
     predict.add_argument("--device", default="auto")
+    rebuilt = add("report", "rebuild an evaluated run's figures, tables and model card", _report)
+    rebuilt.add_argument("run_folder", metavar="RUN", help="run folder or its name")
+    venues = "cvpr, icml, aaai, ieee, eccv, neurips"
+    rebuilt.add_argument("--venue", default="paper", help=f"widths of the figures: {venues}")
+    rebuilt.add_argument("--class-order", default="", metavar="A,B,C",
+                         help="order of the classes in figures and tables")  # fmt: skip
     data = add("data", "make data", None)
     kinds = data.add_subparsers(dest="kind", required=True, metavar="KIND")
     text = "write drawn faces in a published data set's file layout"
@@ -188,6 +194,17 @@ def _predict(arguments: argparse.Namespace) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(target, index=False)
         print(f"wrote {target}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from grefel_lib import evaluated, rebuild
+
+    run = runs.open_run(arguments.run_folder)
+    found = evaluated.load(run)
+    if arguments.class_order:
+        found = found.in_order([name.strip() for name in arguments.class_order.split(",")])
+    rebuild.everything(found, run, venue=arguments.venue)
+    print(f"wrote metrics.json, model_card.md, figures/ and tables/ in {run.name}")
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:

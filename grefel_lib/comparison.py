@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from grefel_lib import metrics, runs
+from grefel_lib import evaluated, metrics, runs
 from grefel_lib.config import Config
 from grefel_lib.folders import Folder, relative
 
@@ -24,6 +24,7 @@ PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or imag
 _NOT_A_VARIANT = (
     "seed", "run_name", "finetune_name", "output_dir", "resume", "device", "num_workers",
     "data_dir", "micro_batch_size", "checkpoint_path", "checkpoint_dir", "split", "profile",
+    "robustness_images", "inspect_labels",
 )  # fmt: skip
 _OF_THE_HEAD = (  # what a linear head has no use for
     "correction", "branches", "primary", "num_anchors", "embedding_dim", "attention_heads", "delta",
@@ -58,7 +59,8 @@ def collect(output_dir: str = "outputs") -> list[Result]:
         FileNotFoundError: There is none.
         ValueError: They were scored on different faces, splits or protocols.
     """
-    found = [load(run) for run in runs.all_runs(output_dir) if _record(run).is_file()]
+    evaluated_runs = [r for r in runs.all_runs(output_dir) if (r.path / "metrics.json").is_file()]
+    found = [load(run) for run in evaluated_runs]
     if not found:
         raise FileNotFoundError(
             f"no evaluated run under {relative(runs.outputs(output_dir))}; first: grefel evaluate "
@@ -81,16 +83,8 @@ def load(run: runs.Run) -> Result:
     Raises:
         FileNotFoundError: It was not evaluated.
     """
-    if not _record(run).is_file():
-        raise FileNotFoundError(
-            f"run {run.name} was not evaluated; first: grefel evaluate --checkpoint-dir {run.name}"
-        )
-    record = json.loads(_record(run).read_text())
-    stem = run.path / "predictions" / f"{record['split']}_{record['headline']}"
-    for path in (stem.with_suffix(".csv"), stem.with_suffix(".csv.gz")):
-        if path.is_file():
-            return Result(run.path, run.config, record, pd.read_csv(path))
-    raise FileNotFoundError(f"run {run.name} has no predictions at {relative(stem)}.csv")
+    record = evaluated.read_record(run)
+    return Result(run.path, run.config, record, evaluated.read_headline(run, record))
 
 
 def variants(results: Iterable[Result]) -> dict[str, list[Result]]:
@@ -213,6 +207,54 @@ def agreement(groups: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
     return pairs.groupby("pairs")["same"].agg(["mean", "min", "max"]).rename_axis(None)
 
 
+def detection_table(groups: Mapping[str, Sequence[Result]]) -> pd.DataFrame:
+    """How well wrong labels were found in runs with `label_noise`, mean and range over seeds.
+
+    Returns:
+        One row a noise and measure: noise_kind, label_noise, measure, auroc (mean), min, max,
+        seeds. Empty where no run was asked.
+    """
+    rows = [
+        {"noise_kind": r.config.noise_kind, "label_noise": r.config.label_noise, "measure": name,
+         "auroc": value}
+        for members in groups.values() for r in members
+        for name, value in r.record.get("label_detection", {}).items()
+    ]  # fmt: skip
+    if not rows:
+        return pd.DataFrame()
+    noise = pd.DataFrame(rows).groupby(["noise_kind", "label_noise", "measure"], sort=False)
+    table = noise["auroc"].agg(["mean", "min", "max", "size"])
+    return table.set_axis(["auroc", "min", "max", "seeds"], axis=1).reset_index()
+
+
+def write_tables(groups: Mapping[str, Sequence[Result]], folder: Folder) -> None:
+    """Write what a comparison found as tables that name no face, to be shared.
+
+    tables/: about.json (data, protocol, selection), seeds.csv, summary.csv, differences.csv (to the
+    first variant), and detection.csv where labels were made wrong.
+    """
+    first = next(iter(groups.values()))[0]
+    told = ("dataset", "protocol", "split", "training_leaks_dropped", "selection")
+    about = {key: first.record[key] for key in told} | {"faces": len(first.predictions)}
+    folder.write_json(about, "tables", "about.json")
+    folder.write_table(seed_table(groups), "tables", "seeds.csv")
+    parts = summary(groups)
+    long = pd.concat(parts, names=["metric", "variant"])
+    folder.write_table(long, "tables", "summary.csv", index=True)
+    folder.write_table(against(groups, next(iter(groups))), "tables", "differences.csv")
+    if len(detection := detection_table(groups)):
+        folder.write_table(detection, "tables", "detection.csv")
+
+
+def read_tables(path: Path) -> dict[str, Any]:
+    """What `write_tables` wrote: about, seeds, summary (by metric, as `summary`), and so on."""
+    found: dict[str, Any] = {p.stem: pd.read_csv(p) for p in sorted(path.glob("*.csv"))}
+    found["about"] = json.loads((path / "about.json").read_text())
+    long = found["summary"].set_index(["metric", "variant"])
+    found["summary"] = {m: long.loc[m] for m in long.index.unique("metric")}
+    return found
+
+
 def folder(output_dir: str) -> Folder:
     """Where a comparison's tables and figures go: beside its runs; outputs/ for published ones."""
     inside = runs.outputs(output_dir)
@@ -260,10 +302,6 @@ def publish(results: Iterable[Result], destination: Path) -> list[Path]:
         target.write_bytes(content, "predictions", name)
         made.append(target.path)
     return made
-
-
-def _record(run: runs.Run) -> Path:
-    return run.path / "metrics.json"
 
 
 def _settings(config: Config) -> dict[str, Any]:

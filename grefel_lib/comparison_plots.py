@@ -4,10 +4,47 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from grefel_lib.plots import FAINT, INK, QUIET, VAL
+from grefel_lib import report
+from grefel_lib.plots import EMA, FAINT, INK, QUIET, VAL
+
+METRICS = ("accuracy", "mean_class_accuracy", "macro_f1", "nll")
+
+
+def ablation(tables: Mapping[str, pd.DataFrame], seeds: pd.DataFrame) -> Figure:
+    """Draw `variant_dots` of four metrics at full width, from `comparison.summary` and seeds."""
+    drawn = {metric: tables[metric] for metric in METRICS}
+    rows = len(drawn[METRICS[0]])
+    fig, axes = plt.subplots(1, len(drawn), figsize=(6.9, 0.5 + 0.35 * rows))
+    variant_dots(drawn, seeds, axes, report.TITLES, report.PERCENT)
+    return fig
+
+
+def detection(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
+    """Draw how well wrong labels are found (`comparison.detection_table`), a kind of noise a panel.
+
+    The band spans the seeds; at one half nothing is found.
+    """
+    for ax, (kind, rows) in zip(axes, table.groupby("noise_kind", sort=False), strict=True):
+        looks = zip((VAL, EMA), ("-", "--"), "os", strict=True)
+        for (name, line), (colour, ls, marker) in zip(
+            rows.groupby("measure", sort=False), looks, strict=False
+        ):
+            x = line["label_noise"]
+            ax.fill_between(x, line["min"], line["max"], color=colour, alpha=0.2, lw=0)
+            ax.plot(x, line["auroc"], color=colour, ls=ls, marker=marker, ms=3.5, label=name)
+        ax.axhline(0.5, color=FAINT, lw=0.8, zorder=0)
+        ax.set(title=f"{kind} noise", xlabel="training labels made wrong", ylim=(0.45, 1))
+        ax.set_xticks(sorted(table["label_noise"].unique()))
+        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.grid(axis="y")
+    axes[0].set_ylabel("AUROC of finding them")
+    axes[0].legend(title="measure", loc="lower left")
+    return axes
 
 
 def variant_dots(

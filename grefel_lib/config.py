@@ -31,6 +31,8 @@ class Config:
     drop_leaks: bool = True  # drop training faces that also occur in validation or test
     rafdb_images: str = "aligned"
     synthetic_images: int = 3000  # number of built-in faces
+    label_noise: float = 0.0  # share of training labels made wrong on purpose
+    noise_kind: str = "symmetric"  # any other class; confusion: as people confuse them (votes)
     # model
     backbone: str = "vit_base_patch16_224"  # any timm model
     backbone_weights: str = "hub"  # hub, none, or the path of a safetensors/state-dict file
@@ -88,6 +90,8 @@ class Config:
     finetune_name: str = ""  # its folder is finetune_<name>; empty: the time
     checkpoint_dir: str = ""  # a run folder (or its checkpoints/) to evaluate
     split: str = "test"  # the split that evaluation reads
+    robustness_images: int = 500  # faces that are blurred, covered and so on; 0: none
+    inspect_labels: bool = True  # score the training faces too, for labels that look wrong
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -193,6 +197,7 @@ CHOICES = {
     "dataset": ("synthetic", "ferplus", "fer2013", "rafdb", "rafdb_compound"),
     "protocol": ("official", "argmax", "all"),
     "rafdb_images": ("aligned", "original"),
+    "noise_kind": ("symmetric", "confusion"),
     "extractor": ("timm", "window_cross_attention"),
     "head": ("grefel", "linear"),
     "correction": ("paper", "trust", "none"),
@@ -207,7 +212,8 @@ CHOICES = {
 
 # name: (lowest, highest); None: no bound. Lowest excluded where listed in _POSITIVE.
 RANGES: dict[str, tuple[float, float | None]] = {
-    "synthetic_images": (200, None), "image_size": (16, 1024), "num_anchors": (1, None),
+    "synthetic_images": (200, None), "label_noise": (0, 0.9), "image_size": (16, 1024),
+    "num_anchors": (1, None),
     "embedding_dim": (2, None), "attention_heads": (1, None), "delta": (0, None),
     "temperature": (0, None), "drop_rate": (0, 0.95), "lambda_branch": (0, None),
     "lambda_anchor": (0, None), "lambda_center": (0, None), "lambda_rel": (0, None),
@@ -217,6 +223,7 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "backbone_lr_scale": (0, None), "weight_decay": (0, None), "warmup_epochs": (0, None),
     "grad_clip": (0, None), "ema_decay": (0, 0.999999), "early_stopping": (0, None),
     "seed": (0, 2**31 - 1), "num_workers": (0, None), "save_every": (0, None),
+    "robustness_images": (0, None),
 }  # fmt: skip
 _POSITIVE = ("delta", "temperature", "lr")
 

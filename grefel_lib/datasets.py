@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from grefel_lib import readers
+from grefel_lib import inspection, readers
 from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, VOTE_COLUMNS, class_index
 
@@ -61,12 +61,14 @@ def load(config: Config) -> FaceSet:
     """Read the data set that a config names.
 
     Args:
-        config: dataset, data_dir, protocol, use_soft_labels, drop_leaks, rafdb_images.
+        config: dataset, data_dir, protocol, use_soft_labels, drop_leaks, rafdb_images,
+            label_noise, noise_kind.
 
     Returns:
         All splits. Validation and test targets are one-hot; training targets are vote
         distributions with soft labels. With `drop_leaks`, training rows whose pixels also occur
-        in any validation or test image (kept by the protocol or not) are left out.
+        in any validation or test image (kept by the protocol or not) are left out. With
+        `label_noise` the table has a column true_label.
 
     Raises:
         FileNotFoundError: A folder, table or image is missing.
@@ -124,9 +126,38 @@ def load(config: Config) -> FaceSet:
         "val_test_copies": int(copies.sum()),
         "warnings": warnings,
     }
-    return FaceSet(
-        images, table[keep].reset_index(drop=True), targets[keep].astype(np.float32), names, info
-    )
+    table, targets = table[keep].reset_index(drop=True), targets[keep].astype(np.float32)
+    if config.label_noise:
+        info["labels_made_wrong"] = _make_wrong(table, targets, names, config)
+    return FaceSet(images, table, targets, names, info)
+
+
+def _make_wrong(
+    table: pd.DataFrame, targets: np.ndarray, names: tuple[str, ...], config: Config
+) -> int:
+    """Change a share of the training labels, in place, and keep the old ones as true_label.
+
+    In a changed target the masses of the old and the new class change places. Confusion: a class
+    becomes another as often as people take it for that one, over all training faces.
+    """
+    train = np.flatnonzero(table["split"] == "train")
+    labels = table["label"].to_numpy()[train]
+    chances = np.ones((len(names), len(names)))
+    if config.noise_kind == "confusion":
+        columns = [column for column in VOTE_COLUMNS[: len(names)] if column in table]
+        if len(columns) < len(names):
+            raise ValueError(
+                f"noise_kind confusion follows the votes, and {config.dataset} has none; use "
+                f"symmetric"
+            )
+        votes = table.loc[train, columns].to_numpy(dtype=float)
+        chances = np.stack([votes[labels == i].sum(axis=0) for i in range(len(names))])
+    flipped, changed = inspection.flip(labels, config.label_noise, chances, seed=config.seed)
+    table["true_label"] = table["label"]
+    table.loc[train, "label"] = flipped
+    rows, old, new = train[changed], labels[changed], flipped[changed]
+    targets[rows, old], targets[rows, new] = targets[rows, new], targets[rows, old]
+    return int(changed.sum())
 
 
 def ferplus_targets(

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from grefel_lib import augment, checkpoints, model, reading, runs
 from grefel_lib.config import WITHOUT_WEIGHTS, Config
 from grefel_lib.datasets import FaceSet, ferplus_targets
-from grefel_lib.labels import VOTE_COLUMNS
+from grefel_lib.labels import RAFDB_ATTRIBUTES, VOTE_COLUMNS
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,8 @@ def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
         N rows: id, label, predicted, agreed (share of the kept emotion votes for the predicted
         class; without votes 1 or 0 for right or wrong), p_<class> (corrected), primary_<class>,
         confidence_primary, confidence_geometric, confidence_attentive, reliability (as far as
-        the head has them), and votes_<column> where the data set has votes.
+        the head has them); and what the data set tells: true_label (with `label_noise`), gender,
+        race and age_group (RAF-DB), votes_<column>.
     """
     columns: dict[str, list[np.ndarray]] = {}
 
@@ -137,6 +138,10 @@ def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
     table = faces.table[["id"]].reset_index(drop=True)
     table["label"] = np.asarray(names)[faces.table["label"].to_numpy()]
     table["predicted"] = np.asarray(names)[values["p"].argmax(axis=1)]
+    if "true_label" in faces.table:
+        table["true_label"] = np.asarray(names)[faces.table["true_label"].to_numpy()]
+    known = [column for column in RAFDB_ATTRIBUTES if column in faces.table]
+    table = table.join(faces.table[known].reset_index(drop=True))
     parts = [table, pd.DataFrame(values["p"], columns=[f"p_{name}" for name in names])]
     if "primary" in values:
         parts.append(pd.DataFrame(values["primary"], columns=[f"primary_{n}" for n in names]))
@@ -151,6 +156,26 @@ def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
         table["agreed"] = np.where(kept, mine, table["agreed"])
         parts.append(faces.table[votes].reset_index(drop=True).add_prefix("votes_"))
     return pd.concat(parts, axis=1)
+
+
+def look_inside(net: model.GReFEL, faces: FaceSet, config: Config) -> dict[str, np.ndarray]:
+    """What the head made of each face, for maps and overlays.
+
+    Returns:
+        ids and labels (N,) of text; and as far as the head has them embeddings (N, D) and attention
+        (N, T), float16, and anchors (C, K, D).
+    """
+    found: dict[str, list[np.ndarray]] = {"embeddings": [], "attention": []}
+    labels = np.asarray(faces.class_names)[faces.table["label"].to_numpy()]
+    kept = {"ids": faces.table["id"].to_numpy(dtype=str), "labels": labels}
+    for output in outputs(net, faces, config):
+        for name, parts in found.items():
+            value = getattr(output, name)
+            if value is not None:
+                parts.append(value.float().cpu().numpy().astype(np.float16))
+        if output.anchors is not None:
+            kept["anchors"] = output.anchors.float().cpu().numpy()
+    return kept | {name: np.concatenate(parts) for name, parts in found.items() if parts}
 
 
 def predict_run(

@@ -1,16 +1,88 @@
 """Figures of one evaluated run: how sure it is, how it breaks, where it looks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from grefel_lib import plots
 from grefel_lib.labels import COLOURS
-from grefel_lib.plots import EMA, FAINT, QUIET, VAL
+from grefel_lib.plots import EMA, FAINT, INK, QUIET, VAL
 
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (2.5, 1)), (0, (7, 2)))
+
+
+def accuracy(scores: pd.DataFrame, ax: Axes, *, people: pd.DataFrame | None = None) -> Axes:
+    """Draw accuracies with their intervals as dots, over bands of what people reach.
+
+    Args:
+        scores: One row a checkpoint or run: value, low, high (shares).
+        ax: Where to draw; wide and low.
+        people: From `people.ceiling`; the bands are named above the axes.
+    """
+    for row, (_, line) in enumerate(scores.iterrows()):
+        ax.plot([line["low"], line["high"]], [row, row], color=VAL, lw=1.4, solid_capstyle="butt")
+        ax.plot(line["value"], row, "o", color=VAL, ms=4.5)
+        ax.annotate(f"{100 * line['value']:.1f}", (line["value"], row), (0, 4), ha="center",
+                    textcoords="offset points", size=7)  # fmt: skip
+    for judge, line in () if people is None else people.iterrows():
+        ax.axvspan(line["low"], line["high"], color=FAINT, lw=0, zorder=0)
+        at = ((line["low"] + line["high"]) / 2, 1)
+        ax.annotate(judge, at, (0, 2), xycoords=("data", "axes fraction"), ha="center",
+                    textcoords="offset points", size=7, color=QUIET)  # fmt: skip
+    ax.set_yticks(range(len(scores)), list(scores.index))
+    ax.set_ylim(len(scores) - 0.5, -0.7)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.margins(x=0.08)
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.set_xlabel("accuracy")
+    return ax
+
+
+def per_class_bars(table: pd.DataFrame, ax: Axes) -> Axes:
+    """Draw recall by class from `metrics.per_class` with its interval and each class's faces."""
+    names = list(table["class"])
+    slot = plots.class_axis(ax, names, table["count"])
+    ends = np.abs(table[["recall_low", "recall_high"]].T.to_numpy() - table["recall"].to_numpy())
+    whisker = {"ecolor": INK, "error_kw": {"lw": 0.8, "capsize": 2, "capthick": 0.8}}
+    place = np.arange(len(names))
+    ax.bar(
+        place, table["recall"], 0.72, color=plots.class_colours(names), ec=INK, yerr=ends, **whisker
+    )
+    for x, value, top in zip(place, table["recall"], table["recall_high"], strict=True):
+        ax.annotate(plots.percent(value, slot > 30), (x, top), (0, 2), ha="center", size=6.5,
+                    textcoords="offset points")  # fmt: skip
+    ax.set(ylabel="recall", ylim=(0, 1.1), yticks=np.linspace(0, 1, 6))
+    ax.yaxis.set_major_formatter("{x:.0%}")
+    return ax
+
+
+def reliability_diagram(
+    bins: pd.DataFrame,
+    ax: Axes,
+    *,
+    xlabel: str = "confidence",
+    ylabel: str = "accuracy",
+    legend: bool = True,
+) -> Axes:
+    """Draw the bins of `metrics.reliability_bins` or `metrics.calibration` on square axes."""
+    low, high, count = (bins[name].to_numpy() for name in ("low", "high", "count"))
+    claimed, found = bins["confidence"].to_numpy(), bins["accuracy"].to_numpy()
+    share = {"color": FAINT, "ec": "white", "label": "share of images"}
+    ax.bar(low, 0.3 * count / count.max(), high - low, align="edge", **share)
+    ax.plot([0, 1], [0, 1], ls=(0, (4, 2)), lw=0.8, color=QUIET, label="calibrated")
+    ax.vlines(claimed, np.minimum(claimed, found), np.maximum(claimed, found), color=EMA, lw=1.6)
+    ax.plot(claimed, found, "o-", color=VAL, lw=1, ms=3.5, mec="white", mew=0.4, label="found")
+    ax.plot([], [], color=EMA, lw=1.6, label="gap to what was claimed")
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.02), box_aspect=1)
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:.0%}")
+    if legend:
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)  # inside it hides bins
+    return ax
 
 
 def risk_coverage(curves: Mapping[str, pd.DataFrame], ax: Axes, *, scores: pd.DataFrame) -> Axes:
@@ -72,4 +144,34 @@ def attention(face: np.ndarray, weights: np.ndarray, ax: Axes) -> Axes:
     ax.set_yticks([])
     for spine in ax.spines.values():
         spine.set_visible(False)
+    return ax
+
+
+def anchor_graph(
+    anchors: np.ndarray,
+    places: np.ndarray,
+    faces: np.ndarray,
+    class_names: Sequence[str],
+    ax: Axes,
+) -> Axes:
+    """Draw each anchor where it lies, as large as the faces nearest to it, tied to its neighbour.
+
+    Args:
+        anchors: (C, K, D) on their sphere; a line joins each to the one at the smallest angle.
+        places: (C, K, 2) where they are drawn.
+        faces: (C, K) faces whose nearest anchor it is; an anchor of none is hollow.
+        class_names: C names.
+        ax: Where to draw.
+    """
+    flat = anchors.reshape(-1, anchors.shape[-1])
+    flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    alike = flat @ flat.T - 2 * np.eye(len(flat))
+    points, count = places.reshape(-1, 2), faces.ravel()
+    for a, b in enumerate(alike.argmax(axis=1)):
+        ax.plot(*points[[a, b]].T, color=QUIET, lw=0.3 + 1.2 * max(alike[a, b], 0), zorder=1)
+    colour = np.repeat(plots.class_colours(class_names), anchors.shape[1])
+    size = 12 + 160 * count / max(count.max(), 1)
+    inside = np.where(count > 0, colour, "white")
+    ax.scatter(*points.T, s=size, c=inside, edgecolors=colour, linewidths=0.8, zorder=2)
+    ax.set_aspect("equal")
     return ax

@@ -21,6 +21,12 @@ RAFDB_CODES = {
 }  # fmt: skip
 COMPOUND_CODES = dict(enumerate(COMPOUND, start=1))
 
+RAFDB_ATTRIBUTES = {  # codes of RAF-DB's manual annotation files, in the order of their lines
+    "gender": {"0": "male", "1": "female", "2": "unsure"},
+    "race": {"0": "Caucasian", "1": "African-American", "2": "Asian"},
+    "age_group": {"0": "0-3", "1": "4-19", "2": "20-39", "3": "40-69", "4": "70+"},
+}
+
 # Folder names seen in the wild, for image folders sorted by emotion.
 FOLDER_NAMES = {
     "angry": "anger", "anger": "anger", "disgust": "disgust", "disgusted": "disgust",

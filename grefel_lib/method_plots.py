@@ -8,6 +8,7 @@ from itertools import cycle
 
 import numpy as np
 import pandas as pd
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
@@ -73,6 +74,26 @@ def anchor_map(
     keys.append(Line2D([], [], mec=INK, mew=0.6, ms=4, label="an anchor", **square))
     ax.legend(handles=keys, loc="center left", bbox_to_anchor=(1.02, 0.5))
     ax.set_aspect("equal")
+    return ax
+
+
+def name_clusters(
+    points: np.ndarray, labels: np.ndarray, class_names: Sequence[str], ax: Axes
+) -> Axes:
+    """Write each class's short name amid its points, so that a map can be read in grey.
+
+    Args:
+        points: (N, 2).
+        labels: (N,) positions in `class_names`; a class without points is left out.
+        class_names: C names.
+        ax: Where the points are drawn.
+    """
+    halo = [patheffects.withStroke(linewidth=2, foreground="white")]
+    for i, name in enumerate(class_names):
+        if (labels == i).any():
+            x, y = np.median(points[labels == i], axis=0)
+            ax.text(x, y, plots.short_name(name), ha="center", va="center", size=7, weight="bold",
+                    path_effects=halo, zorder=5)  # fmt: skip
     return ax
 
 

@@ -6,6 +6,7 @@ p_ columns is the order of the classes.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,12 @@ BINS = 15  # of the calibration error and the reliability diagram
 def class_names(predictions: pd.DataFrame) -> list[str]:
     """The classes, in the order of the p_ columns."""
     return [name.removeprefix("p_") for name in predictions.columns if name.startswith("p_")]
+
+
+def in_order(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The same table with its classes in another order: that of its p_ columns."""
+    probs = [f"p_{name}" for name in names]
+    return predictions[[c for c in predictions if c not in probs] + probs]
 
 
 def probabilities(predictions: pd.DataFrame) -> np.ndarray:
@@ -63,30 +70,52 @@ def evaluate(predictions: pd.DataFrame) -> dict[str, float]:
     Raises:
         ValueError: See `probabilities`.
     """
-    probs, labels = probabilities(predictions), _codes(predictions, "label")
-    return {"n": len(predictions), **_scores(probs, labels, _codes(predictions, "predicted"))}
+    ones = np.ones(len(predictions))
+    return {"n": len(predictions), **_Faces.of(predictions).scores(ones)}
 
 
-def _scores(probs: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """The numbers of `evaluate` from bare arrays (N, C), (N,), (N,)."""
-    rows = np.arange(len(labels))
-    counts = _confusion(labels, predicted, probs.shape[1])
-    right, true = counts.diagonal(), counts.sum(axis=1)
-    f1 = 2 * right / np.maximum(true + counts.sum(axis=0), 1)
-    occurs = true > 0
-    sure = probs.max(axis=1)
-    place = np.clip((sure * BINS).astype(int), 0, BINS - 1)
-    gaps = np.bincount(place, weights=(predicted == labels) - sure, minlength=BINS)
-    mine = probs[rows, labels]
-    return {
-        "accuracy": float(right.sum() / len(labels)),
-        "mean_class_accuracy": float((right[occurs] / true[occurs]).mean()),
-        "macro_f1": float(f1[occurs].mean()),
-        "weighted_f1": float((f1 * true).sum() / len(labels)),
-        "ece": float(np.abs(gaps).sum() / len(labels)),
-        "nll": float(-np.log(mine.clip(1e-12)).mean()),
-        "brier": float(((probs**2).sum(axis=1) - 2 * mine + 1).mean()),
-    }
+@dataclass(frozen=True)
+class _Faces:
+    """What each of N faces adds to the headline numbers, so that a resample is a few sums."""
+
+    classes: int
+    cell: np.ndarray  # (N,) its cell of the confusion matrix: true * classes + predicted
+    place: np.ndarray  # (N,) its bin of confidence
+    gap: np.ndarray  # (N,) right or wrong, minus confidence
+    nll: np.ndarray  # (N,)
+    brier: np.ndarray  # (N,)
+
+    @classmethod
+    def of(cls, predictions: pd.DataFrame) -> "_Faces":
+        probs = probabilities(predictions)
+        labels, predicted = (_codes(predictions, name) for name in ("label", "predicted"))
+        sure, mine = probs.max(axis=1), probs[np.arange(len(probs)), labels]
+        return cls(
+            classes=probs.shape[1],
+            cell=labels * probs.shape[1] + predicted,
+            place=np.clip((sure * BINS).astype(int), 0, BINS - 1),
+            gap=(predicted == labels) - sure,
+            nll=-np.log(mine.clip(1e-12)),
+            brier=(probs**2).sum(axis=1) - 2 * mine + 1,
+        )
+
+    def scores(self, times: np.ndarray) -> dict[str, float]:
+        """The numbers of `evaluate` when each face counts so many times (N,)."""
+        counts = np.bincount(self.cell, weights=times, minlength=self.classes**2)
+        counts = counts.reshape(self.classes, self.classes)
+        right, true, total = counts.diagonal(), counts.sum(axis=1), times.sum()
+        f1 = 2 * right / np.maximum(true + counts.sum(axis=0), 1)
+        occurs = true > 0
+        gaps = np.bincount(self.place, weights=times * self.gap, minlength=BINS)
+        return {
+            "accuracy": float(right.sum() / total),
+            "mean_class_accuracy": float((right[occurs] / true[occurs]).mean()),
+            "macro_f1": float(f1[occurs].mean()),
+            "weighted_f1": float((f1 * true).sum() / total),
+            "ece": float(np.abs(gaps).sum() / total),
+            "nll": float(times @ self.nll / total),
+            "brier": float(times @ self.brier / total),
+        }
 
 
 def intervals(
@@ -164,13 +193,13 @@ def _mean_scores(tables: Sequence[pd.DataFrame]) -> pd.Series:
 
 def _resampled(tables: Sequence[pd.DataFrame], draws: int, seed: int) -> pd.DataFrame:
     """The scores of each resample, averaged over the tables: the same images for every table."""
-    arrays = [(probabilities(t), _codes(t, "label"), _codes(t, "predicted")) for t in tables]
+    faces = [_Faces.of(table) for table in tables]
     rng = np.random.default_rng(seed)
     size = len(tables[0])
     found = []
     for _ in range(draws):
-        chosen = rng.integers(size, size=size)
-        scores = [_scores(*(part[chosen] for part in table)) for table in arrays]
+        times = np.bincount(rng.integers(size, size=size), minlength=size).astype(float)
+        scores = [one.scores(times) for one in faces]
         found.append({name: np.mean([one[name] for one in scores]) for name in scores[0]})
     return pd.DataFrame(found)
 
@@ -190,24 +219,44 @@ def _same_images(first: pd.DataFrame, second: pd.DataFrame) -> None:
 
 
 def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row a class: class, count (true faces), precision, recall, f1; 0 where undefined."""
+    """One row a class: class, count (true faces), precision, recall, f1; 0 where undefined.
+
+    recall_low and recall_high are the 95% interval of `share_interval`.
+    """
     counts = confusion_counts(predictions)
     right, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    ends = [share_interval(*pair) for pair in zip(right, true, strict=True)]
     return pd.DataFrame(
         {
             "class": class_names(predictions),
             "count": true,
             "precision": right / np.maximum(predicted, 1),
             "recall": right / np.maximum(true, 1),
+            "recall_low": [low for low, _ in ends],
+            "recall_high": [high for _, high in ends],
             "f1": 2 * right / np.maximum(true + predicted, 1),
         }
     )
 
 
+def share_interval(right: int, total: int) -> tuple[float, float]:
+    """95% interval of a share of few faces, where resampling fails: all right need not mean 100%.
+
+    Nothing is known of no faces: (0, 1).
+
+    Source: Wilson, JASA 22 (1927).
+    """
+    if not total:
+        return 0.0, 1.0
+    found = stats.binomtest(int(right), int(total)).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
 def confusion_counts(predictions: pd.DataFrame) -> np.ndarray:
     """(C, C) faces by true class (row) and predicted class (column)."""
     classes = probabilities(predictions).shape[1]
-    return _confusion(_codes(predictions, "label"), _codes(predictions, "predicted"), classes)
+    cells = _codes(predictions, "label") * classes + _codes(predictions, "predicted")
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def row_normalised(counts: np.ndarray) -> np.ndarray:
@@ -267,11 +316,6 @@ def images_in_cell(predictions: pd.DataFrame, true: str, predicted: str) -> pd.D
             raise ValueError(f"no class {name!r}; classes: {', '.join(names)}")
     cell = predictions[(predictions["label"] == true) & (predictions["predicted"] == predicted)]
     return cell.sort_values(f"p_{predicted}", ascending=False, kind="stable")
-
-
-def _confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    cells = np.bincount(labels * classes + predicted, minlength=classes**2)
-    return cells.reshape(classes, classes)
 
 
 def _codes(predictions: pd.DataFrame, column: str) -> np.ndarray:

@@ -22,6 +22,10 @@ from grefel_lib.folders import atomic
 from grefel_lib.labels import COLOURS, VOTE_COLUMNS
 
 WIDTHS = {"column": 3.3, "full": 6.9}  # inches
+VENUES = {  # column and full width of their templates; two of them have one column only
+    "paper": tuple(WIDTHS.values()), "cvpr": (3.25, 6.875), "icml": (3.25, 6.75),
+    "aaai": (3.3, 7.0), "ieee": (3.5, 7.16), "eccv": (4.8, 4.8), "neurips": (5.5, 5.5),
+}  # fmt: skip
 INK, QUIET, FAINT = "#222222", "#767676", "#D9D9D9"
 TRAIN, VAL, EMA = "#8C8C8C", "#0072B2", "#D55E00"
 SHADES = ("#004468", "#3E91CE", "#CEE1F7")  # of splits; far enough apart for print in grey
@@ -104,7 +108,7 @@ def confusion_matrix(
     for (row, column), share in np.ndenumerate(shares):
         value = cells[row, column]
         colour = "white" if share > 0.63 else INK if value else QUIET
-        text = _percent(share, side > 30) if normalise else f"{value:.0f}"
+        text = percent(share, side > 30) if normalise else f"{value:.0f}"
         at = {"ha": "center", "va": "center", "color": colour}
         two = size / side if below and value > 0 else 0
         ax.text(column + 0.5, row + 0.5 - 0.42 * two, text, size=size, **at)
@@ -156,11 +160,11 @@ def class_counts(counts: pd.DataFrame, ax: Axes, *, log: bool = False) -> Axes:
     if not 1 <= len(splits) <= len(SHADES):
         raise ValueError(f"{len(splits)} splits {splits}; give 1 to {len(SHADES)}")
     wide = 0.84 / len(splits)
-    bar = wide * _class_axis(ax, names)
+    bar = wide * class_axis(ax, names)
     fits = max(_width(str(value), 5) for value in counts.to_numpy().ravel()) < bar
     for i, split in enumerate(splits):
         where = np.arange(len(names)) + (i - (len(splits) - 1) / 2) * wide
-        colours = SHADES[i] if len(splits) > 1 else _colours(names)
+        colours = SHADES[i] if len(splits) > 1 else class_colours(names)
         bars = ax.bar(where, counts[split], 0.92 * wide, color=colours, ec=INK, label=split)
         if fits:
             ax.bar_label(bars, counts[split], padding=1, size=5 if len(splits) > 1 else 5.5)
@@ -168,36 +172,6 @@ def class_counts(counts: pd.DataFrame, ax: Axes, *, log: bool = False) -> Axes:
     ax.margins(y=0.1)
     if len(splits) > 1:
         ax.legend(loc="upper right")
-    return ax
-
-
-def per_class_bars(table: pd.DataFrame, ax: Axes, metric: str = "recall") -> Axes:
-    """Draw one column of `metrics.per_class`, in percent, with each class's number of images."""
-    names = list(table["class"])
-    slot = _class_axis(ax, names, table["count"])
-    bars = ax.bar(range(len(names)), table[metric], 0.72, color=_colours(names), ec=INK)
-    ax.bar_label(bars, [_percent(v, slot > 30) for v in table[metric]], padding=1.5, size=6.5)
-    ax.set(ylabel=metric.replace("f1", "F1"), ylim=(0, 1.08), yticks=np.linspace(0, 1, 6))
-    ax.yaxis.set_major_formatter("{x:.0%}")
-    return ax
-
-
-def reliability_diagram(
-    bins: pd.DataFrame, ax: Axes, *, xlabel: str = "confidence", ylabel: str = "accuracy"
-) -> Axes:
-    """Draw the bins of `metrics.reliability_bins` or `metrics.calibration` on square axes."""
-    low, high, count = (bins[name].to_numpy() for name in ("low", "high", "count"))
-    claimed, found = bins["confidence"].to_numpy(), bins["accuracy"].to_numpy()
-    share = {"color": FAINT, "ec": "white", "label": f"images (largest bin: {count.max()})"}
-    ax.bar(low, 0.3 * count / count.max(), high - low, align="edge", **share)
-    ax.plot([0, 1], [0, 1], ls=(0, (4, 2)), lw=0.8, color=QUIET, label="calibrated")
-    ax.vlines(claimed, np.minimum(claimed, found), np.maximum(claimed, found), color=EMA, lw=1.6)
-    ax.plot(claimed, found, "o-", color=VAL, lw=1, ms=3.5, mec="white", mew=0.4, label=ylabel)
-    ax.plot([], [], color=EMA, lw=1.6, label="gap")
-    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.02), box_aspect=1)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter("{x:.0%}")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)  # inside it hides bins
     return ax
 
 
@@ -228,10 +202,12 @@ def face_grid(
     _one_each(row_labels, "labels", rows, "rows")
     # the compressed layout would push the columns together, whatever the titles need
     fig.set_layout_engine("constrained" if titles else "compressed", w_pad=0.02, h_pad=0.02)
-    axes = fig.subplots(rows, ncols, squeeze=False)
+    heights = [1] * rows if votes is None else [1, 0.32] * rows
+    whole = fig.subplots(len(heights), ncols, squeeze=False, height_ratios=heights)
+    axes, below = (whole, []) if votes is None else (whole[::2], whole[1::2].flat)
     longest = max((_width(line) for text in titles or () for line in text.split("\n")), default=1)
     size = 7 * min(1, 0.94 * 72 * fig.get_figwidth() / ncols / longest)
-    for ax in axes.flat:
+    for ax in whole.flat:
         _bare(ax)
     for ax, text in zip(axes[:, 0], row_labels or (), strict=False):
         ax.set_ylabel(text, rotation=0, ha="right", va="center", size=7)
@@ -241,12 +217,11 @@ def face_grid(
             ax.set_title(titles[i], size=size, pad=2)
         if colours:
             ax.spines[:].set(visible=True, color=colours[i], linewidth=1.5)
-        if votes is not None:
-            below = ax.inset_axes((0, -0.36, 1, 0.32), ylim=(0, max(1, np.max(votes))))
-            below.bar(range(10), votes[i], 0.9, color=_colours(VOTE_COLUMNS), ec=INK, lw=0.3)
-            _bare(below)
+    for ax, row in zip(below, () if votes is None else votes, strict=False):
+        ax.bar(range(10), row, 0.9, color=class_colours(VOTE_COLUMNS), ec=INK, lw=0.3)
+        ax.set(ylim=(0, max(1, np.max(votes))), box_aspect=0.3)
     if votes is not None:
-        keys = [Patch(fc=_colours([name])[0], ec=INK, label=name) for name in VOTE_COLUMNS]
+        keys = [Patch(fc=class_colours([name])[0], ec=INK, label=name) for name in VOTE_COLUMNS]
         fig.legend(handles=keys, loc="outside lower center", ncols=5, handlelength=0.8)
     return axes
 
@@ -264,10 +239,10 @@ def face_card(
     the class names. It takes two axes: for the face and for the bars.
     """
     hollow = {"facecolor": "white", "hatch": "//////"}
-    solid = {"facecolor": _colours(class_names), "edgecolor": INK}
+    solid = {"facecolor": class_colours(class_names), "edgecolor": INK}
     given = [(target, solid)]
     if class_probs is not None:
-        people = hollow | {"edgecolor": _colours(class_names)}
+        people = hollow | {"edgecolor": class_colours(class_names)}
         given = [(target, people), (class_probs, solid)]
     face, ax = axes
     _bare(face)
@@ -304,7 +279,7 @@ def _fitting_names(names: Sequence[str], slot: float) -> tuple[list[str], int]:
     return short, 0 if max(map(_width, short)) < 0.94 * slot else 90
 
 
-def _class_axis(ax: Axes, names: Sequence[str], counts: Sequence[int] | None = None) -> float:
+def class_axis(ax: Axes, names: Sequence[str], counts: Sequence[int] | None = None) -> float:
     """Name the classes below an axis of bars; how many points each has."""
     slot = _size(ax)[0] / len(names)
     texts, rotation = _fitting_names(names, slot)
@@ -318,7 +293,8 @@ def _class_axis(ax: Axes, names: Sequence[str], counts: Sequence[int] | None = N
     return slot
 
 
-def _colours(names: Sequence[str]) -> list[str]:
+def class_colours(names: Sequence[str]) -> list[str]:
+    """The colour of each class or column of votes."""
     return [{"unknown": FAINT, "NF": "white", **COLOURS}.get(name, VAL) for name in names]
 
 
@@ -332,7 +308,8 @@ def _size(ax: Axes) -> np.ndarray:
     return 72 * np.array(ax.get_position().size) * ax.figure.get_size_inches()
 
 
-def _percent(share: float, fine: bool) -> str:
+def percent(share: float, fine: bool) -> str:
+    """A share in percent, without a sign; `fine` gives a decimal. Not 0 where there is a little."""
     least = 0.1 if fine else 1
     if 0 < 100 * share < least / 2:
         return f"<{least}"

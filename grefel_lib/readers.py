@@ -11,7 +11,13 @@ from filelock import FileLock
 
 from grefel_lib import reading, synthetic
 from grefel_lib.config import DATA_DIRS, PROJECT_ROOT, Config
-from grefel_lib.labels import CLASS_NAMES, FOLDER_NAMES, VOTE_COLUMNS, class_index
+from grefel_lib.labels import (
+    CLASS_NAMES,
+    FOLDER_NAMES,
+    RAFDB_ATTRIBUTES,
+    VOTE_COLUMNS,
+    class_index,
+)
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 FERPLUS_FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
@@ -241,13 +247,15 @@ def _rafdb_original(base: Path, listing: Path, kind: str) -> Source:
         boxes = base / "Annotation/boundingbox"
         if not boxes.is_dir():
             notes.append(f"no Annotation/boundingbox in {base.name}: whole pictures are used")
+    about = base / "Annotation/manual"
     watched = [listing, *files, *(sorted(boxes.glob("*.txt")) if boxes else [])]
-    read = partial(_read_rafdb, listing, files, boxes)
+    watched += sorted(about.glob("*.txt"))
+    read = partial(_read_rafdb, listing, files, boxes, about)
     return Source(f"rafdb-{base.name}-{kind}", base, watched, read, notes)
 
 
 def _read_rafdb(
-    listing: Path, files: list[Path], boxes: Path | None
+    listing: Path, files: list[Path], boxes: Path | None, about: Path
 ) -> tuple[pd.DataFrame, Iterable]:
     by_id: dict[str, Path] = {}
     for file in files:
@@ -282,10 +290,27 @@ def _read_rafdb(
         )
     chosen = [by_id[name] for name in table["id"]]
     table["file"] = [str(file.relative_to(listing.parents[1])) for file in chosen]
+    if about.is_dir():
+        known = [_attributes(about / f"{name}_manu_attri.txt") for name in table["id"]]
+        table = table.join(pd.DataFrame(known, columns=list(RAFDB_ATTRIBUTES), dtype=object))
     crops = None
     if boxes is not None and boxes.is_dir():
         crops = [boxes / f"{name}_boundingbox.txt" for name in table["id"]]
     return table, reading.decode(chosen, "RGB", size=RAFDB_SIZE, boxes=crops)
+
+
+def _attributes(path: Path) -> list[str | None]:
+    """What a face's manual annotation says of the person: words, or None without the file."""
+    if not path.is_file():
+        return [None] * len(RAFDB_ATTRIBUTES)
+    codes = path.read_text().split()[-len(RAFDB_ATTRIBUTES) :]  # after the landmarks
+    words = [kind.get(code) for kind, code in zip(RAFDB_ATTRIBUTES.values(), codes, strict=False)]
+    if len(words) < len(RAFDB_ATTRIBUTES) or None in words:
+        raise ValueError(
+            f"{path} must end with the codes of gender (0-2), race (0-2) and age group (0-4), a "
+            f"line each; it ends with {', '.join(codes) or 'nothing'}"
+        )
+    return words
 
 
 def _read_rafdb_kaggle(

@@ -6,15 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from grefel_lib import metrics
-
-PERCENT = ("accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece")
+PERCENT = (
+    "accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "ece_mass",
+    "classwise_ece",
+)  # fmt: skip
 TITLES = {
     "accuracy": "accuracy (%)", "mean_class_accuracy": "mean class accuracy (%)",
     "macro_f1": "macro F1 (%)", "weighted_f1": "weighted F1 (%)", "ece": "ECE (%)", "nll": "NLL",
-    "brier": "Brier",
+    "brier": "Brier", "ece_mass": "ECE, equal mass (%)", "classwise_ece": "classwise ECE (%)",
+    "soft_nll": "NLL of the votes", "soft_brier": "Brier of the votes",
 }  # fmt: skip
-SELECTION = "validation accuracy"
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
@@ -47,52 +48,6 @@ def epoch_lines(history: list[dict], epochs: int) -> str:
     )
 
 
-def evaluation_record(
-    predictions: Mapping[str, pd.DataFrame],
-    facts: Mapping[str, Mapping[str, Any]],
-    info: Mapping[str, Any],
-    split: str,
-) -> dict[str, Any]:
-    """Everything metrics.json says about an evaluation.
-
-    Args:
-        predictions: A predictions table a checkpoint.
-        facts: What was saved with each checkpoint: epoch, val_accuracy.
-        info: What the data set says of itself (`FaceSet.info`).
-        split: The split that was scored.
-
-    Returns:
-        dataset, protocol, split, leaks dropped, the selection rule, the headline checkpoint (the
-        one with the higher validation accuracy, whatever this split says), and for each
-        checkpoint its epoch, validation accuracy, metrics and per-class table.
-
-    Raises:
-        ValueError: The checkpoints were scored on different images.
-    """
-    if len({tuple(table["id"]) for table in predictions.values()}) > 1:
-        sizes = ", ".join(f"{name} {len(table)}" for name, table in predictions.items())
-        raise ValueError(f"different images were scored ({sizes}); score all on the same split")
-    headline = max(facts, key=lambda name: facts[name]["val_accuracy"])
-    return {
-        "dataset": info["dataset"],
-        "fingerprint": info["fingerprint"],
-        "protocol": info["protocol"],
-        "split": split,
-        "training_leaks_dropped": info["leaks_dropped"],
-        "selection": SELECTION,
-        "headline": headline,
-        "checkpoints": {
-            name: {
-                "epoch": facts[name]["epoch"],
-                "val_accuracy": facts[name]["val_accuracy"],
-                "metrics": metrics.evaluate(table),
-                "per_class": metrics.per_class(table).to_dict(orient="records"),
-            }
-            for name, table in predictions.items()
-        },
-    }
-
-
 def comparison(results: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     """Checkpoints or runs side by side: one row each, shares in percent.
 
@@ -107,22 +62,48 @@ def comparison(results: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
     return table.rename(columns=TITLES)
 
 
+def with_intervals(checkpoints: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Checkpoints side by side, a row a metric: "82.1 [80.7, 83.4]"; a decimal more of NLL, Brier.
+
+    Args:
+        checkpoints: By name, metrics and intervals as `record.build` gives them.
+    """
+    columns = {}
+    for name, found in checkpoints.items():
+        rows = pd.DataFrame(found["intervals"], index=["low", "high"]).T
+        rows["value"] = pd.Series(found["metrics"])
+        shares = rows.index.isin(PERCENT)
+        texts = [bracketed(rows[shares], "value"),
+                 bracketed(rows[~shares], "value", scale=1, decimals=2)]  # fmt: skip
+        columns[name] = pd.concat(texts)[rows.index]
+    return pd.DataFrame(columns).rename(index=TITLES).rename_axis("metric")
+
+
+def bracketed(
+    table: pd.DataFrame, column: str, *, scale: float = 100, decimals: int = 1
+) -> pd.Series:
+    """A column with the columns low and high as text: "82.1 [80.7, 83.4]"."""
+    values = (scale * table[[column, "low", "high"]]).to_numpy(dtype=float)
+    texts = [
+        f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+        for value, low, high in values
+    ]
+    return pd.Series(texts, index=table.index)
+
+
 def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Means with intervals as text, a column a metric: "82.10 [80.75, 83.44] ± 0.21".
+    """Means with intervals as text, a column a metric: "82.1 [80.7, 83.4] ± 0.2".
 
     Args:
         tables: By metric, one row a variant: value, low, high, and spread (left out where NaN).
     """
     told = {}
     for metric, table in tables.items():
-        scale = 100 if metric in PERCENT else 1
-        rows = (scale * table[["value", "low", "high", "spread"]]).to_numpy(dtype=float)
-        told[TITLES[metric]] = [
-            f"{value:.2f} [{low:.2f}, {high:.2f}]" + ("" if pd.isna(spread) else f" ± {spread:.2f}")
-            for value, low, high, spread in rows
-        ]
-    index = next(iter(tables.values())).index
-    return pd.DataFrame(told, index=index.rename("variant"))
+        scale, decimals = (100, 1) if metric in PERCENT else (1, 2)
+        spread = [f" ± {scale * s:.{decimals}f}" if pd.notna(s) else "" for s in table["spread"]]
+        found = bracketed(table, "value", scale=scale, decimals=decimals)
+        told[TITLES[metric]] = found + spread
+    return pd.DataFrame(told).rename_axis("variant")
 
 
 def latex_table(
@@ -132,6 +113,7 @@ def latex_table(
     label: str,
     decimals: int = 2,
     bold: Mapping[str, str] | None = None,
+    wide: bool = False,
 ) -> str:
     """A booktabs table, with headers, index, cells and caption escaped.
 
@@ -142,6 +124,7 @@ def latex_table(
         decimals: Digits after the point of floats.
         bold: "max" or "min" for each column whose best value is set bold, with all that print
             like it.
+        wide: Across both columns of a page.
 
     Raises:
         ValueError: An empty frame, or a label that LaTeX cannot take.
@@ -162,10 +145,11 @@ def latex_table(
         " & ".join(row) + r" \\" for row in zip(map(escape, table.index), *columns, strict=True)
     ]
     head = " & ".join(map(escape, [table.index.name or "", *table.columns]))
+    place = "table*" if wide else "table"
     return "\n".join(
         [
-            r"\begin{table}[t]",
-            r"\centering",
+            rf"\begin{{{place}}}[t]",
+            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
             rf"\caption{{{escape(caption)}}}",
             rf"\label{{{label}}}",
             rf"\begin{{tabular}}{{l{''.join('r' if number else 'l' for number in numbers)}}}",
@@ -175,7 +159,7 @@ def latex_table(
             *rows,
             r"\bottomrule",
             r"\end{tabular}",
-            r"\end{table}",
+            rf"\end{{{place}}}",
             "",
         ]
     )

@@ -144,14 +144,20 @@ def run(
 
 
 def run_point(point: Point) -> None:
-    """Train (or go on training) one point, then evaluate it if that was asked for."""
+    """Train (or go on training) one point, then evaluate it if that was asked for.
+
+    The robustness test, which takes thirty times the test split, is left to `grefel evaluate`; so
+    are the training faces, unless their labels were made wrong to be found.
+    """
     if hasattr(signal, "SIGTERM"):  # a cluster's way to say stop: end like Ctrl-C, all kept
         signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     run = _run(point)
     if run is None or run.status() != "ok":
         commands.run(point.command, point.given)
     if point.evaluate:
-        commands.run("evaluate", {"checkpoint_dir": str(runs.folder(point.config()))})
+        config = point.config()
+        extra = {"robustness_images": 0, "inspect_labels": config.label_noise > 0}
+        commands.run("evaluate", {"checkpoint_dir": str(runs.folder(config)), **extra})
 
 
 def finished(point: Point) -> bool:

@@ -6,8 +6,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 
-from grefel_lib import comparison, metrics, report, runs
+from grefel_lib import comparison, comparison_plots, metrics, plots, record, report, runs
+from grefel_lib import evaluated as saved
 from grefel_lib.config import Config
 from grefel_lib.folders import Folder
 from grefel_lib.labels import EMOTIONS
@@ -27,13 +29,16 @@ def evaluated(folder, name, *, skill=1.5, draw=0, info=(), **settings):
         **{f"p_{n}": probs[:, i] for i, n in enumerate(EMOTIONS)},
         "votes_neutral": 1,
     })  # fmt: skip
-    told = {"dataset": "ferplus", "fingerprint": "f", "protocol": "official", "leaks_dropped": 3}
+    told = {"dataset": "ferplus", "fingerprint": "f", "protocol": "official"}
     config = Config(run_name=name, data_dir="/secret/place", **settings)
     run = runs.Run(folder / name, config)
     run.write_json(dataclasses.asdict(config), "config.json")
-    facts = {"best_model": {"epoch": 2, "val_accuracy": 0.8}}
-    record = report.evaluation_record({"best_model": table}, facts, told | dict(info), "test")
-    run.write_json(record, "metrics.json")
+    facts = told | dict(info) | {
+        "split": "test", "selection": "validation accuracy", "headline": "best_model",
+        "checkpoints": {"best_model": {"epoch": 2, "val_accuracy": 0.8}},
+    }  # fmt: skip
+    found = saved.Evaluated(config, facts, {"best_model": table}, {})
+    run.write_json(record.build(found), "metrics.json")
     run.write_table(table, "predictions", "test_best_model.csv")
     run.write_table(pd.DataFrame({"epoch": [1, 2]}), "history.csv")
     return run
@@ -157,3 +162,55 @@ def test_what_others_report_names_its_protocol_and_source():
     everything = comparison.reported_elsewhere("synthetic")
     assert set(everything["dataset"]) == {"ferplus", "rafdb", "fer2013"}
     assert everything[["protocol", "source"]].notna().all(axis=None)
+
+
+def noisy(folder, kind, share, seed, loss, reliability):
+    """An evaluated run whose wrong labels were looked for."""
+    draw = 100 * seed + round(10 * share)
+    name = f"{kind}{share}-{seed}"
+    run = evaluated(folder, name, seed=seed, label_noise=share, noise_kind=kind, draw=draw)
+    path = run.path / "metrics.json"
+    content = json.loads(path.read_text())
+    content["label_detection"] = {"loss": loss, "reliability": reliability}
+    run.write_json(content, "metrics.json")
+
+
+def test_detection_is_averaged_over_seeds_a_noise_at_a_time(tmp_path):
+    for kind, share, values in (("symmetric", 0.1, (0.9, 0.8)), ("confusion", 0.4, (0.6, 0.7))):
+        for seed, value in enumerate(values):
+            noisy(tmp_path, kind, share, seed, value, value - 0.1)
+    groups = comparison.variants(comparison.collect(str(tmp_path)))
+    table = comparison.detection_table(groups).set_index(["noise_kind", "label_noise", "measure"])
+    assert len(table) == 4
+    row = table.loc[("symmetric", 0.1, "loss")]
+    assert row["auroc"] == pytest.approx(0.85)
+    assert (row["min"], row["max"], row["seeds"]) == (0.8, 0.9, 2)
+    assert table.loc[("confusion", 0.4, "reliability"), "auroc"] == pytest.approx(0.55)
+    with plots.paper_style("full"):
+        fig, axes = plt.subplots(1, 2)
+    comparison_plots.detection(table.reset_index(), axes)
+    assert {ax.get_title() for ax in axes} == {"symmetric noise", "confusion noise"}
+    for ax in axes:
+        assert [line.get_label() for line in ax.lines[:2]] == ["loss", "reliability"]
+    plt.close(fig)
+
+
+def test_tables_to_share_name_no_face_and_read_back_the_same(ablation, tmp_path):
+    groups = comparison.variants(comparison.collect(str(ablation)))
+    folder = Folder(tmp_path / "shared")
+    comparison.write_tables(groups, folder)
+    found = comparison.read_tables(folder.path / "tables")
+    assert found["about"]["protocol"] == "official"
+    assert found["about"]["faces"] == FACES
+    assert "detection" not in found
+    summary = comparison.summary(groups)
+    assert found["summary"].keys() == summary.keys()
+    for metric, table in summary.items():
+        for column in ("value", "low", "high", "spread", "seeds"):
+            again = found["summary"][metric].loc[table.index, column]
+            assert list(again) == pytest.approx(list(table[column]), nan_ok=True)
+    assert "test_00000" not in "".join(p.read_text() for p in folder.path.rglob("*.*"))
+    with plots.paper_style("full"):
+        fig = comparison_plots.ablation(found["summary"], found["seeds"])
+    assert fig.axes[0].get_xlabel() == "accuracy\n(%)"
+    plt.close(fig)

@@ -324,3 +324,20 @@ def test_the_real_counts_are_the_published_ones_or_those_of_the_development_copy
     assert sizes in (published, ours)
     if protocol == "official":
         assert faces.info["leaks"] == (614 if sizes == published else 492)
+
+
+def test_rafdb_tells_who_the_people_are(tmp_path):
+    folder = synthetic.write(tmp_path / "RAF", layout="rafdb", images=220)
+    config = Config(dataset="rafdb", data_dir=str(folder))
+    first = folder / "basic/Annotation/manual/test_0001_manu_attri.txt"
+    *points, _, _, _ = first.read_text().splitlines()
+    first.write_text("\n".join([*points, "1", "2", "4"]) + "\n")
+    table = datasets.load(config).table.set_index("id")
+    found = table.loc["test_0001", ["gender", "race", "age_group"]]
+    assert list(found) == ["female", "Asian", "70+"]
+    first.unlink()  # and a face without an annotation is one of no group
+    table = datasets.load(config).table.set_index("id")
+    assert table.loc["test_0001", ["gender", "race", "age_group"]].isna().all()
+    first.write_text("\n".join([*points, "1", "9", "4"]) + "\n")
+    with pytest.raises(ValueError, match=r"test_0001_manu_attri.txt must end .* with 1, 9, 4"):
+        datasets.load(config)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from grefel_lib import datasets, evaluation, metrics, report, runs, synthetic, training
+from grefel_lib import datasets, evaluated, metrics, rebuild, runs, synthetic, training
 from grefel_lib.config import Config
 
 LAYOUTS = [
@@ -37,12 +37,15 @@ def test_a_layout_goes_from_files_to_metrics(layout, dataset, options, classes, 
     training.fit(faces, tuned)
     assert tuned.path.parent == run.path
 
-    found, facts = evaluation.predict_run(tuned, faces.split("test"), gentle)
-    record = report.evaluation_record(found, facts, faces.info, "test")
-    assert record["dataset"] == dataset
-    assert record["headline"] in (runs.BEST, runs.BEST_EMA)
-    for name, table in found.items():
-        scores = record["checkpoints"][name]["metrics"]
+    known = {"robustness_images": 10, "split": "test"}
+    found = evaluated.score(tuned, faces, gentle.replace(**known), tuned)
+    told = rebuild.everything(found, tuned)
+    assert told["dataset"] == dataset
+    assert told["headline"] in (runs.BEST, runs.BEST_EMA)
+    people = layout in ("rafdb", "rafdb_compound")
+    assert set(told["attributes"]) == ({"gender", "race", "age_group"} if people else set())
+    for name, table in found.predictions.items():
+        scores = told["checkpoints"][name]["metrics"]
         assert scores["n"] == len(faces.split("test"))
         assert 0 < scores["accuracy"] <= 1
         assert metrics.confusion_counts(table).shape == (classes, classes)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from grefel_lib import metrics, plots
+from grefel_lib import evaluation_plots, metrics, plots
 from grefel_lib.labels import COMPOUND, EMOTIONS, VOTE_COLUMNS
 
 matplotlib.use("agg")
@@ -44,7 +44,11 @@ def history(epochs: int) -> pd.DataFrame:
 def class_table(names) -> pd.DataFrame:
     recall = np.linspace(1, 0, len(names))
     count = np.geomspace(1090, 16, len(names)).astype(int)
-    return pd.DataFrame({"class": names, "count": count, "recall": recall, "f1": recall})
+    ends = np.array(
+        [metrics.share_interval(*pair) for pair in zip(recall * count, count, strict=True)]
+    )
+    columns = {"class": names, "count": count, "recall": recall, "f1": recall}
+    return pd.DataFrame(columns | {"recall_low": ends[:, 0], "recall_high": ends[:, 1]})
 
 
 def draw(name: str, width: str) -> Figure:
@@ -65,11 +69,11 @@ def draw(name: str, width: str) -> Figure:
             plots.class_counts(table, fig.subplots(), log=name == "counts_log")
         elif name in ("bars8", "bars11"):
             table = class_table(EMOTIONS if name == "bars8" else COMPOUND)
-            plots.per_class_bars(table, fig.subplots())
+            evaluation_plots.per_class_bars(table, fig.subplots())
         elif name == "reliability":
             claimed = rng.beta(4, 1.5, size=800)
             bins = metrics.calibration(claimed, rng.random(800) < claimed**2)
-            plots.reliability_diagram(bins, fig.subplots())
+            evaluation_plots.reliability_diagram(bins, fig.subplots())
         elif name == "faces":
             faces = rng.integers(0, 256, size=(7, 48, 48), dtype=np.uint8)
             plots.face_grid(faces, fig, ncols=4, titles=["surprise → happiness"] * 7)
@@ -273,8 +277,8 @@ def test_splits_differ_in_lightness_and_one_split_takes_the_class_colours():
 def test_a_reliability_diagram_draws_every_bin_where_it_is():
     bins = metrics.calibration(np.array([0.1, 0.9, 0.9, 0.95]), np.array([0.0, 1, 1, 0]), bins=2)
     with plots.paper_style("column"):
-        ax = plots.reliability_diagram(bins, Figure().subplots(), xlabel="reliability")
-    line = next(line for line in ax.lines if line.get_label() == "accuracy")
+        ax = evaluation_plots.reliability_diagram(bins, Figure().subplots(), xlabel="reliability")
+    line = next(line for line in ax.lines if line.get_label() == "found")
     np.testing.assert_allclose(line.get_xydata(), bins[["confidence", "accuracy"]])
     assert ax.get_xlabel() == "reliability"
     heights = [bar.get_height() for bar in ax.patches]
@@ -297,8 +301,13 @@ def test_votes_stand_under_their_own_face(rng):
     fig = draw("votes", "full")
     assert set(VOTE_COLUMNS) <= texts(fig)
     assert {"least", "most"} <= texts(fig)
-    inside = [ax.child_axes[0] for ax in fig.axes if ax.images]
-    assert [sum(bar.get_height() for bar in ax.patches) for ax in inside] == [10] * 8
+    below = [ax for ax in fig.axes if ax.patches]
+    assert [sum(bar.get_height() for bar in ax.patches) for ax in below] == [10] * 8
+    fig.draw_without_rendering()
+    for face, bars in zip([ax for ax in fig.axes if ax.images], below, strict=True):
+        over, under = face.get_position(), bars.get_position()
+        assert (under.x0, under.x1) == pytest.approx((over.x0, over.x1), abs=0.02)
+        assert under.y1 < over.y0
 
 
 def test_a_card_sets_people_beside_the_model():
