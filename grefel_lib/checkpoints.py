@@ -1,15 +1,18 @@
 """A checkpoint is one file: tensors in safetensors, facts as JSON in its header."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from grefel_lib.folders import atomic
+
+if TYPE_CHECKING:  # it takes seconds to import
+    from torch import Tensor
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
@@ -23,6 +26,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
     Raises:
         OSError: The file cannot be written.
     """
+    from safetensors.torch import save_file
+
     tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
     header = {"grefel": json.dumps(facts)}
     return atomic(path, lambda temporary: save_file(tensors, temporary, metadata=header))
@@ -31,7 +36,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) ->
 def read_facts(path: Path) -> dict:
     """The JSON header of a checkpoint, without its tensors."""
     try:
-        with safe_open(path, framework="pt") as content:
+        with safe_open(path, framework="numpy") as content:
             facts = (content.metadata() or {}).get("grefel")
     except (SafetensorError, OSError) as error:
         raise ValueError(f"cannot read the checkpoint {path}: {error}") from error

@@ -1,5 +1,7 @@
 """The run folder: start, record, load, find."""
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import json
@@ -10,15 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from filelock import FileLock
-from torch import Tensor
 
 from grefel_lib import checkpoints, environment
 from grefel_lib.config import FIELDS, PROJECT_ROOT, Config
 from grefel_lib.folders import Folder, relative
+
+if TYPE_CHECKING:  # torch takes seconds to import, and `grefel --help` needs none of it
+    from torch import Tensor
 
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
 BEST, BEST_EMA, LAST = "best_model", "best_ema_model", "last"

@@ -78,3 +78,10 @@ def test_the_readmes_pictures_are_those_of_the_committed_notebooks():
     for name, content in source.items():
         assert (folder / name).read_bytes() == content, f"run: make notebooks ({name})"
         assert f"notebooks/pictures/{name}" in (PROJECT_ROOT / "README.md").read_text()
+
+
+def test_the_help_needs_neither_torch_nor_any_other_slow_package():
+    slow = ("torch", "sklearn", "seaborn", "matplotlib", "timm", "scipy", "papermill")
+    code = f"import sys, grefel_lib.cli; print([m for m in {slow} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
