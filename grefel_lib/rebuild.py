@@ -1,9 +1,9 @@
 """Every figure and table of an evaluated run, from what it saved: `grefel report RUN`.
 
-A figure or table whose material is missing (no reliability, no votes, no robustness test) is None.
+A figure whose material is missing (no anchors, no robustness test) is None; so a table is left out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pandas as pd
@@ -51,26 +51,26 @@ def everything(found: Evaluated, folder: Folder, *, venue: str = "paper") -> dic
 
     Returns:
         What metrics.json holds.
+
+    Raises:
+        ValueError: There is no such venue.
     """
+    _among(venue, plots.VENUES, "venue")
     told = record.build(found)
     folder.write_json(told, "metrics.json")
     for name in FIGURES:
-        plt.close(figure(found, name, folder, venue=venue))
+        if (drawn := figure(found, name, folder, venue=venue)) is not None:
+            plt.close(drawn)
     for name, table in found.predictions.items():
         counts = metrics.confusion_counts(table)
         folder.write_array(counts, f"confusion_matrix_{name}.npy")
-        folder.write_array(
-            metrics.row_normalised(counts), f"confusion_matrix_{name}_normalised.npy"
-        )
+        shares = metrics.row_normalised(counts)
+        folder.write_array(shares, f"confusion_matrix_{name}_normalised.npy")
     for name, table in tables(found, told).items():
         folder.write_table(table, "tables", f"{name}.csv", index=True)
         decimals = {"calibration": 2, "sureness": 3}.get(name, 1)
-        words = {
-            "caption": f"{TITLES[name]}. {caption(found)}",
-            "label": f"tab:{name}",
-            "decimals": decimals,
-        }
-        latex = report.latex_table(table, **words)
+        words = f"{TITLES[name]}. {caption(found)}"
+        latex = report.latex_table(table, caption=words, label=f"tab:{name}", decimals=decimals)
         folder.write_text(latex, "tables", f"{name}.tex")
     folder.write_text(card.model_card(found, told), "model_card.md")
     return told
@@ -84,9 +84,8 @@ def figure(
     Raises:
         ValueError: There is no figure of that name, or no such venue.
     """
-    for given, known, kind in ((name, FIGURES, "figure"), (venue, plots.VENUES, "venue")):
-        if given not in known:
-            raise ValueError(f"no {kind} {given!r}; there are: {', '.join(known)}")
+    _among(name, FIGURES, "figure")
+    _among(venue, plots.VENUES, "venue")
     widths = dict(zip(plots.WIDTHS, plots.VENUES[venue], strict=True))
 
     def size(width: str, height: float) -> tuple[float, float]:
@@ -159,6 +158,11 @@ def tables(found: Evaluated, told: dict) -> dict[str, pd.DataFrame]:
                 {"faces": table["count"], "accuracy (%)": report.bracketed(table, "accuracy")}
             ).rename_axis("group")
     return made
+
+
+def _among(given: str, known: Iterable[str], kind: str) -> None:
+    if given not in known:
+        raise ValueError(f"no {kind} {given!r}; there are: {', '.join(known)}")
 
 
 def _per_class(found: Evaluated) -> pd.DataFrame:
