@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from grefel_lib import checkpoints, datasets, evaluation, losses, model, optim, runs, training
+from grefel_lib import datasets, evaluation, losses, model, optim, runs, training
 from grefel_lib.config import Config
 
 # -- what one update needs
@@ -290,7 +290,7 @@ def test_a_disk_that_fills_up_keeps_the_old_checkpoint(straight, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         straight.save_checkpoint("last", {"a": torch.zeros(1)}, {})
     assert (straight.path / "checkpoints" / "last.safetensors").read_bytes() == before
