@@ -37,6 +37,7 @@ def accuracy(scores: pd.DataFrame, ax: Axes, *, people: pd.DataFrame | None = No
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.margins(x=0.08)
+    ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))  # no half percents
     ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     ax.set_xlabel("accuracy")
     return ax
