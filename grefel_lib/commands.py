@@ -1,6 +1,7 @@
 """A command is a notebook: its parameters are the flags, its executed copy is the record."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -122,6 +123,7 @@ def execute(notebook: Path, output: Path, given: dict[str, Any]) -> None:
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config as TraitConfig
 
+    os.environ |= {"GREFEL_PANELS": "0"}  # also when this command runs inside an open notebook
     fresh = not output.parent.exists()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or imag
 _NOT_A_VARIANT = (
     "seed", "run_name", "finetune_name", "output_dir", "resume", "device", "num_workers",
     "data_dir", "micro_batch_size", "checkpoint_path", "checkpoint_dir", "split", "profile",
-    "robustness_images", "inspect_labels",
+    "robustness_images", "inspect_labels", "picture",
 )  # fmt: skip
 _OF_THE_HEAD = (  # what a linear head has no use for
     "correction", "branches", "primary", "num_anchors", "embedding_dim", "attention_heads", "delta",
@@ -57,24 +57,41 @@ def collect(output_dir: str = "outputs") -> list[Result]:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: They were scored on different faces, splits or protocols.
+        ValueError: See `same_faces`.
     """
-    evaluated_runs = [r for r in runs.all_runs(output_dir) if (r.path / "metrics.json").is_file()]
-    found = [load(run) for run in evaluated_runs]
+    found = evaluated_runs(output_dir)
+    same_faces(found)
+    return found
+
+
+def evaluated_runs(output_dir: str = "outputs") -> list[Result]:
+    """Every evaluated run in a folder, by name, whatever it was scored on.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    found = [load(r) for r in runs.all_runs(output_dir) if (r.path / "metrics.json").is_file()]
     if not found:
         raise FileNotFoundError(
             f"no evaluated run under {relative(runs.outputs(output_dir))}; first: grefel evaluate "
             f"--checkpoint-dir RUN, or grefel sweep train ... --evaluate"
         )
-    told = ("dataset", "protocol", "split", "fingerprint")
-    for other in found[1:]:
-        for key in told:
-            if other.record[key] != found[0].record[key]:
-                raise ValueError(
-                    f"{found[0].name} and {other.name} cannot be compared: {key} is "
-                    f"{found[0].record[key]!r} in one and {other.record[key]!r} in the other"
-                )
     return sorted(found, key=lambda result: result.name)
+
+
+def same_faces(results: Sequence[Result]) -> None:
+    """Refuse to compare what cannot be.
+
+    Raises:
+        ValueError: They were scored on different faces, splits or protocols.
+    """
+    told = ("dataset", "protocol", "split", "fingerprint")
+    for other, key in itertools.product(results[1:], told):
+        if other.record[key] != results[0].record[key]:
+            raise ValueError(
+                f"{results[0].name} and {other.name} cannot be compared: {key} is "
+                f"{results[0].record[key]!r} in one and {other.record[key]!r} in the other"
+            )
 
 
 def load(run: runs.Run) -> Result:

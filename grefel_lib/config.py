@@ -91,6 +91,7 @@ class Config:
     checkpoint_dir: str = ""  # a run folder (or its checkpoints/) to evaluate
     split: str = "test"  # the split that evaluation reads
     robustness_images: int = 500  # faces that are blurred, covered and so on; 0: none
+    picture: str = ""  # photograph whose faces notebook 07 looks at; empty: built-in faces
     inspect_labels: bool = True  # score the training faces too, for labels that look wrong
 
     def __post_init__(self) -> None:

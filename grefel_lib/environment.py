@@ -1,8 +1,9 @@
-"""What a run ran on: versions, device, commit."""
+"""What a run runs on: versions, device, commit; and whether a person looks on."""
 
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from typing import Any
 
@@ -25,6 +26,26 @@ def describe() -> dict[str, Any]:
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),
     }
+
+
+def watched() -> bool:
+    """Whether a person may click: a notebook open in Jupyter, VS Code or Colab.
+
+    GREFEL_PANELS=0 or 1 overrides.
+    """
+    if "GREFEL_PANELS" in os.environ:
+        return os.environ["GREFEL_PANELS"] == "1"
+    return bool({"JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"} & os.environ.keys())
+
+
+def progress_bars() -> bool:
+    """Whether a person looks at a progress bar: a terminal, or a notebook that is open.
+
+    GREFEL_PROGRESS=0 or 1 overrides. Headless runs get plain lines instead.
+    """
+    if "GREFEL_PROGRESS" in os.environ:
+        return os.environ["GREFEL_PROGRESS"] == "1"
+    return sys.stderr.isatty() or watched()
 
 
 def _git(*arguments: str) -> str | None:

@@ -5,7 +5,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +81,7 @@ class Evaluated:
         rows = pd.Index(self.inside["ids"]).get_indexer(ids)
         if (rows < 0).any():
             raise ValueError(f"{(rows < 0).sum()} of {len(rows)} faces are not among those kept")
-        weights = self.inside["attention"][rows].astype(float)
-        scales = 3 if self.config.extractor == "window_cross_attention" else 1
-        side = math.isqrt(weights.shape[1] // scales)
-        return weights.reshape(len(rows), scales, side, side).sum(axis=1)
+        return evaluation.attention_maps(self.inside["attention"][rows], self.config)
 
 
 def score(run: runs.Run, data: datasets.FaceSet, config: Config, results: Folder) -> Evaluated:

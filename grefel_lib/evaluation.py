@@ -1,6 +1,7 @@
 """A checkpoint and a FaceSet in, a table of predictions out; and single images."""
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from grefel_lib import augment, checkpoints, model, reading, runs
 from grefel_lib.config import WITHOUT_WEIGHTS, Config
 from grefel_lib.datasets import FaceSet, ferplus_targets
-from grefel_lib.labels import RAFDB_ATTRIBUTES, VOTE_COLUMNS
+from grefel_lib.labels import FORMATS, RAFDB_ATTRIBUTES, VOTE_COLUMNS
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +180,13 @@ def look_inside(net: model.GReFEL, faces: FaceSet, config: Config) -> dict[str, 
     return kept | {name: np.concatenate(parts) for name, parts in found.items() if parts}
 
 
+def attention_maps(weights: np.ndarray, config: Config) -> np.ndarray:
+    """(N, T) attention over tokens -> (N, side, side) over the face; scales are added up."""
+    scales = 3 if config.extractor == "window_cross_attention" else 1
+    side = math.isqrt(weights.shape[1] // scales)
+    return weights.astype(float).reshape(len(weights), scales, side, side).sum(axis=1)
+
+
 def predict_run(
     run: runs.Run, faces: FaceSet, config: Config
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict]]:
@@ -230,7 +239,8 @@ def load(path: Path, *, device: str = "auto") -> Trained:
         net.load_state_dict(tensors)
     except RuntimeError as error:
         raise ValueError(
-            f"{path} holds another architecture than its config ({config.backbone}) says: {error}"
+            f"{path} holds another architecture than its config ({config.backbone}) says: "
+            f"{str(error).splitlines()[-1].strip()}"
         ) from error
     if net.head is not None:
         net.head.trust = facts["trust"]
@@ -239,9 +249,19 @@ def load(path: Path, *, device: str = "auto") -> Trained:
     return Trained(net, config, class_names, facts, Path(path))
 
 
+def like_training(image: np.ndarray, dataset: str) -> np.ndarray:
+    """A face crop (H, W[, 3]) as the faces of a data set come: their size, grey or colour.
+
+    A network that learnt from small grey faces never saw what a sharp photograph shows.
+    """
+    size, mode = FORMATS[dataset]
+    face = Image.fromarray(image).convert(mode)
+    return np.array(face.resize((size, size), Image.Resampling.BICUBIC))
+
+
 @torch.inference_mode()
 def score_images(trained: Trained, images: Sequence[np.ndarray]) -> model.Output:
-    """Score single face crops of any size, each as the data set's faces are scored.
+    """Score single face crops of any size, each made like the faces of the training set.
 
     Args:
         trained: From `load`.
@@ -251,8 +271,9 @@ def score_images(trained: Trained, images: Sequence[np.ndarray]) -> model.Output
         The model's output for the B faces, on the CPU.
     """
     device = next(trained.model.parameters()).device
+    faces = [like_training(image, trained.config.dataset) for image in images]
     inputs = [
-        to_input(torch.from_numpy(i)[None], trained.model, trained.config, device) for i in images
+        to_input(torch.from_numpy(f)[None], trained.model, trained.config, device) for f in faces
     ]
     with autocast(trained.config, device):
         return trained.model(torch.cat(inputs))

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from grefel_lib import plots
@@ -175,4 +177,71 @@ def anchor_graph(
     inside = np.where(count > 0, colour, "white")
     ax.scatter(*points.T, s=size, c=inside, edgecolors=colour, linewidths=0.8, zorder=2)
     ax.set_aspect("equal")
+    return ax
+
+
+def face_cards(
+    images: Sequence[np.ndarray],
+    rows: pd.DataFrame,
+    class_names: Sequence[str],
+    others: Mapping[str, pd.Series] | None = None,
+    *,
+    ncols: int = 4,
+) -> Figure:
+    """Draw faces beside what people said and what the model says, before and after correction.
+
+    Args:
+        images: N arrays (H, W) or (H, W, 3), uint8.
+        rows: Their N rows of a predictions table.
+        class_names: C names.
+        others: By name of another checkpoint, what it predicts for each of them.
+        ncols: Faces in a row.
+
+    Above each face: label and prediction, id, reliability, the others' predictions.
+    """
+    lines = -(-len(images) // ncols)
+    fig, axes = plt.subplots(
+        lines, 2 * ncols, figsize=(2.2 * ncols, 1.65 * lines + 0.2), squeeze=False,
+        width_ratios=[1, 1.15] * ncols,
+    )  # fmt: skip
+    for ax in axes.flat:
+        ax.set_axis_off()
+    pairs = axes.reshape(-1, 2)
+    for (face, bars), image, (index, row) in zip(pairs, images, rows.iterrows(), strict=False):
+        face.imshow(image, cmap="gray", vmin=0, vmax=255)
+        sure = f"reliability {row['reliability']:.2f}" if "reliability" in row else ""
+        said = [f"{name}: {found[index]}" for name, found in (others or {}).items()]
+        told = [f"{row['label']} → {row['predicted']}", str(row["id"]), sure, *said]
+        face.set_title("\n".join(filter(None, told)), size=6.5, pad=2)
+        given = {}
+        for name, prefix in (("people", "votes_"), ("primary", "primary_"), ("corrected", "p_")):
+            columns = [prefix + label for label in class_names]
+            if set(columns) <= set(rows) and (total := row[columns].sum()) > 0:
+                given[name] = row[columns].to_numpy(dtype=float) / total
+        distributions(given, class_names, bars)
+    fig.legend(*pairs[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return fig
+
+
+def distributions(
+    given: Mapping[str, np.ndarray], class_names: Sequence[str], ax: Axes, *, size: float = 6
+) -> Axes:
+    """Draw what people, the primary classifier and the corrected one say of a face, as bars.
+
+    Args:
+        given: (C,) by name: people, primary, corrected, as far as they are known.
+        class_names: C names.
+        ax: Where to draw.
+        size: Of the names, in points.
+    """
+    looks = {"people": "white", "primary": FAINT, "corrected": VAL}
+    thick = 0.82 / len(given)
+    for number, (name, values) in enumerate(given.items()):
+        where = np.arange(len(class_names)) + thick * (number - (len(given) - 1) / 2)
+        ax.barh(where, values, thick, color=looks[name], ec=INK, lw=0.4, label=name)
+    ax.set_axis_on()
+    ax.set(xlim=(0, 1), ylim=(len(class_names) - 0.5, -0.5), xticks=[])
+    ax.set_yticks(range(len(class_names)), [plots.short_name(n) for n in class_names], size=size)
+    ax.tick_params(length=0)
+    ax.spines["bottom"].set_visible(False)
     return ax

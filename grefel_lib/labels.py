@@ -44,6 +44,12 @@ CLASS_NAMES = {
 }
 CODES = {"fer2013": FER2013_CODES, "rafdb": RAFDB_CODES, "rafdb_compound": COMPOUND_CODES}
 
+# How each set's faces come: pixels of their square side, and Pillow's name for grey or colour.
+FORMATS = {
+    "synthetic": (48, "L"), "ferplus": (48, "L"), "fer2013": (48, "L"),
+    "rafdb": (100, "RGB"), "rafdb_compound": (100, "RGB"),
+}  # fmt: skip
+
 # Okabe and Ito's colour-blind-safe palette; the compound classes take Paul Tol's "muted" one.
 _OKABE_ITO = (
     "#7F7F7F", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000",

@@ -4,6 +4,7 @@ Make the figure inside `paper_style`, in the size that it has on the page; then 
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -51,6 +52,9 @@ _SAVING = {"pdf.fonttype": 42, "savefig.bbox": None, "savefig.dpi": 300, "text.h
 _FACE = {"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": "bicubic"}
 
 
+_ONE_AT_A_TIME = threading.RLock()  # the style is global, and panels draw in threads of their own
+
+
 @contextlib.contextmanager
 def paper_style(width: str | float = "column", *, aspect: float = 0.68) -> Iterator[None]:
     """Look of a paper's figure while the block lasts.
@@ -62,7 +66,7 @@ def paper_style(width: str | float = "column", *, aspect: float = 0.68) -> Itera
     if isinstance(inches, str) or not 0 < inches < 100:
         raise ValueError(f"width {width!r}; choose {', '.join(WIDTHS)}, or a number of inches")
     size = {"figure.figsize": (inches, inches * aspect)}
-    with matplotlib.rc_context({**_STYLE, **_SAVING, **size}):
+    with _ONE_AT_A_TIME, matplotlib.rc_context({**_STYLE, **_SAVING, **size}):
         yield
 
 

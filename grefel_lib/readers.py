@@ -14,6 +14,7 @@ from grefel_lib.config import DATA_DIRS, PROJECT_ROOT, Config
 from grefel_lib.labels import (
     CLASS_NAMES,
     FOLDER_NAMES,
+    FORMATS,
     RAFDB_ATTRIBUTES,
     VOTE_COLUMNS,
     class_index,
@@ -21,7 +22,7 @@ from grefel_lib.labels import (
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 FERPLUS_FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
-RAFDB_SIZE = 100  # pixels, the size of the aligned faces
+RAFDB_SIZE, _ = FORMATS["rafdb"]
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Run(Folder):
         return pd.read_csv(path)
 
     def status(self) -> str:
-        """running, ok, failed, interrupted; died when its process is gone; new without any."""
+        """running, ok, stopped, failed, interrupted; died (its process is gone) or new."""
         path = self.path / "status.json"
         if not path.is_file():
             return "new"
@@ -67,14 +67,26 @@ class Run(Folder):
             return "died"
         return content["status"]
 
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether somebody wants training to end after the epoch it is in: a file named stop."""
+        return (self.path / "stop").exists()
+
+    def ask_to_stop(self, wanted: bool = True) -> None:
+        """Ask for that, or take it back; works from any machine that shares the folder."""
+        (self.path / "stop").touch() if wanted else (self.path / "stop").unlink(missing_ok=True)
+
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """Keep status.json true while training: running, then ok, failed or interrupted."""
+    def recording(self) -> Iterator[dict[str, str]]:
+        """Keep status.json true while training: running, then ok, failed or interrupted.
+
+        What the block puts into the yielded dict is how it says it ended otherwise.
+        """
         facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime(_TIME)}
         self.write_json({"status": "running", **facts}, "status.json")
         ending = {"status": "ok"}
         try:
-            yield
+            yield ending
         except KeyboardInterrupt:
             ending = {"status": "interrupted"}
             raise
@@ -225,6 +237,12 @@ def all_runs(output_dir: str = "outputs") -> list[Run]:
         Run(p.parent, _read_config(p.parent))
         for p in sorted(paths, key=lambda p: p.stat().st_mtime)
     ]
+
+
+def everywhere() -> list[Run]:
+    """Every run under outputs/, in the folders of sweeps as well."""
+    folders = [p for p in outputs().glob("*/") if not (p / "config.json").is_file()]
+    return [*all_runs(), *(run for path in sorted(folders) for run in all_runs(str(path)))]
 
 
 def newest(output_dir: str = "outputs", *, finetuned: bool = True) -> Run:

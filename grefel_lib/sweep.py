@@ -154,7 +154,7 @@ def run_point(point: Point) -> None:
     run = _run(point)
     if run is None or run.status() != "ok":
         commands.run(point.command, point.given)
-    if point.evaluate:
+    if point.evaluate and _run(point).status() == "ok":  # not if somebody asked it to stop
         config = point.config()
         extra = {"robustness_images": 0, "inspect_labels": config.label_noise > 0}
         commands.run("evaluate", {"checkpoint_dir": str(runs.folder(config)), **extra})

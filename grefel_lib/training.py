@@ -3,8 +3,6 @@
 import dataclasses
 import logging
 import math
-import os
-import sys
 import time
 from collections.abc import Callable
 
@@ -15,7 +13,18 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from grefel_lib import augment, checkpoints, evaluation, losses, metrics, model, optim, report, runs
+from grefel_lib import (
+    augment,
+    checkpoints,
+    environment,
+    evaluation,
+    losses,
+    metrics,
+    model,
+    optim,
+    report,
+    runs,
+)
 from grefel_lib.config import WITHOUT_WEIGHTS
 from grefel_lib.datasets import FaceSet
 
@@ -27,16 +36,6 @@ PARTS = ("cls", "branch", "anchor", "center", "rel")
 
 class NonFiniteLossError(ValueError):
     """A batch gave a loss that is NaN or infinite."""
-
-
-def interactive() -> bool:
-    """Whether a person looks at a progress bar: a terminal, or a notebook open in a browser.
-
-    GREFEL_PROGRESS=0 or 1 overrides. Headless runs get plain lines instead.
-    """
-    if "GREFEL_PROGRESS" in os.environ:
-        return os.environ["GREFEL_PROGRESS"] == "1"
-    return sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
 
 
 class _Trainer:
@@ -175,7 +174,7 @@ class _Trainer:
         pin = self.device.type == "cuda"
         loader = evaluation.batches(self.train, indices, num_workers=config.num_workers, pin=pin)
         bar = tqdm(loader, desc=f"epoch {self.epoch + 1}/{config.epochs}", leave=False,
-                   disable=not interactive())  # fmt: skip
+                   disable=not environment.progress_bars())  # fmt: skip
         started = told = time.perf_counter()
         for images, targets, batch in bar:
             lr = self._set_lr()
@@ -200,7 +199,8 @@ class _Trainer:
         row = {"epoch": self.epoch, "lr": lr, "train_loss": sums["loss"] / seen, **parts}
         row |= {"grad_norm": sums["norm"] / seen, "train_accuracy": sums["correct"] / seen}
         row |= self._validate(self.net, "") | self._validate(self.ema.module, "ema_")
-        return row | {"images_per_second": seen / seconds, "seconds": seconds}
+        whole = time.perf_counter() - started
+        return row | {"images_per_second": seen / seconds, "seconds": whole}
 
     def _set_lr(self) -> float:
         config = self.config
@@ -301,7 +301,8 @@ def fit(faces: FaceSet, run: runs.Run, *, say: Callable[[str], None] | None = No
         ValueError: A split is empty, or the checkpoint to start from does not fit.
     """
     say = say or log.info
-    with run.recording():
+    with run.recording() as ending:
+        run.ask_to_stop(False)
         trainer = _Trainer(faces, run, say)
         while trainer.epoch < run.config.epochs:
             row = trainer.run_epoch()
@@ -311,6 +312,11 @@ def fit(faces: FaceSet, run: runs.Run, *, say: Callable[[str], None] | None = No
             if _stale(trainer.history, run.config.early_stopping):
                 say(f"no better validation accuracy for {run.config.early_stopping} epochs: stop")
                 break
+            if run.asked_to_stop and trainer.epoch < run.config.epochs:
+                say(f"asked to stop; to go on: grefel train --resume {run.name}")
+                ending["status"] = "stopped"
+                break
+        run.ask_to_stop(False)
     return pd.DataFrame(trainer.history)
 
 

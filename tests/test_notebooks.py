@@ -75,7 +75,7 @@ def test_no_variable_is_named_like_a_setting(notebook):
 def test_training_declares_every_setting_and_fine_tuning_what_it_may_change():
     names = {p.stem: set(commands.parameters(p)) for p in PATHS}
     foreign = {"checkpoint_path", "finetune_name", "checkpoint_dir", "split"}
-    foreign |= {"robustness_images", "inspect_labels"}
+    foreign |= {"robustness_images", "inspect_labels", "picture"}
     assert names["03_training"] == set(FIELDS) - foreign
     assert {"checkpoint_path", "finetune_name", "epochs", "lr"} <= names["04_finetuning"]
 

@@ -1,0 +1,150 @@
+"""Click a cell of the confusion matrix, see its faces: what people said, what the model says."""
+
+from typing import ClassVar
+
+import ipywidgets as widgets
+import pandas as pd
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from grefel_lib import evaluation_plots, metrics, plots
+from grefel_lib.datasets import FaceSet
+from grefel_lib.evaluated import Evaluated
+from grefel_lib.panel import Pager, Panel, picture, row
+
+ORDERS = {
+    "surest first": ("confidence", False), "least sure first": ("confidence", True),
+    "most reliable first": ("reliability", False), "least reliable first": ("reliability", True),
+}  # fmt: skip
+PAGE = 8  # faces shown at once
+
+
+def select(
+    predictions: pd.DataFrame,
+    true: str,
+    predicted: str,
+    *,
+    order: str = "surest first",
+    between: tuple[float, float] = (0, 1),
+) -> pd.DataFrame:
+    """The faces of one cell of the confusion matrix.
+
+    Args:
+        predictions: See `evaluation.predict`.
+        true: Class of the label.
+        predicted: Class of the prediction.
+        order: A key of ORDERS; confidence is the probability of the predicted class.
+        between: Lowest and highest reliability; without reliability all faces are kept.
+    """
+    rows = metrics.images_in_cell(predictions, true, predicted)
+    rows = rows.assign(confidence=rows[f"p_{predicted}"])
+    column, ascending = ORDERS[order]
+    if "reliability" in rows:
+        rows = rows[rows["reliability"].between(*between)]
+    return rows.sort_values(column, ascending=ascending, kind="stable")
+
+
+class ConfusionPanel(Panel):
+    """Both checkpoints' matrices side by side; a click on a cell shows its faces below."""
+
+    title = "Confusion explorer: click a cell"
+    short: ClassVar[dict[str, str]] = {"best_model": "best", "best_ema_model": "EMA"}
+
+    def __init__(self, found: Evaluated, faces: FaceSet) -> None:
+        super().__init__()
+        self.found, self.faces = found, faces
+        self.names = metrics.class_names(found.table)
+        self.chosen: tuple[str, str, str] | None = None  # checkpoint, true, predicted
+        reliable = "reliability" in found.table
+        self.order = widgets.Dropdown(
+            options=[o for o, (column, _) in ORDERS.items() if reliable or column == "confidence"],
+            description="order", layout={"width": "260px"},
+        )  # fmt: skip
+        self.between = widgets.FloatRangeSlider(
+            value=(0, 1), min=0, max=1, step=0.05, description="reliability", disabled=not reliable,
+            continuous_update=False, layout={"width": "330px"},
+        )  # fmt: skip
+        self.pager = Pager(PAGE, self.guard(self._draw))
+        self.shown = widgets.HTML()
+        self.cells: dict[tuple[str, str, str], widgets.Button] = {}
+        matrices = [self._matrix(name) for name in found.predictions]
+        self.fill(row(*matrices), row(self.order, self.between, self.pager.box), self.shown)
+        for control in (self.order, self.between):
+            control.observe(self.guard(self._select), names="value")
+        self.choose(found.headline, *self._worst())
+
+    def choose(self, checkpoint: str, true: str, predicted: str) -> None:
+        """Show the faces of a cell, as a click on it does."""
+        for key in (self.chosen, (checkpoint, true, predicted)):
+            if key is not None:  # the frame moves
+                there = key == (checkpoint, true, predicted)
+                self.cells[key].layout.border = f"2px solid {plots.EMA}" if there else None
+        self.chosen = (checkpoint, true, predicted)
+        self._select()
+
+    def _worst(self) -> tuple[str, str]:
+        """The most frequent mistake; without any, the first class and itself."""
+        wrong = self.found.table[self.found.table["label"] != self.found.table["predicted"]]
+        if wrong.empty:
+            return self.names[0], self.names[0]
+        return wrong.groupby(["label", "predicted"]).size().idxmax()
+
+    def _matrix(self, checkpoint: str) -> widgets.VBox:
+        counts = metrics.confusion_counts(self.found.predictions[checkpoint])
+        shares = metrics.row_normalised(counts)
+        short = [plots.short_name(name) for name in self.names]
+        children: list[widgets.Widget] = [widgets.HTML()]
+        children += [widgets.HTML(f"<center>{name}</center>") for name in short]
+        for i, true in enumerate(self.names):
+            children.append(widgets.HTML(short[i]))
+            for j, predicted in enumerate(self.names):
+                key = (checkpoint, true, predicted)
+                count, share = counts[i, j], shares[i, j]
+                self.cells[key] = button = widgets.Button(
+                    description=plots.percent(share, False) if count else "",
+                    tooltip=f"{count} faces: {true} taken for {predicted} ({checkpoint})",
+                    disabled=not count,
+                    layout={"width": "auto", "height": "30px", "padding": "0", "margin": "0"},
+                    style={"button_color": to_hex(plots.BLUES(share)),
+                           "text_color": "white" if share > 0.5 else plots.INK},
+                )  # fmt: skip
+                button.on_click(self.guard(lambda key=key: self.choose(*key)))
+                children.append(button)
+        columns = f"34px repeat({len(self.names)}, 42px)"
+        grid = widgets.GridBox(
+            children, layout={"grid_template_columns": columns, "grid_gap": "1px"}
+        )
+        chosen = " (headline)" if checkpoint == self.found.headline else ""
+        accuracy = (counts.trace() / counts.sum()) if counts.sum() else 0
+        title = f"{checkpoint}{chosen}: {accuracy:.1%}. Rows true, columns predicted, in percent"
+        return widgets.VBox([widgets.HTML(title), grid], layout={"margin": "0 16px 8px 0"})
+
+    def _select(self) -> None:
+        self.pager.start = 0
+        self._draw()
+
+    def _draw(self) -> None:
+        checkpoint, true, predicted = self.chosen
+        rows = select(
+            self.found.predictions[checkpoint], true, predicted,
+            order=self.order.value, between=self.between.value,
+        )  # fmt: skip
+        some = rows.iloc[self.pager.page(len(rows))]
+        told = f"{true} taken for {predicted} by {checkpoint}: {len(rows)} faces"
+        if some.empty:
+            self.tell(f"{told} of this reliability; widen the range")
+            self.shown.value = ""
+            return
+        self.tell(told)
+        self.shown.value = picture(_cards(self.found, self.faces, checkpoint, some), told)
+
+
+def _cards(found: Evaluated, faces: FaceSet, checkpoint: str, rows: pd.DataFrame) -> Figure:
+    """The faces with their distributions, and what the other checkpoint says of them."""
+    others = {
+        ConfusionPanel.short.get(name, name): table.loc[rows.index, "predicted"]
+        for name, table in found.predictions.items() if name != checkpoint
+    }  # fmt: skip
+    images = faces.gather(rows.index.to_numpy())
+    with plots.paper_style("full"):
+        return evaluation_plots.face_cards(images, rows, metrics.class_names(found.table), others)

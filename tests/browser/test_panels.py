@@ -1,0 +1,274 @@
+"""Every panel, in a real JupyterLab: clicked, looked at, and (`make screenshots`) photographed.
+
+With GREFEL_SCREENSHOTS the notebooks run as committed and their panels are saved as pictures;
+without it they get a small data set and a small run, so that all of this takes two minutes.
+"""
+
+import base64
+import json
+import os
+import re
+import time
+
+import driving
+import pytest
+from PIL import Image
+
+from grefel_lib import datasets, explaining, runs, training
+from grefel_lib.config import PROJECT_ROOT, Config
+
+sync_api = pytest.importorskip("playwright.sync_api")
+expect = sync_api.expect
+expect.set_options(timeout=20_000)
+SHOTS = os.environ.get("GREFEL_SCREENSHOTS", "")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not driving.CHROMIUM, reason="no chromium here: apt-get install chromium"),
+]
+
+
+@pytest.fixture(scope="module")
+def small(faces_dir, tmp_path_factory):
+    """What makes a notebook small: few faces, and results elsewhere."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    return {"dataset": "ferplus", "data_dir": str(faces_dir), "profile": "demo",
+            "output_dir": str(outputs)}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(small):
+    """A run for the notebooks that read one."""
+    config = Config.resolve(small | {"epochs": 2, "run_name": "small"})
+    faces = datasets.load(config)
+    run = runs.start(config, faces.info)
+    training.fit(faces, run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The folder of the notebooks, and the address it is served at."""
+    root, home = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("home")
+    with driving.jupyter(root, home, GREFEL_PROGRESS="0") as address:
+        yield root, address
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=driving.CHROMIUM, args=driving.ARGUMENTS
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(served, browser):
+    """Open a notebook, its parameters changed; in the end no error, and no request abroad."""
+    pages = []
+
+    def call(name, cells, *, app="lab"):
+        root, address = served
+        blank = {"metadata": {}, "outputs": [], "execution_count": None, "cell_type": "code"}
+        content = json.loads((PROJECT_ROOT / "notebooks/01_data_exploration.ipynb").read_text())
+        content["cells"] = [
+            cell | blank | {"metadata": cell["metadata"]} if cell["cell_type"] == "code" else cell
+            for cell in cells
+        ]
+        (root / name).write_text(json.dumps(content))
+        pages.append(driving.Page(browser, address, name, app=app))
+        return pages[-1]
+
+    yield call
+    for page in pages:
+        page.page.close()
+        assert not page.errors
+        assert not page.abroad
+
+
+def committed(name, parameters, always=()):
+    """The cells of a committed notebook with other parameters; for pictures `always` alone."""
+    cells = json.loads((PROJECT_ROOT / "notebooks" / name).read_text())["cells"]
+    for cell in cells:
+        if "parameters" in cell["metadata"].get("tags", []):
+            kept = {k: v for k, v in parameters.items() if not SHOTS or k in always}
+            cell["source"] = [*cell["source"], *(f"\n{k} = {v!r}" for k, v in kept.items())]
+    return cells
+
+
+def photograph(panel, name):
+    """Keep a picture of a panel for the README."""
+    if SHOTS:
+        path = PROJECT_ROOT / SHOTS / f"panel_{name}.png"
+        panel.screenshot(path=path)
+        with Image.open(path) as picture:
+            few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        few.save(path, optimize=True)
+
+
+def shown(panel, number=0):
+    """What one of a panel's pictures shows, in words."""
+    return panel.locator("img").nth(number).get_attribute("alt")
+
+
+@pytest.mark.parametrize("app", ["lab", "notebook"])
+def test_data_browser(opened, small, app):
+    name = "01_data_exploration.ipynb"
+    page = opened(name, committed(name, {k: small[k] for k in ("dataset", "data_dir")}), app=app)
+    page.run_all()
+    panel = page.panel("Data browser")
+    before = shown(panel)
+    panel.get_by_label("class").select_option("happiness")
+    expect(panel.locator("img")).not_to_have_attribute("alt", before)
+    if app == "lab":
+        photograph(panel, "data")
+    panel.get_by_label("class").select_option("all")
+    panel.get_by_label("copy in another split").check()
+    jump = panel.locator("button", has_text="→").first
+    target = jump.inner_text().split()[-1]
+    jump.focus()
+    page.page.keyboard.press("Enter")  # the keyboard is enough
+    expect(panel.get_by_label("split", exact=True)).to_have_value(target.split("_")[0])
+    expect(panel.locator("img")).to_have_attribute("alt", re.compile(target))
+    panel.get_by_role("button", name="export as CSV").click()
+    expect(panel.get_by_role("status")).to_contain_text("wrote")
+    written = re.search(r"outputs/selections/\S+\.csv", panel.inner_text())[0]
+    assert target in (PROJECT_ROOT / written).read_text()
+    (PROJECT_ROOT / written).unlink()
+    panel.get_by_label("data set").select_option("rafdb_compound")
+    expect(panel.get_by_role("alert")).to_contain_text("rafdb")  # its files are not here
+    expect(panel.locator("img")).to_have_count(0)
+
+
+def test_training_monitor(opened, small):
+    """Watched here while the kernel is busy; the tab is closed; watched, and stopped, elsewhere."""
+    name = "03_training.ipynb"
+    changes = small | {"epochs": 80, "run_name": "watched", "batch_size": 2}  # slow epochs
+    page = opened(name, committed(name, changes, always=("output_dir", "run_name")))
+    page.run_all(wait=False)
+    panel = page.panel("Training monitor")
+    seen = re.compile(r"running: epoch [1-9]\d* of \d+, \d+ (s|min) left")
+    expect(panel).to_contain_text(seen, timeout=90_000)
+    if SHOTS:
+        expect(panel).to_contain_text(re.compile(r"epoch ([789]|1\d) of"), timeout=90_000)
+        photograph(panel, "training")
+    stop = panel.get_by_role("button", name="stop after this epoch")
+    stop.click()
+    panel.get_by_role("button", name="go on after all").click()
+    expect(stop).to_be_visible()
+    page.command("docmanager:save")
+    page.page.close()  # the kernel goes on
+
+    run = runs.open_run("watched", small["output_dir"])
+    before = len(run.history())
+    lines = [
+        "from grefel_lib import panel, runs",
+        "from grefel_lib.training_panel import TrainingPanel",
+        f"panel.show(TrainingPanel, runs.open_run({str(run.path)!r}))",
+    ]
+    cell = {"cell_type": "code", "id": "watch", "metadata": {}, "source": "\n".join(lines)}
+    other = opened("watch.ipynb", [cell], app="notebook")
+    other.run_all()
+    there = other.panel("Training monitor")
+    expect(there).to_contain_text(seen)
+    there.get_by_role("button", name="stop after this epoch").click()
+    expect(there).to_contain_text("stopped: epoch")
+    assert before < len(run.history()) < 80
+    assert run.load_checkpoint(runs.LAST)[1]["epoch"] == len(run.history())
+    assert not run.asked_to_stop
+
+    page.open()
+    page.finish()
+    expect(page.panel("Training monitor")).to_contain_text("stopped: epoch")
+
+
+def test_confusion_explorer(opened, small, trained):
+    name = "05_evaluation.ipynb"
+    changes = {"checkpoint_dir": str(trained.path), "robustness_images": 0, "inspect_labels": False}
+    page = opened(name, committed(name, changes))
+    page.run_all()
+    panel = page.panel("Confusion explorer")
+    cell = panel.locator("button[title*=' taken for ']:enabled").last
+    count, true, _, _, predicted, checkpoint = (
+        cell.get_attribute("title").replace(" faces:", "").split()
+    )  # "12 faces: anger taken for neutral (best_model)"
+    cell.focus()
+    page.page.keyboard.press("Enter")
+    told = f"{true} taken for {predicted} by {checkpoint.strip('()')}: {count} faces"
+    expect(panel.get_by_role("status")).to_contain_text(told)
+    expect(panel.locator("img")).to_have_attribute("alt", told)
+    picture = panel.locator("img").get_attribute("src")
+    panel.get_by_label("order").select_option("least reliable first")
+    expect(panel.locator("img")).not_to_have_attribute("src", picture)
+    if SHOTS:
+        panel.locator("button[title*='anger taken for neutral']:enabled").first.click()
+        expect(panel.get_by_role("status")).to_contain_text("anger taken for neutral")
+        expect(panel.locator("img")).to_have_attribute("alt", re.compile("anger taken for neutral"))
+    photograph(panel, "confusion")
+
+
+def test_run_table(opened):
+    name = "06_comparing_runs.ipynb"
+    page = opened(name, committed(name, {}))
+    page.run_all()
+    panel = page.panel("Run table")
+    expect(panel.get_by_role("status")).to_contain_text("12 runs, 4 variants")
+    photograph(panel, "runs")
+    lines = panel.get_by_label("runs").locator("option").all_text_contents()
+    some = [line for line in lines if "correction=none" in line or "linear" in line]
+    panel.get_by_label("runs").select_option(some)
+    expect(panel.get_by_role("status")).to_contain_text("6 runs, 2 variants")
+    expect(panel.locator("table")).not_to_contain_text("correction trust")
+    panel.get_by_label("against").select_option(index=1)
+    expect(panel.locator("img").nth(1)).to_have_attribute("alt", re.compile("to GReFEL"))
+
+
+@pytest.mark.parametrize("app", ["lab", "notebook"])
+def test_face_panel(opened, small, trained, tmp_path, app):
+    name = "07_try_a_face.ipynb"
+    page = opened(name, committed(name, {"checkpoint_dir": str(trained.path)}), app=app)
+    page.run_all()
+    panel = page.panel("Try a face")
+    assert "4 faces" in shown(panel)
+    photograph(panel, "face")
+    faces = datasets.load(trained.config).split("val").gather(range(2))
+    file = tmp_path / "two.png"
+    Image.fromarray(explaining.group_picture(faces)).save(file)
+    with page.page.expect_file_chooser() as chooser:
+        panel.get_by_role("button", name="choose a picture").click()
+    chooser.value.set_files(file)
+    expect(panel.locator("img").first).to_have_attribute("alt", re.compile("2 faces"))
+    panel.get_by_role("button", name="whole picture").click()
+    expect(panel.get_by_role("status")).to_contain_text("whole picture: ")
+    Image.new("RGB", (300, 200), "navy").save(tmp_path / "none.png")
+    drop(page.page, panel.locator(".grefel-drop"), tmp_path / "none.png")
+    expect(panel.get_by_role("status")).to_contain_text("no face was found")
+    (tmp_path / "text.png").write_text("not a picture")
+    drop(page.page, panel.locator(".grefel-drop"), tmp_path / "text.png")
+    expect(panel.get_by_role("alert")).to_contain_text("text.png is no picture")
+
+
+def drop(page, zone, file):
+    """Let a file fall on an element."""
+    content = base64.b64encode(file.read_bytes()).decode()
+    script = """([content, name]) => { const transfer = new DataTransfer();
+        const bytes = Uint8Array.from(atob(content), c => c.charCodeAt(0));
+        transfer.items.add(new File([bytes], name, {type: 'image/png'})); return transfer; }"""
+    transfer = page.evaluate_handle(script, [content, file.name])
+    zone.dispatch_event("drop", {"dataTransfer": transfer})
+
+
+def test_the_table_of_contents_and_a_dark_theme(opened, small):
+    name = "01_data_exploration.ipynb"
+    page = opened(name, committed(name, {k: small[k] for k in ("dataset", "data_dir")}))
+    page.command("apputils:change-theme", theme="JupyterLab Dark")
+    page.command("toc:show-panel")
+    page.run_all()
+    panel = page.panel("Data browser")
+    expect(page.page.locator(".jp-TableOfContents-tree")).to_contain_text("Look for yourself")
+    paper = panel.locator("img").evaluate("img => getComputedStyle(img).backgroundColor")
+    assert paper == "rgb(255, 255, 255)"
+    if SHOTS:
+        time.sleep(1)
+        page.page.screenshot(path=PROJECT_ROOT / SHOTS / "panel_lab.png")
