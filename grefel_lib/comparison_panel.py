@@ -4,7 +4,6 @@ from pathlib import Path
 
 import ipywidgets as widgets
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from grefel_lib import comparison, comparison_plots, plots, report, runs
@@ -35,7 +34,8 @@ def differences(apart: pd.DataFrame) -> Figure | None:
         return None
     metrics = comparison_plots.METRICS
     with plots.paper_style("full"):
-        fig, axes = plt.subplots(1, len(metrics), figsize=(6.9, 0.55 + 0.3 * rows), sharey=True)
+        fig = Figure(figsize=(6.9, 0.55 + 0.3 * rows))
+        axes = fig.subplots(1, len(metrics), sharey=True)
         for ax, metric in zip(axes, metrics, strict=True):
             percent = metric in report.PERCENT
             comparison_plots.differences(apart[apart["metric"] == metric], ax, percent=percent)

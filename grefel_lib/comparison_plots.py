@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -19,7 +18,8 @@ def ablation(tables: Mapping[str, pd.DataFrame], seeds: pd.DataFrame) -> Figure:
     """Draw `variant_dots` of four metrics at full width, from `comparison.summary` and seeds."""
     drawn = {metric: tables[metric] for metric in METRICS}
     rows = len(drawn[METRICS[0]])
-    fig, axes = plt.subplots(1, len(drawn), figsize=(6.9, 0.5 + 0.35 * rows))
+    fig = Figure(figsize=(6.9, 0.5 + 0.35 * rows))
+    axes = fig.subplots(1, len(drawn))
     variant_dots(drawn, seeds, axes, report.TITLES, report.PERCENT)
     return fig
 

@@ -2,7 +2,6 @@
 
 import ipywidgets as widgets
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from grefel_lib import datasets, plots, runs
@@ -71,7 +70,7 @@ def page(faces: FaceSet, rows: pd.DataFrame, *, framed: str = "") -> Figure:
     frames = [plots.EMA if name == framed else "white" for name in rows["id"]]
     with plots.paper_style("full"):
         height = (1.05 if votes is None else 1.3) * lines + (0.25 if votes is not None else 0)
-        fig = plt.figure(figsize=(6.9, height))
+        fig = Figure(figsize=(6.9, height))
         images = faces.gather(rows.index.to_numpy())
         plots.face_grid(images, fig, ncols=NCOLS, titles=titles, colours=frames, votes=votes)
     return fig

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -200,10 +199,8 @@ def face_cards(
     Above each face: label and prediction, id, reliability, the others' predictions.
     """
     lines = -(-len(images) // ncols)
-    fig, axes = plt.subplots(
-        lines, 2 * ncols, figsize=(2.2 * ncols, 1.65 * lines + 0.2), squeeze=False,
-        width_ratios=[1, 1.15] * ncols,
-    )  # fmt: skip
+    fig = Figure(figsize=(2.2 * ncols, 1.65 * lines + 0.2))
+    axes = fig.subplots(lines, 2 * ncols, squeeze=False, width_ratios=[1, 1.15] * ncols)
     for ax in axes.flat:
         ax.set_axis_off()
     pairs = axes.reshape(-1, 2)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -133,7 +132,7 @@ def found_faces(picture: np.ndarray, boxes: list[Box]) -> Figure:
     height, width = picture.shape[:2]
     scale = min(4.6 / width, 2.8 / height)
     with plots.paper_style("full"):
-        fig = plt.figure(figsize=(scale * width, scale * height), layout="none")
+        fig = Figure(figsize=(scale * width, scale * height), layout="none")
         ax = fig.add_axes((0, 0, 1, 1))
         ax.imshow(picture)
         ax.set_axis_off()
@@ -157,7 +156,7 @@ def figure(seen: Explained, memory: Memory | None = None) -> Figure:
     """
     anchors = seen.nearest()
     with plots.paper_style("full"):
-        fig = plt.figure(figsize=(6.9, 2.2 + (0.95 if anchors else 0)))
+        fig = Figure(figsize=(6.9, 2.2 + (0.95 if anchors else 0)))
         parts = fig.subfigures(2, 1, height_ratios=(2.2, 0.95)) if anchors else [fig]
         axes = parts[0].subplots(1, 3, width_ratios=(1, 1, 1.7))
         axes[0].imshow(seen.face, cmap="gray", vmin=0, vmax=255)

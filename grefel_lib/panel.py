@@ -4,12 +4,12 @@ import base64
 import contextlib
 import html
 import io
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
 from IPython.display import display
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from grefel_lib import environment
@@ -20,13 +20,15 @@ WRONG = "#D32F2F"  # readable on a light and on a dark page
 class Panel(widgets.VBox):
     """A column of widgets, built once and updated in place.
 
-    A subclass calls `fill` once and wraps its handlers in `guard`.
+    A subclass calls `fill` once and wraps its handlers in `guard`. Figures are made without pyplot,
+    whose figures belong to the cell that runs: Jupyter calls handlers in threads of their own.
     """
 
     title: ClassVar[str] = ""
 
     def __init__(self) -> None:
         self.message, self.quiet = widgets.HTML(), False
+        self.turn = threading.RLock()  # one handler at a time
         super().__init__([widgets.HTML(f"<b>{self.title}</b>"), self.message])
         self.layout.border_top = "1px solid #9E9E9E"
         self.layout.padding = "6px 0"
@@ -39,15 +41,16 @@ class Panel(widgets.VBox):
         """A callback that runs the handler and shows its error, if any, in the panel."""
 
         def call(*_: Any) -> None:
-            if self.quiet:
-                return
-            self.message.value = ""
-            try:
-                handler()
-            except Exception as error:
-                known = isinstance(error, (ValueError, OSError))
-                name = "" if known else f"{type(error).__name__}: "
-                self.tell(f"{name}{error}", wrong=True)
+            with self.turn:
+                if self.quiet:
+                    return
+                self.message.value = ""
+                try:
+                    handler()
+                except Exception as error:
+                    known = isinstance(error, (ValueError, OSError))
+                    name = "" if known else f"{type(error).__name__}: "
+                    self.tell(f"{name}{error}", wrong=True)
 
         return call
 
@@ -82,14 +85,13 @@ def show(kind: type[Panel], *arguments: Any) -> None:
 
 
 def picture(fig: Figure, words: str, *, dpi: int = 130) -> str:
-    """A figure as HTML, with words for those who cannot see it; the figure is closed.
+    """A figure as HTML, with words for those who cannot see it.
 
     It keeps its white paper on a dark page.
     """
     content = io.BytesIO()
     fig.savefig(content, format="png", dpi=dpi, facecolor="white")
     width = round(120 * fig.get_figwidth())
-    plt.close(fig)
     data = base64.b64encode(content.getvalue()).decode()
     style = f"width:{width}px; max-width:100%; background:white"
     return f'<img alt="{html.escape(words)}" style="{style}" src="data:image/png;base64,{data}">'

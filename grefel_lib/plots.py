@@ -76,7 +76,7 @@ def save(fig: Figure, stem: Path) -> tuple[Path, Path]:
     The folder exists. The first save fixes the layout, so that a second one writes the same bytes.
     """
     pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
-    with matplotlib.rc_context(_SAVING):
+    with _ONE_AT_A_TIME, matplotlib.rc_context(_SAVING):
         for _ in range(4):  # beside square axes one pass leaves labels outside the figure
             fig.draw_without_rendering()
         fig.set_layout_engine("none")

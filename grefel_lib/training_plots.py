@@ -1,7 +1,6 @@
 """A run's health in one figure: losses, accuracy, classes, gradient norm, speed."""
 
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -19,7 +18,8 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
     norm before clipping; learning rate and speed.
     """
     with plots.paper_style("full"):
-        fig, axes = plt.subplots(2, 3, figsize=(8.6, 4.4))
+        fig = Figure(figsize=(8.6, 4.4))
+        axes = fig.subplots(2, 3)
         epoch = history["epoch"]
         few = {"marker": "o", "ms": 2.5} if len(history) < 12 else {}
         loss, parts, accuracy, classes, norm, speed = axes.flat
