@@ -17,6 +17,8 @@ ORDERS = {
     "most reliable first": ("reliability", False), "least reliable first": ("reliability", True),
 }  # fmt: skip
 PAGE = 8  # faces shown at once
+CELL = {"width": "auto", "height": "30px", "padding": "0", "margin": "0"}
+FRAME = f"2px solid {plots.EMA}"
 
 
 def select(
@@ -66,7 +68,11 @@ class ConfusionPanel(Panel):
         )  # fmt: skip
         self.pager = Pager(PAGE, self.guard(self._draw))
         self.shown = widgets.HTML()
+        # shared: thousands of widgets would take the browser many seconds
+        self.plain, self.framed = widgets.Layout(**CELL), widgets.Layout(**CELL, border=FRAME)
+        self.text = {"layout": widgets.Layout(), "style": widgets.HTML().style}
         self.cells: dict[tuple[str, str, str], widgets.Button] = {}
+        self.styles: dict[int, widgets.ButtonStyle] = {}
         matrices = [self._matrix(name) for name in found.predictions]
         self.fill(row(*matrices), row(self.order, self.between, self.pager.box), self.shown)
         for control in (self.order, self.between):
@@ -75,11 +81,10 @@ class ConfusionPanel(Panel):
 
     def choose(self, checkpoint: str, true: str, predicted: str) -> None:
         """Show the faces of a cell, as a click on it does."""
-        for key in (self.chosen, (checkpoint, true, predicted)):
-            if key is not None:  # the frame moves
-                there = key == (checkpoint, true, predicted)
-                self.cells[key].layout.border = f"2px solid {plots.EMA}" if there else None
+        if self.chosen is not None:
+            self.cells[self.chosen].layout = self.plain
         self.chosen = (checkpoint, true, predicted)
+        self.cells[self.chosen].layout = self.framed
         self._select()
 
     def _worst(self) -> tuple[str, str]:
@@ -93,10 +98,9 @@ class ConfusionPanel(Panel):
         counts = metrics.confusion_counts(self.found.predictions[checkpoint])
         shares = metrics.row_normalised(counts)
         short = [plots.short_name(name) for name in self.names]
-        children: list[widgets.Widget] = [widgets.HTML()]
-        children += [widgets.HTML(f"<center>{name}</center>") for name in short]
+        children = [widgets.HTML(f"<center>{name}</center>", **self.text) for name in ("", *short)]
         for i, true in enumerate(self.names):
-            children.append(widgets.HTML(short[i]))
+            children.append(widgets.HTML(short[i], **self.text))
             for j, predicted in enumerate(self.names):
                 key = (checkpoint, true, predicted)
                 count, share = counts[i, j], shares[i, j]
@@ -104,10 +108,9 @@ class ConfusionPanel(Panel):
                     description=plots.percent(share, False) if count else "",
                     tooltip=f"{count} faces: {true} taken for {predicted} ({checkpoint})",
                     disabled=not count,
-                    layout={"width": "auto", "height": "30px", "padding": "0", "margin": "0"},
-                    style={"button_color": to_hex(plots.BLUES(share)),
-                           "text_color": "white" if share > 0.5 else plots.INK},
-                )  # fmt: skip
+                    layout=self.plain,
+                    style=self._style(share),
+                )
                 button.on_click(self.guard(lambda key=key: self.choose(*key)))
                 children.append(button)
         columns = f"34px repeat({len(self.names)}, 42px)"
@@ -118,6 +121,16 @@ class ConfusionPanel(Panel):
         accuracy = (counts.trace() / counts.sum()) if counts.sum() else 0
         title = f"{checkpoint}{chosen}: {accuracy:.1%}. Rows true, columns predicted, in percent"
         return widgets.VBox([widgets.HTML(title), grid], layout={"margin": "0 16px 8px 0"})
+
+    def _style(self, share: float) -> widgets.ButtonStyle:
+        """The colour of a share of a row, to the percent."""
+        percent = round(100 * share)
+        if percent not in self.styles:
+            self.styles[percent] = widgets.ButtonStyle(
+                button_color=to_hex(plots.BLUES(percent / 100)),
+                text_color="white" if percent > 50 else plots.INK,
+            )
+        return self.styles[percent]
 
     def _select(self) -> None:
         self.pager.start = 0

@@ -5,6 +5,11 @@ import pytest
 import torch
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)  # on small models threads only wait for each other
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

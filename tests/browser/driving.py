@@ -88,7 +88,7 @@ class Page:
     def open(self) -> None:
         """Open the notebook in a new page, and wait for its kernel to answer."""
         self.page = self.browser.new_page(viewport={"width": 1250, "height": 1300})
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("pageerror", self._failed)
         self.page.on("request", self._asked)
         self.page.goto(self.address)
