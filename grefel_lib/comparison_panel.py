@@ -1,5 +1,6 @@
 """Pick runs, and see the comparison change: means, intervals, paired differences."""
 
+import html
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -11,7 +12,10 @@ from grefel_lib.comparison import Result
 from grefel_lib.folders import relative
 from grefel_lib.panel import Panel, picture, row
 
-SHOWN = ("val_accuracy", "accuracy", "mean_class_accuracy", "macro_f1", "ece", "nll")
+SHOWN = ("accuracy", "mean_class_accuracy", "macro_f1", "ece", "nll")
+ROWS = 12  # of the list of runs, at most
+STYLE = """<style>.grefel-runs {line-height: 1.4; font-size: 12px; border-collapse: collapse}
+.grefel-runs :is(td, th) {padding: 2px 14px 2px 0; text-align: left; white-space: nowrap}</style>"""
 
 
 def folders(first: str) -> list[str]:
@@ -55,7 +59,7 @@ class ComparisonPanel(Panel):
             options=folders(output_dir), description="folder", layout={"width": "420px"}
         )
         self.picked = widgets.SelectMultiple(
-            options=[], rows=8, description="runs", layout={"width": "720px"}
+            options=[], description="runs", layout={"width": "720px"}
         )
         self.reference = widgets.Dropdown(
             options=[], description="against", layout={"width": "420px"}
@@ -76,6 +80,7 @@ class ComparisonPanel(Panel):
         self.results = {_line(result): result for result in found}
         with self.hushed():
             self.picked.options = list(self.results)
+            self.picked.rows = min(max(len(found), 3), ROWS)
             self.picked.value = [k for k, r in self.results.items() if _alike(r, found[0])]
         self._pick()
 
@@ -107,14 +112,21 @@ class ComparisonPanel(Panel):
         if apart is not None:
             words = f"differences to {self.reference.value} on the same faces"
             self.shown.value += picture(differences(apart), words)
-        shown = report.interval_table({metric: tables[metric] for metric in SHOWN[1:]})
-        self.table.value = shown.to_html(border=0)
+        shown = report.interval_table({metric: tables[metric] for metric in SHOWN})
+        self.table.value = STYLE + _as_html(shown)
         first = next(iter(groups.values()))[0]
         self.tell(
             f"{len(seeds)} runs, {len(groups)} variants, {len(first.predictions)} faces of "
             f"{first.record['dataset']} ({first.record['split']}); mean over seeds [95% interval "
             f"over faces] ± spread over seeds"
         )
+
+
+def _as_html(shown: pd.DataFrame) -> str:
+    """The table of intervals, each below its mean."""
+    two_lines = shown.map(lambda cell: cell.replace(" [", "<br>["))
+    two_lines.index = [html.escape(name) for name in shown.index]
+    return two_lines.to_html(border=0, classes="grefel-runs", escape=False)
 
 
 def _line(result: Result) -> str:

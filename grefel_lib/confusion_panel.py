@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from grefel_lib import evaluation_plots, metrics, plots
+from grefel_lib import evaluation_plots, metrics, panel, plots
 from grefel_lib.datasets import FaceSet
 from grefel_lib.evaluated import Evaluated
 from grefel_lib.panel import Pager, Panel, picture, row
@@ -106,7 +106,7 @@ class ConfusionPanel(Panel):
                 count, share = counts[i, j], shares[i, j]
                 self.cells[key] = button = widgets.Button(
                     description=plots.percent(share, False) if count else "",
-                    tooltip=f"{count} faces: {true} taken for {predicted} ({checkpoint})",
+                    tooltip=f"{panel.faces(count)}: {true} taken for {predicted} ({checkpoint})",
                     disabled=not count,
                     layout=self.plain,
                     style=self._style(share),
@@ -143,7 +143,7 @@ class ConfusionPanel(Panel):
             order=self.order.value, between=self.between.value,
         )  # fmt: skip
         some = rows.iloc[self.pager.page(len(rows))]
-        told = f"{true} taken for {predicted} by {checkpoint}: {len(rows)} faces"
+        told = f"{true} taken for {predicted} by {checkpoint}: {panel.faces(len(rows))}"
         if some.empty:
             self.tell(f"{told} of this reliability; widen the range")
             self.shown.value = ""

@@ -4,7 +4,7 @@ import ipywidgets as widgets
 import pandas as pd
 from matplotlib.figure import Figure
 
-from grefel_lib import datasets, plots, runs
+from grefel_lib import datasets, panel, plots, runs
 from grefel_lib.config import CHOICES, Config
 from grefel_lib.datasets import SPLITS, FaceSet
 from grefel_lib.folders import Folder
@@ -102,7 +102,9 @@ class DataPanel(Panel):
             description="agreement", layout=wide,
         )  # fmt: skip
         self.copies = widgets.Checkbox(
-            description="only with a copy in another split", indent=False, layout=wide
+            description="only with a copy in another split",
+            indent=False,
+            layout=wide | {"margin": "2px 2px 2px 24px"},
         )
         self.pager = Pager(PAGE, self.guard(self._draw))
         self.export = widgets.Button(description="export as CSV", icon="download")
@@ -156,7 +158,7 @@ class DataPanel(Panel):
             self.shown.value = ""
             self.tell("no face is like that; widen the agreement, or take another class or split")
             return
-        words = f"{len(some)} faces: " + ", ".join(some["id"])
+        words = f"{panel.faces(len(some))}: " + ", ".join(some["id"])
         self.shown.value = picture(page(self.faces, some, framed=self.framed), words)
 
     def _offer_jumps(self, some: pd.DataFrame) -> None:
@@ -195,4 +197,4 @@ class DataPanel(Panel):
         table = self.rows.assign(label=labels).drop(columns="row")
         folder = Folder(runs.outputs(self.config.output_dir))
         path = folder.write_table(table, "selections", name)
-        self.tell(f"wrote {len(table):,} faces to {runs.relative(path)}")
+        self.tell(f"wrote {panel.faces(len(table))} to {runs.relative(path)}")

@@ -49,8 +49,8 @@ def find(picture: np.ndarray) -> list[Box]:
     detector = YuNetDetector(score_threshold=SURE)
     longer = max(picture.shape[:2])
     boxes, scores = [], []
-    for side in SIDES:
-        scale = min(side, max(longer, SIDES[0])) / longer
+    for side in sorted({min(side, max(longer, SIDES[0])) for side in SIDES}):
+        scale = side / longer
         size = [max(1, round(scale * edge)) for edge in picture.shape[1::-1]]
         resized = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
         rows = detector.detect(np.asarray(resized)[..., ::-1].copy(), details=True)  # BGR

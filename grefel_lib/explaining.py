@@ -164,7 +164,7 @@ def figure(seen: Explained, memory: Memory | None = None) -> Figure:
         axes[0].set_axis_off()
         if seen.attention is not None:
             evaluation_plots.attention(seen.face, seen.attention, axes[1])
-            axes[1].set_title("where it looked")
+            axes[1].set_title("where it looked (brighter: more)")
         axes[1].set_axis_off()
         given = {k: seen.distributions[k] for k in ("primary", "corrected")
                  if k in seen.distributions}  # fmt: skip

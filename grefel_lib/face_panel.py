@@ -8,7 +8,7 @@ from pathlib import Path
 import ipywidgets as widgets
 import numpy as np
 
-from grefel_lib import detection, evaluation, explaining, runs
+from grefel_lib import detection, evaluation, explaining, panel, runs
 from grefel_lib.detection import Box
 from grefel_lib.panel import Panel, picture, row
 
@@ -42,7 +42,9 @@ class FacePanel(Panel):
             options=list(dict.fromkeys([run.name, *reversed(offered)])),
             description="run", layout={"width": "520px"},
         )  # fmt: skip
-        self.upload = widgets.FileUpload(accept="image/*", description="choose a picture")
+        self.upload = widgets.FileUpload(
+            accept="image/*", description="choose a picture", layout={"width": "180px"}
+        )
         self.zone = widgets.HTML(_ZONE)
         self.dropped = widgets.Textarea(continuous_update=False, layout={"display": "none"})
         self.dropped.add_class("grefel-dropped")
@@ -65,7 +67,7 @@ class FacePanel(Panel):
         with self.hushed():
             self.face.options = [*names, WHOLE]
             self.face.value = self.face.options[0]
-        words = f"a picture with {len(self.boxes)} faces"
+        words = f"a picture with {panel.faces(len(self.boxes))}"
         self.found.value = picture(explaining.found_faces(photo, self.boxes), words)
         self._explain()
 

@@ -97,6 +97,11 @@ def picture(fig: Figure, words: str, *, dpi: int = 130) -> str:
     return f'<img alt="{html.escape(words)}" style="{style}" src="data:image/png;base64,{data}">'
 
 
+def faces(count: int) -> str:
+    """So many faces, in words."""
+    return f"{count:,} face{'' if count == 1 else 's'}"
+
+
 def row(*children: widgets.Widget) -> widgets.HBox:
     """Widgets side by side, wrapped where the page is narrow."""
     return widgets.HBox(children, layout={"flex_flow": "row wrap", "align_items": "center"})

@@ -57,9 +57,10 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
         norm.set_ylim(0, None)
         for ax in axes[1]:
             ax.set_xlabel("epoch")
-        for ax, columns in ((loss, 1), (parts, 1), (accuracy, 1), (classes, 2), (speed, 1)):
-            look = {"frameon": True, "framealpha": 0.75, "edgecolor": "none"}
-            ax.legend(loc="best", ncols=columns, fontsize=6, **look)
+        for ax in (loss, parts, accuracy, speed):
+            ax.legend(fontsize=6, frameon=True, framealpha=0.75, edgecolor="none")
+        handles, names = classes.get_legend_handles_labels()
+        fig.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=6.5)
     return fig
 
 
