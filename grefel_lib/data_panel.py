@@ -140,14 +140,17 @@ class DataPanel(Panel):
             self.label.options = (ALL, *CLASS_NAMES[self.dataset.value])
         self._select()
 
-    def _select(self) -> None:
+    def _select(self, framed: str = "") -> None:
+        """Select anew; show the first page, or the one with the face that gets a frame."""
         if self.faces is None:
             return
         self.rows = select(
             self.faces, split=self.split.value, label=self.label.value,
             agreement=self.agreement.value, copies=self.copies.value,
         )  # fmt: skip
-        self.pager.start, self.framed = 0, ""
+        ids = self.rows["id"].tolist()
+        self.pager.start = ids.index(framed) // PAGE * PAGE if framed else 0
+        self.framed = framed
         self._draw()
 
     def _draw(self) -> None:
@@ -180,10 +183,7 @@ class DataPanel(Panel):
         with self.hushed():
             self.split.value, self.agreement.value = face["split"], (0, 1)
             self.label.value = self.faces.class_names[face["label"]]
-        self._select()
-        self.pager.start = self.rows.index.get_loc(face.name) // PAGE * PAGE
-        self.framed = target
-        self._draw()
+        self._select(framed=target)
 
     def _export(self) -> None:
         """Write the selection, every page of it, under outputs/selections."""

@@ -7,7 +7,10 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 SIDES = (256, 1280)  # pixels of the longer side: a close-up is found at the first, a group at both
-SURE = 0.7  # least score: all 22 faces of six photographs, nothing else; 98.5% of FER2013 crops
+# Least score. So 98.3% of FER2013's 3,199 validation crops have a face, 95.4% of the sad ones; the
+# Haar cascade misses a third of them enlarged to 256 pixels, and two thirds as they are.
+SURE = 0.7
+CELL = 32  # pixels: YuNet's coarsest grid
 OVERLAP = 0.3  # of two boxes (intersection over union) that are one face
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
@@ -37,8 +40,8 @@ def find(picture: np.ndarray) -> list[Box]:
 
     The detector is YuNet (Wu et al. 2023), which knows faces of about 15 to 400 pixels; so it looks
     at the picture in two sizes. A square is as high as YuNet's box and centred on it: that is where
-    the box of a FER2013 crop lies (median over 600 validation faces: centre 0.50 and 0.51, height
-    1.02 of the crop). It may reach over the edge of the picture.
+    the box of a FER2013 crop lies (median over the validation crops: centre 0.51 and 0.51, side
+    0.98 of the crop). It may reach over the edge of the picture.
 
     Args:
         picture: (H, W, 3) uint8.
@@ -52,6 +55,8 @@ def find(picture: np.ndarray) -> list[Box]:
     for side in sorted({min(side, max(longer, SIDES[0])) for side in SIDES}):
         scale = side / longer
         size = [max(1, round(scale * edge)) for edge in picture.shape[1::-1]]
+        if min(size) < CELL:  # a strip, of which YuNet tells nonsense
+            continue
         resized = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
         rows = detector.detect(np.asarray(resized)[..., ::-1].copy(), details=True)  # BGR
         boxes += (rows[:, :4] / scale).tolist()

@@ -49,3 +49,32 @@ def tiny(faces_dir, tmp_path):
             "run_name": "tiny",
         }
     )
+
+
+@pytest.fixture(scope="session")
+def small_run(faces_dir, tmp_path_factory):
+    """A run of one epoch on the small data set, for tests that only read one."""
+    from grefel_lib import datasets, runs, training
+    from grefel_lib.config import Config
+
+    outputs = tmp_path_factory.mktemp("outputs")
+    config = Config.resolve(
+        {"dataset": "ferplus", "data_dir": str(faces_dir), "profile": "demo", "epochs": 1,
+         "output_dir": str(outputs), "run_name": "small"}
+    )  # fmt: skip
+    faces = datasets.load(config)
+    run = runs.start(config, faces.info)
+    training.fit(faces, run)
+    return run
+
+
+@pytest.fixture
+def other_outputs(tmp_path, monkeypatch):
+    """outputs/ is an empty folder while the test lasts."""
+    from grefel_lib import runs
+
+    real = runs.outputs
+    changed = {"outputs": tmp_path / "outputs"}
+    monkeypatch.setattr(runs, "outputs", lambda name="outputs": changed.get(name) or real(name))
+    changed["outputs"].mkdir()
+    return changed["outputs"]

@@ -125,3 +125,32 @@ def test_the_demo_run_is_trained_once_and_again_when_its_profile_changed(
     )
     assert runs.demo().config.lr == 0.001
     assert runs.demo().status() == "ok"
+
+
+def test_everywhere_finds_runs_fine_tuned_ones_and_those_of_sweeps(other_outputs):
+    for place, name in ((other_outputs, "one"), (other_outputs / "sweep", "point")):
+        runs.start(Config.resolve({"output_dir": str(place), "run_name": name}))
+    config = json.loads((other_outputs / "one/config.json").read_text())
+    (other_outputs / "one/finetune_a").mkdir()
+    (other_outputs / "one/finetune_a/config.json").write_text(json.dumps(config))
+    (other_outputs / "comparison").mkdir()  # not of a run
+    found = [run.path.relative_to(other_outputs).as_posix() for run in runs.everywhere()]
+    assert sorted(found) == ["one", "one/finetune_a", "sweep/point"]
+
+
+def test_a_stop_can_be_asked_for_and_taken_back(config):
+    run = runs.start(config)
+    assert not run.asked_to_stop
+    run.ask_to_stop()
+    assert runs.open_run(run.path).asked_to_stop  # any process sees it
+    run.ask_to_stop(False)
+    run.ask_to_stop(False)
+    assert not run.asked_to_stop
+
+
+def test_a_block_can_say_how_it_ended(config):
+    run = runs.start(config)
+    with run.recording() as ending:
+        ending["status"] = "stopped"
+    assert run.status() == "stopped"
+    runs.check(config)  # and can go on

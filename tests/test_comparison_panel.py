@@ -1,0 +1,82 @@
+"""The run table: what is picked is what is compared."""
+
+import pytest
+from matplotlib.figure import Figure
+
+from grefel_lib import comparison, comparison_panel, comparison_plots, metrics
+from grefel_lib.comparison_panel import ComparisonPanel
+
+
+@pytest.fixture
+def table(other_outputs, monkeypatch):
+    """The published runs, nothing drawn, and few resamples."""
+    for place, name in ((comparison_plots, "ablation"), (comparison_panel, "differences")):
+        monkeypatch.setattr(place, name, lambda *_: Figure(figsize=(1, 1)))
+    drawn = metrics._resampled
+    monkeypatch.setattr(metrics, "_resampled", lambda tables, _, seed: drawn(tables, 20, seed))
+    return ComparisonPanel(comparison.PUBLISHED)
+
+
+def lines(table, *words):
+    return tuple(line for line in table.picked.options if any(word in line for word in words))
+
+
+def test_all_published_runs_are_listed_picked_and_compared(table):
+    assert len(table.picked.value) == len(table.picked.options) == 12
+    assert "12 runs, 4 variants" in table.message.value
+    variants = [f"GReFEL, correction {name}" for name in ("none", "paper", "trust")]
+    assert list(table.reference.options) == ["linear head", *variants]
+
+
+def test_what_is_picked_is_compared_and_the_reference_stays_while_it_can(table):
+    table.reference.value = "GReFEL, correction none"
+    assert "differences to GReFEL, correction none" in table.shown.value
+    table.picked.value = lines(table, "correction=none", "correction=paper", "linear")
+    assert "9 runs, 3 variants" in table.message.value
+    assert table.reference.value == "GReFEL, correction none"
+    assert "trust" not in table.table.value
+    table.picked.value = lines(table, "linear")
+    assert table.reference.options == ("linear head",)
+    assert "differences" not in table.shown.value  # one variant alone
+
+
+def test_nothing_picked_is_said_and_picking_again_works(table):
+    table.picked.value = ()
+    assert "pick at least one run" in table.message.value
+    table.picked.value = lines(table, "seed=0")
+    assert "4 runs, 4 variants" in table.message.value
+
+
+def test_runs_on_other_faces_are_named_not_compared(table):
+    line = table.picked.options[0]
+    result = table.results[line]
+    result.record["split"] = "val"
+    table.picked.value = table.picked.options[:2]
+    assert 'role="alert"' in table.message.value
+    assert "split" in table.message.value
+
+
+def test_an_empty_folder_says_what_to_do(other_outputs):
+    table = ComparisonPanel(str(other_outputs))
+    assert "grefel evaluate" in table.message.value
+    assert table.picked.options == ()
+
+
+def test_folders_with_evaluated_runs_are_offered_but_no_run_is_one(other_outputs):
+    for path in ("one/metrics.json", "one/config.json", "one/finetune_a/metrics.json",
+                 "sweep/point/metrics.json", "empty/point/config.json"):  # fmt: skip
+        (other_outputs / path).parent.mkdir(parents=True, exist_ok=True)
+        (other_outputs / path).touch()
+    offered = comparison_panel.folders(comparison.PUBLISHED)
+    assert offered[0] == comparison.PUBLISHED
+    assert set(offered[1:]) == {str(other_outputs), str(other_outputs / "sweep")}
+
+
+def test_each_variant_but_the_reference_has_a_row_of_differences():
+    groups = comparison.variants(comparison.evaluated_runs(comparison.PUBLISHED)[::3])
+    apart = comparison.against(groups, next(iter(groups)))
+    fig = comparison_panel.differences(apart)
+    assert len(fig.axes) == len(comparison_plots.METRICS)
+    ticks = [label.get_text() for label in fig.axes[0].get_yticklabels()]
+    assert sorted(ticks) == sorted(list(groups)[1:])
+    assert comparison_panel.differences(apart[:0]) is None

@@ -1,0 +1,104 @@
+"""The confusion explorer: the right faces behind each cell, in the order asked for."""
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from grefel_lib import confusion_panel, datasets, evaluated, metrics
+
+
+@pytest.fixture(scope="module")
+def found(small_run, tmp_path_factory):
+    from grefel_lib.folders import Folder
+
+    config = small_run.config.on_data(robustness_images=0, inspect_labels=False)
+    results = Folder(tmp_path_factory.mktemp("results"))
+    return evaluated.score(small_run, datasets.load(config), config, results)
+
+
+@pytest.fixture(scope="module")
+def faces(small_run):
+    return datasets.load(small_run.config).split("test")
+
+
+@pytest.fixture
+def explorer(found, faces, monkeypatch):
+    monkeypatch.setattr(confusion_panel, "_cards", lambda *_: Figure(figsize=(1, 1)))
+    return confusion_panel.ConfusionPanel(found, faces)
+
+
+def test_the_cells_hold_every_face_once(found):
+    table = found.table
+    names = metrics.class_names(table)
+    cells = [confusion_panel.select(table, a, b) for a in names for b in names]
+    assert sorted(i for cell in cells for i in cell.index) == list(range(len(table)))
+
+
+@pytest.mark.parametrize("order", confusion_panel.ORDERS)
+def test_the_order_is_the_one_asked_for(found, order):
+    table = found.table.assign(label="anger", predicted="anger")
+    rows = confusion_panel.select(table, "anger", "anger", order=order)
+    column, ascending = confusion_panel.ORDERS[order]
+    values = rows["p_anger" if column == "confidence" else column].to_numpy()
+    assert len(values) > 2
+    assert values[0] != values[-1]
+    assert (np.diff(values if ascending else values[::-1]) >= 0).all()
+
+
+def test_reliability_filters_and_a_table_without_it_keeps_all(found):
+    table = found.table.assign(label="anger", predicted="anger")
+    middle = float(table["reliability"].median())
+    kept = confusion_panel.select(table, "anger", "anger", between=(middle, 1))
+    assert 0 < len(kept) < len(table)
+    assert (kept["reliability"] >= middle).all()
+    plain = table.drop(columns="reliability")
+    assert len(confusion_panel.select(plain, "anger", "anger", between=(middle, 1))) == len(table)
+
+
+def test_it_opens_on_the_most_frequent_mistake(explorer, found):
+    wrong = found.table[found.table["label"] != found.table["predicted"]]
+    checkpoint, true, predicted = explorer.chosen
+    most = wrong.groupby(["label", "predicted"]).size()
+    assert checkpoint == found.headline
+    assert most[true, predicted] == most.max()
+
+
+def test_every_cell_counts_its_faces_and_a_click_shows_them(explorer, found):
+    for (checkpoint, true, predicted), cell in explorer.cells.items():
+        table = found.predictions[checkpoint]
+        count = ((table["label"] == true) & (table["predicted"] == predicted)).sum()
+        assert cell.tooltip.split()[0] == str(count)
+        assert cell.disabled == (count == 0)
+    key = next(
+        k for k, cell in explorer.cells.items() if not cell.disabled and k[0] != found.headline
+    )
+    before = explorer.chosen
+    explorer.cells[key].click()
+    assert explorer.chosen == key != before
+    assert f"{key[1]} taken for {key[2]} by {key[0]}" in explorer.message.value
+    framed = [k for k, cell in explorer.cells.items() if cell.layout is explorer.framed]
+    assert framed == [key]
+
+
+def test_a_range_without_faces_is_said(explorer):
+    explorer.between.value = (0, 0)
+    assert "widen the range" in explorer.message.value
+    assert explorer.shown.value == ""
+    explorer.between.value = (0, 1)
+    assert "<img" in explorer.shown.value
+
+
+def test_cards_show_face_people_both_distributions_and_the_other_checkpoint(found, faces):
+    (other,) = set(found.predictions) - {found.headline}
+    rows = found.table.iloc[[4]]
+    fig = confusion_panel._cards(found, faces, found.headline, rows)
+    face, bars = fig.axes[:2]
+    np.testing.assert_array_equal(face.images[0].get_array(), faces.gather([4])[0])
+    said = found.predictions[other]["predicted"].iloc[4]
+    short = confusion_panel.ConfusionPanel.short[other]
+    assert f"{short}: {said}" in face.get_title()
+    assert rows["label"].iloc[0] in face.get_title()
+    names = metrics.class_names(found.table)
+    widths = np.reshape([bar.get_width() for bar in bars.patches], (3, len(names)))
+    np.testing.assert_allclose(widths[2], rows[[f"p_{n}" for n in names]].iloc[0], atol=1e-6)
+    np.testing.assert_allclose(widths.sum(axis=1), 1, atol=1e-5)

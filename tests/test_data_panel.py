@@ -1,0 +1,112 @@
+"""The data browser: what is selected, where a jump leads, what is written."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+from grefel_lib import data_panel, datasets, plots
+from grefel_lib.config import Config
+from grefel_lib.labels import VOTE_COLUMNS
+
+
+@pytest.fixture(scope="module")
+def config(faces_dir):
+    return Config.resolve({"dataset": "ferplus", "data_dir": str(faces_dir), "profile": "demo"})
+
+
+@pytest.fixture(scope="module")
+def faces(config):
+    return datasets.load(config.replace(drop_leaks=False))
+
+
+@pytest.fixture
+def browser(config, other_outputs, monkeypatch):
+    """A browser that draws nothing; its words tell what it shows."""
+    monkeypatch.setattr(data_panel, "page", lambda *_, **__: Figure(figsize=(1, 1)))
+    return data_panel.DataPanel(config)
+
+
+def test_nothing_asked_for_is_every_face_and_the_parts_add_up(faces):
+    assert len(data_panel.select(faces)) == len(faces)
+    parts = [data_panel.select(faces, split=s, label=n) for s in datasets.SPLITS
+             for n in faces.class_names]  # fmt: skip
+    assert sorted(i for part in parts for i in part.index) == list(range(len(faces)))
+
+
+def test_a_selection_holds_what_was_asked_for_and_leaves_nothing_out(faces):
+    chosen = data_panel.select(faces, split="train", label="anger", agreement=(0.5, 0.8))
+    table = faces.table
+    right = (table["split"] == "train") & (table["label"] == faces.class_names.index("anger"))
+    right &= (table["agreement"] >= 0.5) & (table["agreement"] <= 0.8)
+    assert 0 < len(chosen) < (table["split"] == "train").sum()
+    assert list(chosen.index) == list(table.index[right])
+
+
+def test_a_copy_has_its_pixels_in_another_split_and_is_found_from_both_sides(faces):
+    copies = data_panel.select(faces, copies=True)
+    assert len(copies)
+    assert (copies.groupby("image_hash")["split"].nunique() > 1).all()
+    others = faces.table.drop(copies.index).groupby("image_hash")["split"].nunique()
+    assert (others == 1).all()
+
+
+def test_a_jump_shows_the_copy_in_its_own_split_and_back(browser):
+    browser.copies.value = True
+    start, target = re.findall(r"\w+_\d+", browser.jumps[0].description)
+    browser.copies.value = False
+    browser.copies.value = True
+    browser.jumps[0].click()
+    assert browser.split.value == target.split("_")[0]
+    assert target in browser.shown.value
+    assert browser.framed == target
+    back = [b for b in browser.jumps if b.layout.display is None and start in b.description]
+    back[0].click()
+    assert (browser.split.value, browser.framed) == (start.split("_")[0], start)
+
+
+def test_every_page_is_written_with_class_names(browser, faces, other_outputs):
+    browser.label.value = "happiness"
+    browser.split.value = "train"
+    browser.export.click()
+    (file,) = other_outputs.glob("selections/*.csv")
+    written = pd.read_csv(file)
+    chosen = data_panel.select(faces, split="train", label="happiness")
+    assert len(chosen) > data_panel.PAGE
+    assert written["id"].tolist() == chosen["id"].tolist()
+    assert set(written["label"]) == {"happiness"}
+    assert "train-happiness" in file.name
+
+
+def test_a_data_set_that_is_not_here_is_said_and_the_way_back_works(browser):
+    browser.dataset.value = "rafdb_compound"
+    assert 'role="alert"' in browser.message.value
+    assert "rafdb_compound" in browser.message.value
+    assert browser.shown.value == ""
+    browser.split.value = "test"  # nothing to select from; no further error
+    browser.dataset.value = "ferplus"
+    assert browser.message.value == ""
+    assert "test_" in browser.shown.value
+
+
+def test_an_empty_selection_says_what_to_do(browser):
+    browser.agreement.value = (0, 0)
+    assert "widen the agreement" in browser.message.value
+    assert browser.export.disabled
+    assert all(button.layout.display == "none" for button in browser.jumps)
+
+
+def test_a_page_shows_each_face_with_its_votes_and_frames_one(faces):
+    rows = faces.table.iloc[[3, 1]]
+    fig = data_panel.page(faces, rows, framed=rows["id"].iloc[1])
+    shown = [ax for ax in fig.axes if ax.images]
+    below = [ax for ax in fig.axes if ax.patches]
+    for ax, position in zip(shown, (3, 1), strict=True):
+        np.testing.assert_array_equal(ax.images[0].get_array(), faces.gather([position])[0])
+    for ax, votes in zip(below, rows[list(VOTE_COLUMNS)].to_numpy(), strict=True):
+        assert [bar.get_height() for bar in ax.patches] == votes.tolist()
+    first, second = (ax.spines["left"].get_edgecolor() for ax in shown)
+    assert (first, second) == (to_rgba("white"), to_rgba(plots.EMA))

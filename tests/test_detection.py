@@ -1,0 +1,84 @@
+"""Faces in pictures: found where they are, whatever the size; pictures read the right way up."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from grefel_lib import datasets, detection, explaining
+from grefel_lib.config import Config
+
+
+@pytest.fixture(scope="module")
+def drawn(faces_dir):
+    """Four drawn faces that the detector takes for faces."""
+    config = Config.resolve({"dataset": "ferplus", "data_dir": str(faces_dir), "profile": "demo"})
+    faces = datasets.load(config).gather(range(12))
+    one = [f for f in faces if len(detection.find(explaining.in_colour(f))) == 1]
+    return one[:4]
+
+
+def overlap(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0) / ((a[2] - a[0]) * (a[3] - a[1]))
+
+
+@pytest.mark.parametrize("side", [60, 160, 420])
+def test_several_faces_are_found_from_left_to_right_at_any_size(drawn, side):
+    picture = explaining.group_picture(drawn, side=side)
+    boxes = detection.find(picture)
+    gap = side // 2
+    assert len(boxes) == len(drawn) == 4
+    for number, box in enumerate(boxes):
+        left = gap + number * (side + gap)
+        assert box[2] - box[0] == pytest.approx(box[3] - box[1], abs=1)  # a square
+        assert overlap(box, (left, gap, left + side, gap + side)) > 0.8
+        assert 0.5 < (box[2] - box[0]) / side < 1.3
+
+
+def test_no_face_in_a_picture_without_one():
+    rng = np.random.default_rng(0)
+    assert detection.find(rng.integers(0, 255, (200, 300, 3), dtype=np.uint8)) == []
+    assert detection.find(np.zeros((7, 500, 3), np.uint8)) == []
+
+
+def test_a_crop_is_what_is_in_the_box_and_repeats_the_border_beyond_the_edge():
+    picture = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
+    np.testing.assert_array_equal(detection.crop(picture, (1, 0, 3, 2)), picture[0:2, 1:3])
+    beyond = detection.crop(picture, (-2, 2, 2, 6))
+    assert beyond.shape == (4, 4, 3)
+    np.testing.assert_array_equal(beyond[0], picture[2, [0, 0, 0, 1]])
+    np.testing.assert_array_equal(beyond[3], beyond[1])
+    np.testing.assert_array_equal(detection.crop(picture, detection.whole(picture)), picture)
+
+
+def test_a_photograph_is_read_the_right_way_up():
+    sideways = Image.new("RGB", (4, 2), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    content = io.BytesIO()
+    sideways.save(content, "jpeg", exif=exif)
+    content.seek(0)
+    assert detection.read(content).shape == (4, 2, 3)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16"])
+def test_every_kind_of_picture_becomes_rgb(mode):
+    content = io.BytesIO()
+    Image.new(mode, (3, 2)).save(content, "png")
+    content.seek(0)
+    read = detection.read(content)
+    assert (read.shape, read.dtype) == ((2, 3, 3), np.uint8)
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    file = tmp_path / "notes.png"
+    with pytest.raises(FileNotFoundError, match=r"no picture at .*notes\.png"):
+        detection.read(file)
+    file.write_text("hello")
+    with pytest.raises(ValueError, match=r"notes\.png is no picture"):
+        detection.read(file)
+    with pytest.raises(ValueError, match=r"^mine\.jpg is no picture"):
+        detection.read(io.BytesIO(b"\xff\xd8 cut off"), "mine.jpg")

@@ -1,0 +1,139 @@
+"""A face taken apart: the same as in an evaluation, the nearest really nearest."""
+
+import numpy as np
+import pytest
+import torch
+
+from grefel_lib import datasets, evaluation, explaining, runs
+
+
+@pytest.fixture(scope="module")
+def trained(small_run):
+    return evaluation.load(runs.checkpoint_file(small_run.path))
+
+
+@pytest.fixture(scope="module")
+def faces(small_run):
+    return datasets.load(small_run.config).split("test")
+
+
+@pytest.fixture(scope="module")
+def seen(trained, faces):
+    return explaining.explain(trained, faces.gather([5])[0])
+
+
+@pytest.fixture(scope="module")
+def memory(trained, small_run):
+    return explaining.remember(trained, small_run.config)
+
+
+def test_a_face_of_the_data_set_gets_its_row_of_the_evaluation(seen, trained, faces):
+    row = evaluation.predict(trained.model, faces, trained.config).iloc[5]
+    for kind, prefix in (("corrected", "p_"), ("primary", "primary_")):
+        known = row[[prefix + name for name in faces.class_names]].to_numpy(dtype=float)
+        np.testing.assert_allclose(seen.distributions[kind], known, atol=1e-5)
+    assert seen.predicted == row["predicted"]
+    assert seen.reliability == pytest.approx(row["reliability"], abs=1e-5)
+
+
+def test_every_branch_is_a_distribution_and_the_map_covers_the_face(seen):
+    assert list(seen.distributions) == ["primary", "geometric", "attentive", "corrected"]
+    for values in seen.distributions.values():
+        assert values.sum() == pytest.approx(1, abs=1e-5)
+    assert seen.attention.shape[0] == seen.attention.shape[1]
+    assert seen.before in seen.class_names
+
+
+def test_the_nearest_anchors_are_those_with_the_smallest_distance(seen):
+    found = seen.nearest(4)
+    distances = [seen.distances[anchor] for anchor in found]
+    np.testing.assert_allclose(distances, np.sort(seen.distances.ravel())[:4])
+    class_of_geometric = int(seen.distributions["geometric"].argmax())
+    assert class_of_geometric in {label for label, _ in found}
+
+
+def test_remembered_distances_are_those_of_single_faces(memory, trained):
+    for position in (0, 7):
+        alone = explaining.explain(trained, memory.faces.gather([position])[0])
+        np.testing.assert_allclose(memory.distances[position], alone.distances, atol=0.05)
+
+
+def test_near_faces_are_nearer_than_all_others(memory):
+    near = memory.near((2, 1), 4)
+    distances = memory.distances[:, 2, 1]
+    assert list(distances[near]) == sorted(distances[near])
+    assert distances[near].max() <= np.delete(distances, near).min()
+    assert (memory.faces.table["split"] == "train").all()
+
+
+def test_without_anchors_or_data_the_reason_is_said(trained, small_run, tmp_path):
+    said = []
+    away = small_run.config.replace(data_dir=str(tmp_path / "away"))
+    assert explaining.remember(trained, away, say=said.append) is None
+    assert "away" in said[0]
+    from grefel_lib import model
+
+    net = model.build(trained.config.replace(head="linear", backbone_weights="none"), 8)
+    linear = evaluation.Trained(net.eval(), trained.config, trained.class_names, {}, trained.path)
+    assert explaining.remember(linear, small_run.config, say=said.append) is None
+    assert said[1] == "this head has no anchors"
+    seen = explaining.explain(linear, np.zeros((48, 48), np.uint8))
+    assert list(seen.distributions) == ["corrected"]
+    assert (seen.nearest(), seen.reliability, seen.attention) == ([], None, None)
+    assert not explaining.figure(seen).axes[1].images  # nothing to lay over the face
+
+
+def test_the_figure_names_the_anchors_and_shows_their_faces(seen, memory):
+    fig = explaining.figure(seen, memory)
+    top, below = fig.subfigs
+    np.testing.assert_array_equal(top.axes[0].images[0].get_array(), seen.face)
+    assert seen.predicted in top.axes[2].get_title()
+    for column, (label, number) in zip(below.subfigs, seen.nearest(), strict=True):
+        assert column._suptitle.get_text().startswith(
+            f"{seen.class_names[label]} anchor {number + 1}"
+        )
+        shown = [ax.images[0].get_array() for ax in column.axes]
+        near = memory.faces.gather(memory.near((label, number)))
+        for image, expected in zip(shown, near, strict=True):
+            np.testing.assert_array_equal(image, expected)
+
+
+def test_a_group_picture_holds_the_faces_side_by_side():
+    bright, dark = np.full((48, 48), 255, np.uint8), np.zeros((48, 48, 3), np.uint8)
+    picture = explaining.group_picture([bright, dark], side=20)
+    assert picture.shape == (40, 70, 3)
+    assert (picture[10:30, 10:30] == 255).all()
+    assert (picture[10:30, 40:60] == 0).all()
+    picture[10:30, 10:30] = picture[10:30, 40:60] = 150
+    assert (picture == 150).all()
+
+
+def test_found_faces_are_numbered_and_framed():
+    fig = explaining.found_faces(
+        np.zeros((100, 300, 3), np.uint8), [(10, 20, 60, 70), (-5, 0, 45, 50)]
+    )
+    (ax,) = fig.axes
+    assert [text.get_text() for text in ax.texts] == ["1", "2"]
+    assert [patch.get_bbox().bounds for patch in ax.patches] == [(10, 20, 50, 50), (-5, 0, 50, 50)]
+    width, height = fig.get_size_inches()
+    assert width / height == pytest.approx(3)
+
+
+@pytest.mark.parametrize(("dataset", "shape"), [("ferplus", (48, 48)), ("rafdb", (100, 100, 3))])
+@pytest.mark.parametrize("given", [(30, 40), (300, 200, 3)])
+def test_a_crop_becomes_like_the_training_faces(dataset, shape, given):
+    face = evaluation.like_training(np.full(given, 77, np.uint8), dataset)
+    assert face.shape == shape
+    assert (face == 77).all()
+
+
+def test_a_face_of_the_right_kind_is_left_as_it_is():
+    face = np.random.default_rng(0).integers(0, 255, (48, 48), dtype=np.uint8)
+    np.testing.assert_array_equal(evaluation.like_training(face, "ferplus"), face)
+
+
+def test_explaining_leaves_the_model_as_it_was(trained, faces):
+    before = {k: v.clone() for k, v in trained.model.state_dict().items()}
+    explaining.explain(trained, faces.gather([0])[0])
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(value, before[name]), name

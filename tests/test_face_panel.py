@@ -1,0 +1,106 @@
+"""The face panel: pictures that come in, faces that are chosen, runs that are changed."""
+
+import base64
+import datetime
+import io
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from grefel_lib import datasets, detection, explaining, face_panel
+from grefel_lib.face_panel import WHOLE, FacePanel
+
+
+@pytest.fixture(scope="module")
+def photo(small_run):
+    faces = datasets.load(small_run.config).gather(range(12))
+    one = [f for f in faces if len(detection.find(explaining.in_colour(f))) == 1]
+    return explaining.group_picture(one[:2])
+
+
+@pytest.fixture
+def panel(small_run, photo, other_outputs, monkeypatch):
+    """Two faces to look at, nothing drawn."""
+    for name in ("figure", "found_faces"):
+        monkeypatch.setattr(explaining, name, lambda *_: Figure(figsize=(1, 1)))
+    return FacePanel(small_run, photo)
+
+
+def png(image):
+    content = io.BytesIO()
+    image.save(content, "png")
+    return content.getvalue()
+
+
+def drop(panel, name, content, *, cut=0):
+    """What the zone writes when a file falls on it."""
+    data = base64.b64encode(content).decode()
+    panel.dropped.value = f"{name}|data:image/png;base64,{data[: len(data) - cut]}"
+
+
+def test_it_opens_on_the_first_face_and_each_can_be_chosen(panel):
+    assert panel.face.options == ("face 1", "face 2", WHOLE)
+    assert "a picture with 2 faces" in panel.found.value
+    told = []
+    for choice in ("face 2", WHOLE, "face 1"):
+        panel.face.value = choice
+        assert f"{choice}: " in panel.message.value
+        told.append(panel._box())
+    assert told == [panel.boxes[1], detection.whole(panel.photo), panel.boxes[0]]
+
+
+def test_a_dropped_picture_replaces_the_first_and_may_come_again(panel):
+    content = png(Image.new("RGB", (300, 200), "navy"))
+    for _ in range(2):
+        drop(panel, "blue.png", content)
+        assert panel.photo.shape == (200, 300, 3)
+        assert panel.face.options == (WHOLE,)
+        assert "no face was found: the whole picture is taken for one" in panel.message.value
+        assert panel.dropped.value == ""
+
+
+def test_an_uploaded_picture_is_taken_too(panel, photo):
+    panel.look_at(photo[:, : photo.shape[1] // 2])
+    assert len(panel.boxes) == 1
+    content = png(Image.fromarray(photo))
+    file = {"name": "two.png", "type": "image/png", "size": len(content), "content": content,
+            "last_modified": datetime.datetime.now()}  # fmt: skip
+    panel.upload.value = (file,)
+    assert len(panel.boxes) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "cut", "told"),
+    [(b"hello", 0, "mine.png is no picture"), (b"hello there", 3, "mine.png did not arrive whole")],
+)
+def test_what_is_no_picture_is_said_and_the_last_one_stays(panel, photo, content, cut, told):
+    drop(panel, "mine.png", content, cut=cut)
+    assert 'role="alert"' in panel.message.value
+    assert told in panel.message.value
+    assert panel.photo is photo
+    panel.face.value = "face 2"
+    assert "face 2: " in panel.message.value
+
+
+def test_another_run_looks_at_the_same_face(panel, monkeypatch):
+    panel.face.value = "face 2"
+    seen = []
+    monkeypatch.setattr(
+        face_panel.detection, "find", lambda _: pytest.fail("the faces are known already")
+    )
+    panel.guard(panel._choose_run)()
+    seen.append(panel.message.value)
+    assert "face 2: " in seen[0]
+
+
+def test_a_run_that_is_gone_is_said(panel):
+    panel.chosen.options = (*panel.chosen.options, "gone")
+    panel.chosen.value = "gone"
+    assert "no run &#x27;gone&#x27;" in panel.message.value
+
+
+def test_without_a_picture_it_waits(small_run, other_outputs):
+    panel = FacePanel(small_run)
+    assert panel.shown.value == panel.found.value == panel.message.value == ""
+    assert panel.face.options == ()

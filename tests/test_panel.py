@@ -1,0 +1,109 @@
+"""What panels share: errors shown, handlers that take turns, pages, pictures, headless silence."""
+
+import contextlib
+import threading
+import time
+
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from grefel_lib import panel
+
+
+class Counter(panel.Panel):
+    title = "A counter"
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(ValueError("no <such> class"), "no &lt;such&gt; class"), (KeyError("x"), "KeyError: ")],
+)
+def test_an_error_is_shown_in_the_panel_and_goes_with_the_next_success(error, told):
+    one, errors = Counter(), [error]
+
+    def handler():
+        if errors:
+            raise errors.pop()
+
+    one.guard(handler)({"name": "value"})  # as a widget calls it
+    assert 'role="alert"' in one.message.value
+    assert told in one.message.value
+    one.guard(handler)()
+    assert one.message.value == ""
+
+
+def test_handlers_take_turns():
+    one, inside, most = Counter(), [], []
+
+    def handler():
+        inside.append(1)
+        time.sleep(0.02)
+        most.append(len(inside))
+        inside.pop()
+
+    threads = [threading.Thread(target=one.guard(handler)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1, 1]
+
+
+def test_no_handler_answers_while_controls_are_set_even_when_that_fails():
+    one = Counter()
+    handler = one.guard(lambda: setattr(one, "count", one.count + 1))
+    with contextlib.suppress(ValueError), one.hushed():
+        handler()
+        raise ValueError("no")
+    assert one.count == 0
+    handler()
+    assert one.count == 1
+
+
+def test_a_pager_shows_everything_once_and_stops_at_both_ends():
+    pager = panel.Pager(3, lambda: None)
+    seen = list(range(8))[pager.page(8)]
+    assert pager.back.disabled
+    for _ in range(2):
+        pager.on.click()
+        seen += list(range(8))[pager.page(8)]
+    assert seen == list(range(8))
+    assert pager.on.disabled
+    assert pager.where.value == "7 to 8 of 8"
+    pager.back.click()
+    assert pager.page(8) == slice(3, 6)
+    assert pager.page(2) == slice(0, 2)  # fewer things now
+    assert pager.page(0) == slice(0, 0)
+    assert (pager.back.disabled, pager.on.disabled, pager.where.value) == (True, True, "none")
+
+
+def test_a_picture_has_words_and_white_paper_and_leaves_no_figure_behind():
+    before = plt.get_fignums()
+    shown = panel.picture(Figure(figsize=(2, 1)), 'a "quoted" face')
+    assert 'alt="a &quot;quoted&quot; face"' in shown
+    assert "background:white" in shown
+    assert "width:240px" in shown
+    assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, "0 faces"), (1, "1 face"), (2345, "2,345 faces")])
+def test_faces_are_counted_in_words(count, told):
+    assert panel.faces(count) == told
+
+
+def test_headless_no_panel_is_made(monkeypatch, capsys):
+    def made():
+        raise AssertionError("a widget in a notebook nobody looks at")
+
+    monkeypatch.setenv("GREFEL_PANELS", "0")
+    made.title = "A counter"
+    panel.show(made)
+    assert "A counter: live when" in capsys.readouterr().out
+    monkeypatch.setenv("GREFEL_PANELS", "1")
+    with pytest.raises(AssertionError, match="nobody looks"):
+        panel.show(made)

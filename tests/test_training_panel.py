@@ -1,0 +1,131 @@
+"""The training monitor: time left, status in words, a stop that loses nothing."""
+
+import time
+
+import pandas as pd
+import pytest
+
+from grefel_lib import datasets, runs, training, training_panel
+from grefel_lib.training_panel import TrainingPanel, in_words, seconds_left
+
+
+@pytest.fixture(autouse=True)
+def _no_thread(monkeypatch):
+    """The tests look for themselves."""
+    monkeypatch.setattr(TrainingPanel, "_watch", lambda self: None)
+
+
+@pytest.fixture(scope="module")
+def faces(small_run):
+    return datasets.load(small_run.config)
+
+
+def history(*seconds):
+    return pd.DataFrame({"epoch": range(1, len(seconds) + 1), "seconds": seconds})
+
+
+def test_time_left_is_the_typical_epoch_times_those_left():
+    assert seconds_left(history(), 10, 0) is None
+    assert seconds_left(history(100, 10, 10, 10, 12, 10), 9, 4) == 3 * 10 - 4
+    assert seconds_left(history(10), 2, 60) == 0  # late, not negative
+    assert seconds_left(history(10, 10), 2, 5) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(41, "41 s"), (89, "89 s"), (90, "2 min"), (3600 * 2 + 300, "2 h 05 min")]
+)
+def test_durations_as_people_say_them(seconds, told):
+    assert in_words(seconds) == told
+
+
+def test_a_finished_run_is_shown_and_cannot_be_stopped(small_run):
+    panel = TrainingPanel(small_run)
+    assert panel.state.value == "ok: epoch 1 of 1"
+    assert (panel.bar.value, panel.bar.max, panel.bar.bar_style) == (1, 1, "success")
+    assert panel.stop.disabled
+    assert "epoch 1 of 1: loss" in panel.shown.value
+
+
+def test_a_run_is_followed_from_before_its_first_epoch(tiny):
+    run = runs.start(tiny)
+    panel = TrainingPanel(run)
+    assert panel.state.value == "new: epoch 0 of 2"
+    faces = datasets.load(tiny)
+    seen = []
+
+    def say(_):
+        panel.look()
+        seen.append((panel.state.value, panel.bar.value, panel.stop.disabled))
+
+    training.fit(faces, run, say=say)
+    panel.look()
+    assert [bar for _, bar, _ in seen][-2:] == [1, 2]
+    assert seen[-2][0].startswith("running: epoch 1 of 2")
+    assert seen[-2][0].endswith("left")
+    assert not seen[-2][2]
+    assert panel.state.value == "ok: epoch 2 of 2"
+
+
+def test_nothing_is_drawn_again_while_nothing_changed(small_run, monkeypatch):
+    panel = TrainingPanel(small_run)
+    monkeypatch.setattr(training_panel, "picture", lambda *_: pytest.fail("drawn again"))
+    panel.look()
+
+
+def test_the_button_asks_to_stop_and_takes_it_back(tiny):
+    run = runs.start(tiny)
+    with run.recording():
+        panel = TrainingPanel(run)
+        panel.stop.click()
+        assert run.asked_to_stop
+        assert panel.stop.description == "go on after all"
+        assert panel.state.value.endswith("it stops after this epoch")
+        panel.stop.click()
+        assert not run.asked_to_stop
+        assert panel.stop.description == "stop after this epoch"
+
+
+def test_a_stopped_run_has_saved_everything_and_ends_as_a_straight_one(tiny, tmp_path):
+    faces = datasets.load(tiny)
+    straight = training.fit(faces, runs.start(tiny.replace(run_name="straight")))
+    run = runs.start(tiny)
+    said = []
+
+    def say(line):
+        said.append(line)
+        if "epoch" in line:
+            run.ask_to_stop()
+
+    first = training.fit(faces, run, say=say)
+    assert (len(first), run.status()) == (1, "stopped")
+    assert run.load_checkpoint(runs.LAST)[1]["epoch"] == 1
+    assert "--resume" in said[-1]
+    assert not run.asked_to_stop
+    run.ask_to_stop()  # a leftover does not stop the continuation
+    both = training.fit(faces, run)
+    assert run.status() == "ok"
+    assert both["val_loss"].tolist() == straight["val_loss"].tolist()
+
+
+def test_another_run_can_be_chosen_and_only_the_newest_monitor_looks(small_run, other_outputs):
+    config = small_run.config.replace(output_dir=str(other_outputs), run_name="other")
+    other = runs.start(config)
+    first, panel = TrainingPanel(small_run), TrainingPanel(small_run)
+    assert TrainingPanel.newest is panel is not first
+    assert panel.chosen.options == (small_run.name, other.name)
+    panel.chosen.value = other.name
+    assert panel.state.value == "new: epoch 0 of 1"
+    assert panel.shown.value == ""
+
+
+def test_the_thread_ends_when_a_newer_monitor_looks(small_run, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(training_panel, "SECONDS", 0.01)
+    first = TrainingPanel(small_run)
+    looks = []
+    monkeypatch.setattr(first, "look", lambda: looks.append(1))
+    TrainingPanel.newest = None
+    time.sleep(0.1)
+    count = len(looks)
+    time.sleep(0.1)
+    assert len(looks) == count
