@@ -3,22 +3,25 @@ PYTHON ?= python3
 BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-cell-timeout 120 --nbval-kernel-name python3 -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-.PHONY: demo test lab notebooks clean
+.PHONY: demo test lab screenshots notebooks clean
 
 
 demo: .venv/ready        ## every notebook, headless, on the built-in faces
 	$(BIN)/grefel demo
 
-test: .venv/ready        ## the library's tests, then the committed notebooks
+test: .venv/ready        ## the library's tests, the panels in Chromium, then the committed notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/pytest
-	$(BIN)/pytest $(NBVAL) notebooks
+	GREFEL_PANELS=0 $(BIN)/pytest $(NBVAL) notebooks
 
 lab: .venv/ready         ## JupyterLab on the first notebook
 	$(BIN)/jupyter lab notebooks/01_data_exploration.ipynb
 
+screenshots: .venv/ready ## the README's pictures of the panels, from a real JupyterLab (needs chromium)
+	GREFEL_SCREENSHOTS=notebooks/pictures/panels $(BIN)/pytest tests/browser -k "not notebook"
+
 notebooks: .venv/ready   ## run the committed notebooks again, in place
-	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	GREFEL_PANELS=0 $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
 	$(BIN)/python notebooks/pictures/extract.py

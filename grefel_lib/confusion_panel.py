@@ -49,7 +49,7 @@ def select(
 class ConfusionPanel(Panel):
     """Both checkpoints' matrices side by side; a click on a cell shows its faces below."""
 
-    title = "Confusion explorer: click a cell"
+    title = "Confusion explorer: click a cell (rows true, columns predicted, in percent)"
     short: ClassVar[dict[str, str]] = {"best_model": "best", "best_ema_model": "EMA"}
 
     def __init__(self, found: Evaluated, faces: FaceSet) -> None:
@@ -119,8 +119,8 @@ class ConfusionPanel(Panel):
         )
         chosen = " (headline)" if checkpoint == self.found.headline else ""
         accuracy = (counts.trace() / counts.sum()) if counts.sum() else 0
-        title = f"{checkpoint}{chosen}: {accuracy:.1%}. Rows true, columns predicted, in percent"
-        return widgets.VBox([widgets.HTML(title), grid], layout={"margin": "0 16px 8px 0"})
+        title = widgets.HTML(f"{checkpoint}{chosen}: {accuracy:.1%}")
+        return widgets.VBox([title, grid], layout={"margin": "0 16px 8px 0"})
 
     def _style(self, share: float) -> widgets.ButtonStyle:
         """The colour of a share of a row, to the percent."""

@@ -98,6 +98,7 @@ def test_no_leaked_path_progress_bar_warning_or_foreign_metadata(notebook):
     for leak in ("/root/", "/home/", "/tmp/", "/Users/", str(PROJECT_ROOT), "it/s]", "Warning"):
         assert leak not in text, leak
     assert not {"papermill", "widgets"} & content["metadata"].keys()
+    assert "jupyter.widget" not in text, "run headless: a widget lives in no file"
     assert content["metadata"]["kernelspec"]["name"] == "python3"
     assert len(text) < 200_000
 

@@ -80,6 +80,16 @@ def test_the_readmes_pictures_are_those_of_the_committed_notebooks():
         assert f"notebooks/pictures/{name}" in (PROJECT_ROOT / "README.md").read_text()
 
 
+def test_the_readme_shows_every_panel_in_small_pictures():
+    folder = PROJECT_ROOT / "notebooks/pictures/panels"
+    names = {path.name for path in folder.iterdir()}
+    shown = re.findall(
+        r"notebooks/pictures/panels/(\w+\.webp)", (PROJECT_ROOT / "README.md").read_text()
+    )
+    assert names == set(shown)
+    assert all((folder / name).stat().st_size < 150_000 for name in names)
+
+
 def test_the_help_needs_neither_torch_nor_any_other_slow_package():
     slow = ("torch", "sklearn", "seaborn", "matplotlib", "timm", "scipy", "papermill")
     code = f"import sys, grefel_lib.cli; print([m for m in {slow} if m in sys.modules])"
