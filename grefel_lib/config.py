@@ -105,6 +105,11 @@ class Config:
             value = getattr(self, name)
             if value and (value != Path(value).name or value in (".", "..")):
                 raise ValueError(f"{name} is one folder name, without slashes; got {value!r}")
+        if self.batch_size < 2 * self.processes:
+            raise ValueError(
+                f"batch_size {self.batch_size} is too small for {self.processes} processes; each "
+                f"takes its share of a batch, two faces at least"
+            )
         if self.embedding_dim % self.attention_heads:
             raise ValueError(
                 f"embedding_dim must be a multiple of attention_heads; "

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -142,19 +143,16 @@ def launch(run: runs.Run, *, say: Callable[[str], None]) -> None:
 
 def _first_error(logs: Path, told: str, count: int) -> str:
     """The failure that came first: the others only lost their partner."""
-    found = []
-    for path in logs.rglob("error.json"):
-        message = json.loads(path.read_text())["message"]
-        if isinstance(message, Mapping):
-            when = int(message["extraInfo"]["timestamp"])
-            found.append((when, path.parent.name, message["message"]))
+    ended = re.findall(r"rank\s*: (\d+)[^\n]*\n\s*exitcode\s*: -(\d+)", told)
+    for rank, number in ended:
+        if int(number) != signal.SIGTERM:  # torchrun's own, to the others
+            return (f"process {rank} of {count} was ended by signal {number}; if memory ran out, "
+                    f"lower micro_batch_size")  # fmt: skip
+    found = sorted(logs.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
     if found:
-        _, rank, message = min(found)
-        return f"process {rank} of {count}: {message}"
-    killed = re.search(r"rank\s*: (\d+).*?exitcode\s*: (-?\d+)", told, re.DOTALL)
-    if killed:
-        return (f"process {killed[1]} of {count} was ended by signal {killed[2].lstrip('-')}; if "
-                f"memory ran out, lower micro_batch_size")  # fmt: skip
+        message = json.loads(found[0].read_text())["message"]
+        message = message["message"] if isinstance(message, Mapping) else message
+        return f"process {found[0].parent.name} of {count}: {message}"
     return f"torchrun failed: {(told.strip().splitlines() or ['it said nothing'])[-1]}"
 
 
@@ -169,12 +167,12 @@ def train(given: Mapping[str, Any]) -> None:
     Raises:
         ValueError: No run_name, or bad settings.
     """
-    from grefel_lib import datasets, training  # training uses this module
+    from grefel_lib import datasets, evaluation, training  # training uses this module
 
     config = runs.resolve(given)
     if not (config.run_name or config.resume):
         raise ValueError("under torchrun all processes must know the run folder: pass --run-name")
-    world, _ = join(torch.device("cpu") if not torch.cuda.is_available() else torch.device("cuda"))
+    world, _ = join(evaluation.pick_device(config.device))
     faces = datasets.load(config)
     config = config.replace(processes=world.size)
     run = runs.start(config, faces.info) if world.rank == 0 else None

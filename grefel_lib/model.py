@@ -101,7 +101,7 @@ def confidence(log_probs: Tensor) -> Tensor:
     Source: GReFEL, confidence; the clamp is ours.
     """
     entropy = -(log_probs.exp() * log_probs.clamp(min=-1e4)).sum(dim=1)
-    return (1 - entropy / math.log(log_probs.shape[1])).clamp(MIN_CONFIDENCE, 1)
+    return (1 - entropy / math.log(log_probs.shape[1])).clamp(MIN_CONFIDENCE, 1.0)
 
 
 def combine(log_a: Tensor, log_b: Tensor, weight_a: Tensor, weight_b: Tensor) -> Tensor:

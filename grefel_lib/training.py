@@ -54,11 +54,6 @@ class _Trainer:
         self.world, self.device = distributed.join(evaluation.pick_device(config.device))
         self.first = self.world.rank == 0  # the one that writes and speaks
         self.say = say if self.first else lambda line: None
-        if config.batch_size < 2 * self.world.size:
-            raise ValueError(
-                f"batch_size {config.batch_size} is too small for {self.world.size} processes; "
-                f"each needs two faces at least"
-            )
         torch.manual_seed(config.seed)
         start = config.replace(**WITHOUT_WEIGHTS) if run.has_checkpoint(runs.LAST) else config
         self.net = model.build(start, len(faces.class_names))
@@ -140,6 +135,12 @@ class _Trainer:
     # -- one epoch
 
     def run_epoch(self) -> dict:
+        """Learn from every face once, then validate: a row of the history."""
+        started = time.perf_counter()
+        row = self.learn() | self._validate()
+        return row | {"seconds": time.perf_counter() - started}
+
+    def learn(self) -> dict:
         config = self.config
         torch.manual_seed(_seed(config.seed, self.epoch))
         self.net.train()
@@ -177,9 +178,7 @@ class _Trainer:
         self.epoch += 1
         row = {"epoch": self.epoch, "lr": lr, "train_loss": sums["loss"] / seen, **parts}
         row |= {"grad_norm": sums["norm"] / seen, "train_accuracy": sums["correct"] / seen}
-        row |= self._validate()
-        whole = time.perf_counter() - started
-        return row | {"images_per_second": seen / seconds, "seconds": whole}
+        return row | {"images_per_second": seen / seconds}
 
     def _set_lr(self) -> float:
         config = self.config
