@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-cell-timeout 120 --nbval-kernel-name python3 -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-.PHONY: demo test lab notebooks clean
+.PHONY: demo test lab notebooks bench clean
 
 
 demo: .venv/ready        ## every notebook, headless, on the built-in faces
@@ -23,6 +23,8 @@ notebooks: .venv/ready   ## run the committed notebooks again, in place
 		--ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
 	$(BIN)/python notebooks/pictures/extract.py
 
+bench: .venv/ready       ## speed, each as a ratio of two things measured in turn; about 20 minutes
+	$(BIN)/python tests/benchmarks/run.py
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed: make PYTHON=...' if sys.version_info < (3, 11) else 0)"
