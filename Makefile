@@ -26,6 +26,8 @@ notebooks: .venv/ready   ## run the committed notebooks again, in place
 		--ExecutePreprocessor.kernel_name=python3 notebooks/*.ipynb
 	$(BIN)/python notebooks/pictures/extract.py
 
+bench: .venv/ready       ## speed, each as a ratio of two things measured in turn; about 20 minutes
+	$(BIN)/python tests/benchmarks/run.py
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed: make PYTHON=...' if sys.version_info < (3, 11) else 0)"

@@ -89,6 +89,9 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argpars
     rebuilt.add_argument("--venue", default="paper", help=f"widths of the figures: {venues}")
     rebuilt.add_argument("--class-order", default="", metavar="A,B,C",
                          help="order of the classes in figures and tables")  # fmt: skip
+    exported = add("export", "write a run as an ONNX file, checked against PyTorch", _export)
+    exported.add_argument("run_folder", metavar="RUN", help="run or checkpoint file")
+    exported.add_argument("--output", type=Path, help="the file (default: RUN/model.onnx)")
     data = add("data", "make data", None)
     kinds = data.add_subparsers(dest="kind", required=True, metavar="KIND")
     text = "write drawn faces in a published data set's file layout"
@@ -150,6 +153,11 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_notebook(arguments: argparse.Namespace) -> None:
+    if arguments.command == "train" and "TORCHELASTIC_RUN_ID" in os.environ:  # one of many
+        from grefel_lib import distributed
+
+        distributed.train(_given(arguments))
+        return
     commands.run(arguments.command, _given(arguments))
 
 
@@ -205,6 +213,20 @@ def _report(arguments: argparse.Namespace) -> None:
         found = found.in_order([name.strip() for name in arguments.class_order.split(",")])
     rebuild.everything(found, run, venue=arguments.venue)
     print(f"wrote metrics.json, model_card.md, figures/ and tables/ in {run.name}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from grefel_lib import datasets, evaluation, export
+
+    trained = evaluation.load(runs.checkpoint_file(arguments.run_folder), device="cpu")
+    faces = datasets.load(trained.config).split("val")
+    path = arguments.output or trained.path.parents[1] / "model.onnx"
+    done = export.export(trained, faces, path)
+    print(f"wrote {runs.relative(done.path)} ({done.path.stat().st_size / 1e6:.1f} MB); it differs "
+          f"from PyTorch by {done.largest_difference:.0e} at the most")  # fmt: skip
+    print(
+        f"one face on this CPU: onnxruntime {done.onnx_ms:.1f} ms, PyTorch {done.torch_ms:.1f} ms"
+    )
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:

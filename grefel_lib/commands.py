@@ -26,6 +26,7 @@ class NotebookError(Exception):
 _FRIENDLY = (
     "ValueError", "FileNotFoundError", "NotADirectoryError", "IsADirectoryError", "OSError",
     "PermissionError", "ConnectionError", "NonFiniteLossError", "FileExistsError",
+    "ProcessError",
 )  # fmt: skip
 
 

@@ -23,8 +23,8 @@ PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or imag
 
 _NOT_A_VARIANT = (
     "seed", "run_name", "finetune_name", "output_dir", "resume", "device", "num_workers",
-    "data_dir", "micro_batch_size", "checkpoint_path", "checkpoint_dir", "split", "profile",
-    "robustness_images", "inspect_labels", "picture",
+    "data_dir", "micro_batch_size", "processes", "compile", "checkpoint_path", "checkpoint_dir",
+    "split", "profile", "robustness_images", "inspect_labels", "picture",
 )  # fmt: skip
 _OF_THE_HEAD = (  # what a linear head has no use for
     "correction", "branches", "primary", "num_anchors", "embedding_dim", "attention_heads", "delta",

@@ -77,10 +77,12 @@ class Config:
     early_stopping: int = 0  # epochs without a better validation accuracy; 0: never
     precision: str = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
     channels_last: bool = False
+    compile: bool = False  # torch.compile; its first steps take minutes
     # the run
     seed: int = 0
     device: str = "auto"
     num_workers: int = 0
+    processes: int = 1  # that train together on this machine, each on a GPU of its own
     save_every: int = 10  # epochs between kept checkpoints; 0: none kept
     output_dir: str = "outputs"
     run_name: str = ""  # empty: named after its settings and the time
@@ -103,6 +105,11 @@ class Config:
             value = getattr(self, name)
             if value and (value != Path(value).name or value in (".", "..")):
                 raise ValueError(f"{name} is one folder name, without slashes; got {value!r}")
+        if self.batch_size < 2 * self.processes:
+            raise ValueError(
+                f"batch_size {self.batch_size} is too small for {self.processes} processes; each "
+                f"takes its share of a batch, two faces at least"
+            )
         if self.embedding_dim % self.attention_heads:
             raise ValueError(
                 f"embedding_dim must be a multiple of attention_heads; "
@@ -223,8 +230,8 @@ RANGES: dict[str, tuple[float, float | None]] = {
     "batch_size": (2, None), "micro_batch_size": (0, None), "lr": (0, 10),
     "backbone_lr_scale": (0, None), "weight_decay": (0, None), "warmup_epochs": (0, None),
     "grad_clip": (0, None), "ema_decay": (0, 0.999999), "early_stopping": (0, None),
-    "seed": (0, 2**31 - 1), "num_workers": (0, None), "save_every": (0, None),
-    "robustness_images": (0, None),
+    "seed": (0, 2**31 - 1), "num_workers": (0, None), "processes": (1, None),
+    "save_every": (0, None), "robustness_images": (0, None),
 }  # fmt: skip
 _POSITIVE = ("delta", "temperature", "lr")
 

@@ -1,5 +1,6 @@
 """Any data set in, one FaceSet out: protocols, splits, leaks, a cache of decoded images."""
 
+import dataclasses
 import hashlib
 import logging
 import os
@@ -41,9 +42,12 @@ class FaceSet:
         """The faces of one split: train, val or test."""
         if name not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {name!r}")
-        mine = (self.table["split"] == name).to_numpy()
-        table = self.table[mine].reset_index(drop=True)
-        return FaceSet(self.images, table, self.targets[mine], self.class_names, self.info)
+        return self.take(np.flatnonzero(self.table["split"] == name))
+
+    def take(self, indices: np.ndarray) -> "FaceSet":
+        """The faces at table positions (N,)."""
+        table = self.table.iloc[indices].reset_index(drop=True)
+        return dataclasses.replace(self, table=table, targets=self.targets[indices])
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """Copy the images at table positions (B,) out of the cache: (B, H, W[, 3]) uint8."""

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,16 +94,27 @@ def layout(images: torch.Tensor, config: Config) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last) if config.channels_last else images
 
 
-@torch.inference_mode()
 def outputs(net: model.GReFEL, faces: FaceSet, config: Config) -> Iterator[model.Output]:
     """The model's output, batch by batch in the order of the faces."""
-    device = next(net.parameters()).device
-    net.eval()
+    for found in outputs_each({"": net}, faces, config):
+        yield found[""]
+
+
+@torch.inference_mode()
+def outputs_each(
+    nets: Mapping[str, model.GReFEL], faces: FaceSet, config: Config
+) -> Iterator[dict[str, model.Output]]:
+    """`outputs` of several models of one architecture by name, in one pass over the faces."""
+    first = next(iter(nets.values()))
+    device = next(first.parameters()).device
+    for net in nets.values():
+        net.eval()
     cuts = range(config.batch_size, len(faces), config.batch_size)
     chunks = np.array_split(np.arange(len(faces)), cuts)
     for images, _, _ in batches(faces, chunks, num_workers=config.num_workers):
+        inputs = to_input(images, first, config, device)
         with autocast(config, device):
-            yield net(to_input(images, net, config, device))
+            yield {name: net(inputs) for name, net in nets.items()}
 
 
 def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
@@ -121,21 +132,37 @@ def predict(net: model.GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
         the head has them); and what the data set tells: true_label (with `label_noise`), gender,
         race and age_group (RAF-DB), votes_<column>.
     """
-    columns: dict[str, list[np.ndarray]] = {}
+    return predict_each({"": net}, faces, config)[""]
 
-    def keep(name: str, values: torch.Tensor | None) -> None:
-        if values is not None:
-            columns.setdefault(name, []).append(values.float().cpu().numpy())
 
-    for output in outputs(net, faces, config):
-        keep("p", output.class_probs)
-        if output.primary_log_probs is not None:
-            keep("primary", output.primary_log_probs.exp())
-        for branch in ("primary", "geometric", "attentive"):
-            log_probs = getattr(output, f"{branch}_log_probs")
-            keep(f"confidence_{branch}", None if log_probs is None else model.confidence(log_probs))
-        keep("reliability", output.reliability)
-    values = {name: np.concatenate(parts) for name, parts in columns.items()}
+def predict_each(
+    nets: Mapping[str, model.GReFEL], faces: FaceSet, config: Config
+) -> dict[str, pd.DataFrame]:
+    """`predict` with several models of one architecture, in one pass over the faces."""
+    kept: dict[str, dict[str, list[torch.Tensor]]] = {name: {} for name in nets}
+    for found in outputs_each(nets, faces, config):
+        for name, output in found.items():
+            for column, values in _columns(output).items():
+                kept[name].setdefault(column, []).append(values)
+    return {name: _table(found, faces) for name, found in kept.items()}
+
+
+def _columns(output: model.Output) -> dict[str, torch.Tensor]:
+    """What `predict` keeps of a batch, still on its device: waiting would cost time."""
+    columns = {"p": output.class_probs}
+    if output.primary_log_probs is not None:
+        columns["primary"] = output.primary_log_probs.exp()
+    for branch in ("primary", "geometric", "attentive"):
+        log_probs = getattr(output, f"{branch}_log_probs")
+        if log_probs is not None:
+            columns[f"confidence_{branch}"] = model.confidence(log_probs)
+    if output.reliability is not None:
+        columns["reliability"] = output.reliability
+    return columns
+
+
+def _table(columns: dict[str, list[torch.Tensor]], faces: FaceSet) -> pd.DataFrame:
+    values = {name: torch.cat(parts).float().cpu().numpy() for name, parts in columns.items()}
     names = list(faces.class_names)
     table = faces.table[["id"]].reset_index(drop=True)
     table["label"] = np.asarray(names)[faces.table["label"].to_numpy()]
@@ -190,7 +217,7 @@ def attention_maps(weights: np.ndarray, config: Config) -> np.ndarray:
 def predict_run(
     run: runs.Run, faces: FaceSet, config: Config
 ) -> tuple[dict[str, pd.DataFrame], dict[str, dict]]:
-    """Score faces with both best checkpoints of a run.
+    """Score faces with both best checkpoints of a run, in one pass over the faces.
 
     Args:
         run: A run with checkpoints.
@@ -203,17 +230,19 @@ def predict_run(
     Raises:
         ValueError: The classes of the faces are not those of the run.
     """
-    predictions, facts = {}, {}
-    for name in (runs.BEST, runs.BEST_EMA):
-        trained = load(runs.checkpoint_file(run.path, which=name), device=config.device)
+    checkpoints_of_run = {
+        name: load(runs.checkpoint_file(run.path, which=name), device=config.device)
+        for name in (runs.BEST, runs.BEST_EMA)
+    }
+    for trained in checkpoints_of_run.values():
         if trained.class_names != faces.class_names:
             raise ValueError(
                 f"the run knows {', '.join(trained.class_names)}, but {faces.info['dataset']} has "
                 f"{', '.join(faces.class_names)}; fine-tune the run on this data set first"
             )
-        predictions[name] = predict(trained.model, faces, config)
-        facts[name] = trained.facts
-    return predictions, facts
+    nets = {name: trained.model for name, trained in checkpoints_of_run.items()}
+    facts = {name: trained.facts for name, trained in checkpoints_of_run.items()}
+    return predict_each(nets, faces, config), facts
 
 
 def load(path: Path, *, device: str = "auto") -> Trained:

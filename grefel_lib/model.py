@@ -101,7 +101,7 @@ def confidence(log_probs: Tensor) -> Tensor:
     Source: GReFEL, confidence; the clamp is ours.
     """
     entropy = -(log_probs.exp() * log_probs.clamp(min=-1e4)).sum(dim=1)
-    return (1 - entropy / math.log(log_probs.shape[1])).clamp(MIN_CONFIDENCE, 1)
+    return (1 - entropy / math.log(log_probs.shape[1])).clamp(MIN_CONFIDENCE, 1.0)
 
 
 def combine(log_a: Tensor, log_b: Tensor, weight_a: Tensor, weight_b: Tensor) -> Tensor:
@@ -265,9 +265,10 @@ class GReFEL(nn.Module):
         pooled = self.backbone.forward_head(features, pre_logits=True)  # (B, F)
         # autocast on a CPU would leave log_softmax in bfloat16
         with torch.autocast(images.device.type, enabled=False):
-            return self.head(pooled.float(), self._tokens(features).float())
+            return self.head(pooled.float(), self.tokens(features).float())
 
-    def _tokens(self, features: Tensor) -> Tensor:
+    def tokens(self, features: Tensor) -> Tensor:
+        """The backbone's feature map as (B, T, F) tokens, prefix tokens removed."""
         if features.ndim == 3:  # (B, prefix + T, F)
             return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
         if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":

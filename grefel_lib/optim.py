@@ -49,6 +49,14 @@ def class_weights(faces: FaceSet) -> Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
+def stale(history: list[dict], patience: int) -> bool:
+    """Whether no epoch of the last `patience` brought a better validation accuracy; 0: never."""
+    if not patience:
+        return False
+    scores = [max(row["val_accuracy"], row["ema_val_accuracy"]) for row in history]
+    return len(scores) - 1 - int(np.argmax(scores)) >= patience
+
+
 def epoch_batches(faces: FaceSet, config: Config) -> list[np.ndarray]:
     """Shuffled batches of indices; the last short one is kept unless it is a single face."""
     if config.balanced_sampling:

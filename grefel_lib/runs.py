@@ -27,7 +27,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, and `grefel --help` needs no
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
 BEST, BEST_EMA, LAST = "best_model", "best_ema_model", "last"
 # what may differ between a run and its continuation
-_FREE = ("num_workers", "device", "output_dir", "data_dir", "resume", "micro_batch_size")
+_FREE = (
+    "num_workers", "device", "output_dir", "data_dir", "resume", "micro_batch_size", "processes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,13 @@ class Run(Folder):
             raise
         finally:
             with contextlib.suppress(OSError):  # a full disk must not hide the first error
-                self.write_json({**ending, **facts, "ended": time.strftime(_TIME)}, "status.json")
+                self.write_ending(ending)
+
+    def write_ending(self, ending: Mapping[str, str]) -> None:
+        """Write into status.json how training ended: status, and error if there was one."""
+        path = self.path / "status.json"
+        facts = json.loads(path.read_text()) if path.is_file() else {}
+        self.write_json({**facts, **ending, "ended": time.strftime(_TIME)}, "status.json")
 
 
 def resolve(namespace: Mapping[str, Any]) -> Config:
@@ -118,7 +126,7 @@ def resolve(namespace: Mapping[str, Any]) -> Config:
                     f"run {run.name} was started with {name}={kept!r} and cannot go on with "
                     f"{value!r}; leave it out, or start a new run"
                 )
-        free = {k: getattr(config, k) for k in ("num_workers", "device") if k in asked}
+        free = {k: getattr(config, k) for k in ("num_workers", "device", "processes") if k in asked}
         return run.config.replace(run_name=run.path.name, output_dir=str(run.path.parent), **free)
     if config.checkpoint_path:
         source = checkpoint_file(config.checkpoint_path, config.output_dir)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from grefel_lib import losses, model
 from grefel_lib.config import Config
@@ -89,3 +90,30 @@ def test_class_weights_scale_each_class():
     torch.testing.assert_close(
         losses.total_loss(output, torch.eye(C), config, weights)["loss"], by_hand
     )
+
+
+class _Largest(TorchDispatchMode):
+    """Remembers the largest tensor that any operation made, backward included."""
+
+    size = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **kwargs or {})
+        for value in made if isinstance(made, (tuple, list)) else (made,):
+            if isinstance(value, torch.Tensor):
+                self.size = max(self.size, value.numel())
+        return made
+
+
+def test_anchors_need_memory_for_distances_but_not_for_differences():
+    """O(B C K), never O(B C K D): with K anchors of D numbers the latter would be D times more."""
+    batch, classes, per_class, width = 32, 6, 16, 48
+    embeddings = on_sphere(batch, width).requires_grad_()
+    anchors = on_sphere(classes, per_class, width).requires_grad_()
+    targets = torch.rand(batch, classes).softmax(1)
+    with _Largest() as largest:
+        log_probs = model.anchor_log_probs(embeddings, anchors)
+        loss = losses.classification_loss(log_probs, targets)
+        (loss + losses.center_loss(embeddings, anchors, targets)).backward()
+    assert embeddings.grad is not None
+    assert batch * classes * per_class <= largest.size < batch * classes * per_class * width / 8

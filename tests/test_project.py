@@ -56,7 +56,17 @@ def test_importing_the_library_changes_nothing_and_prints_nothing():
 
 def test_the_readme_names_real_commands_flags_and_files():
     text = (PROJECT_ROOT / "README.md").read_text()
-    known = {*commands.COMMANDS, "predict", "report", "data", "convert", "demo", "sweep", "publish"}
+    known = {
+        *commands.COMMANDS,
+        "predict",
+        "report",
+        "export",
+        "data",
+        "convert",
+        "demo",
+        "sweep",
+        "publish",
+    }
     for command in re.findall(r"grefel (\w+)", text):
         assert command in known or command == "workbook", command
     flags = (

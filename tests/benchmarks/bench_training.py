@@ -1,0 +1,184 @@
+"""What training costs beside the bare arithmetic of the backbone."""
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import measure
+import numpy as np
+import torch
+
+from grefel_lib import datasets, evaluation, losses, model, runs, synthetic, training
+from grefel_lib.config import Config
+
+LITE = {"profile": "lite", "dataset": "ferplus", "backbone_weights": "none", "epochs": 1}
+
+
+@contextlib.contextmanager
+def drawn(images: int, **settings) -> Iterator[Config]:
+    """The config of a run on as many drawn faces; everything is gone afterwards."""
+    with tempfile.TemporaryDirectory() as root:
+        data = synthetic.write(Path(root) / "FERPlus", images=images)
+        places = {"data_dir": str(data), "output_dir": root, "run_name": "bench"}
+        yield Config.resolve(LITE | settings | places)
+
+
+def started(config: Config) -> training._Trainer:
+    """A trainer before its first epoch."""
+    faces = datasets.load(config)
+    return training._Trainer(faces, runs.start(config, faces.info), say=lambda line: None)
+
+
+def fit_against_bare_loop(quick: bool) -> dict:
+    """An epoch of `fit`, without validation, against forward, backward and step alone.
+
+    Ours gathers, augments, mixes, enlarges, clips, averages weights and keeps count; the bare loop
+    has its batches ready on the device.
+    """
+    small = {"backbone": "test_resnet", "image_size": 48} if quick else {}
+    with drawn(300 if quick else 1000, **small) as config:
+        trainer = started(config)
+        device, order = trainer.device, trainer._order()
+        batches = [
+            (evaluation.to_input(torch.from_numpy(trainer.train.gather(chosen)), trainer.net,
+                                 config, device), torch.from_numpy(trainer.train.targets[chosen]))
+            for chosen in order
+        ]  # fmt: skip
+
+        def bare() -> None:
+            trainer.net.train()
+            for images, targets in batches:
+                with evaluation.autocast(config, device):
+                    output = trainer.net(images)
+                losses.total_loss(output, targets.to(device), config)["loss"].backward()
+                trainer.optimizer.step()
+                trainer.optimizer.zero_grad(set_to_none=True)
+
+        found = measure.ratio(trainer.learn, bare, rounds=1 if quick else 5)
+    return found | {"ours": "fit", "other": "bare loop", "wanted": "at most 1.05",
+                    "backbone": config.backbone, "faces": sum(map(len, order))}  # fmt: skip
+
+
+def head_against_backbone(quick: bool) -> dict:
+    """GReFEL's head and losses for 64 faces against a step of ViT-Base with a linear head.
+
+    The backbone's step is timed on 4 faces and counted 16 times, to fit into a small machine.
+    """
+    name, size, few = ("test_vit", 64, 4) if quick else ("vit_base_patch16_224", 224, 4)
+    config = Config(backbone=name, image_size=size, backbone_weights="none")
+    net = model.build(config, 8).train()
+    plain = model.build(config.replace(head="linear"), 8).train()
+    width = plain.backbone.num_features
+    tokens = plain.backbone.forward_features(torch.rand(1, 3, size, size)).shape[1]
+    tokens -= plain.backbone.num_prefix_tokens
+    targets = torch.rand(64, 8).softmax(1)
+    faces = torch.rand(few, 3, size, size)
+
+    def head() -> None:
+        pooled = torch.rand(64, width, requires_grad=True)
+        output = net.head(pooled, torch.rand(64, tokens, width, requires_grad=True))
+        losses.total_loss(output, targets, config)["loss"].backward()
+
+    def backbone() -> None:
+        losses.total_loss(plain(faces), targets[:few], config)["loss"].backward()
+
+    found = measure.ratio(head, backbone, rounds=1 if quick else 5)
+    for key in ("ratio", "ratios"):
+        found[key] = (np.asarray(found[key]) * few / 64).tolist()
+    found["other_seconds"] *= 64 / few
+    heads, classes, anchors, inner = 4, 8, config.num_anchors, config.embedding_dim
+    keys_values = 2 * tokens * width * inner
+    attention = keys_values + 2 * inner * inner + 2 * tokens * inner
+    branches = width * inner + classes * anchors * inner + (width + inner) * classes
+    return found | {
+        "ours": "head and losses", "other": name, "wanted": "at most 0.02", "faces": 64,
+        "multiplications_per_face": attention + branches, "of_keys_and_values": keys_values,
+        "attention_heads": heads,
+    }  # fmt: skip
+
+
+def switches(quick: bool) -> dict:
+    """bf16, channels-last and torch.compile against plain float32, a training step each."""
+    found: dict[str, dict] = {}
+    backbones = {"test_resnet": (48, 8)} if quick else {
+        "tf_efficientnet_lite0": (96, 32), "vit_base_patch16_224": (224, 4)}  # fmt: skip
+    ways = {"bf16": {"precision": "bf16"}, "channels_last": {"channels_last": True}}
+    if not quick:
+        ways |= {"compile": {"compile": True}}
+    for name, (size, few) in backbones.items():
+        stride = {"output_stride": 32} if name.startswith("tf") else {}
+        plain = Config(backbone=name, image_size=size, backbone_weights="none", precision="fp32",
+                       **stride)  # fmt: skip
+        for way, change in ways.items():
+            pair = (_step(plain.replace(**change), few), _step(plain, few))
+            found[f"{name} {way}"] = measure.ratio(*pair, rounds=1 if quick else 5)
+    return {
+        "ours": "with the switch", "other": "float32", "wanted": "below 1 where a profile has it",
+        "ratio": {name: pair["ratio"] for name, pair in found.items()}, "details": found,
+    }  # fmt: skip
+
+
+def _step(config: Config, few: int):
+    net = model.build(config, 8).train()
+    device = evaluation.pick_device("auto")
+    memory = torch.channels_last if config.channels_last else torch.contiguous_format
+    net.to(device, memory_format=memory)
+    forward = torch.compile(net) if config.compile else net
+    images = evaluation.layout(torch.rand(few, 3, config.image_size, config.image_size), config)
+    images, targets = images.to(device), torch.rand(few, 8).softmax(1).to(device)
+
+    def step() -> None:
+        with evaluation.autocast(config, device):
+            output = forward(images)
+        losses.total_loss(output, targets, config)["loss"].backward()
+        net.zero_grad(set_to_none=True)
+
+    return step
+
+
+def two_processes(quick: bool) -> dict:
+    """Seconds of the training part of an epoch, two processes of a thread against one of two."""
+    small = {"backbone": "test_resnet", "image_size": 48} if quick else {}
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    with drawn(300 if quick else 1500, **small) as config:
+        faces = datasets.load(config)
+        for number in range(1 if quick else 3):
+            for count in (2, 1):
+                run = runs.start(
+                    config.replace(processes=count, run_name=f"p{count}-{number}"), faces.info
+                )
+                training.fit(faces, run)
+                speed = run.history()["images_per_second"].iloc[-1]
+                seconds[count].append(len(faces.split("train")) / speed)
+    ratios = [a / b for a, b in zip(seconds[2], seconds[1], strict=True)]
+    return {
+        "ours": "two processes", "other": "one process", "wanted": "near 1 on the same cores",
+        "ours_seconds": float(np.median(seconds[2])), "other_seconds": float(np.median(seconds[1])),
+        "ratio": float(np.median(ratios)), "ratios": ratios, "backbone": config.backbone,
+    }  # fmt: skip
+
+
+def scale(quick: bool) -> dict:
+    """1,000, 10,000 and 100,000 drawn faces: an epoch per face, memory, warm start, numbers."""
+    import resource
+
+    rows = {}
+    for images in (300, 600) if quick else (1000, 10_000, 100_000):
+        with drawn(images, profile="demo", epochs=1) as config:
+            datasets.load(config)  # fills the cache
+            warm = measure.seconds(lambda config=config: datasets.load(config))
+            trainer = started(config)
+            before = time.perf_counter()
+            trainer.learn()
+            rows[images] = {
+                "warm_start_seconds": warm,
+                "milliseconds_per_face": 1000 * (time.perf_counter() - before)
+                / len(trainer.train),
+                "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }  # fmt: skip
+    first, last = rows[min(rows)], rows[max(rows)]
+    return {"ours": f"{max(rows):,} faces", "other": f"{min(rows):,} faces", "rows": rows,
+            "ratio": last["milliseconds_per_face"] / first["milliseconds_per_face"],
+            "wanted": "near 1 a face; warm start under 2 s"}  # fmt: skip

@@ -1,0 +1,59 @@
+"""Run the benchmarks: python tests/benchmarks/run.py [--quick] [NAME ...]; JSON and a table.
+
+Each is a ratio of two things timed in turn in one process; the median of several rounds counts.
+"""
+
+import argparse
+import logging
+import time
+
+import bench_evaluation
+import bench_inputs
+import bench_training
+import measure
+
+from grefel_lib import runs
+from grefel_lib.folders import Folder
+
+BENCHMARKS = {
+    call.__name__: call
+    for call in (
+        bench_training.fit_against_bare_loop,
+        bench_inputs.input_pipeline,
+        bench_training.head_against_backbone,
+        bench_training.switches,
+        bench_evaluation.predict_against_forward,
+        bench_training.scale,
+        bench_evaluation.numbers_of_many,
+        bench_training.two_processes,
+    )
+}
+
+
+def main() -> None:
+    """Run those that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--output", default="outputs/benchmarks", help="folder of the JSON files")
+    parser.add_argument("--quick", action="store_true", help="only to see that they run")
+    arguments = parser.parse_args()
+    strange = sorted(set(arguments.names) - set(BENCHMARKS))
+    if strange:
+        parser.error(f"no benchmark {strange[0]!r}; there are {', '.join(BENCHMARKS)}")
+    logging.disable(logging.WARNING)
+    folder = Folder(runs.outputs(arguments.output))
+    for name in arguments.names or BENCHMARKS:
+        before = time.perf_counter()
+        found = BENCHMARKS[name](arguments.quick)
+        content = {"name": name, "quick": arguments.quick, **found, "machine": measure.machine()}
+        folder.write_json(content, f"{name}.json")
+        ratio = found["ratio"]
+        told = ratio if isinstance(ratio, dict) else {"ratio": ratio}
+        shown = ", ".join(f"{k} {v:.3f}" for k, v in told.items())
+        print(f"{name}: {found['ours']} / {found['other']}: {shown} (wanted: {found['wanted']}; "
+              f"{time.perf_counter() - before:.0f} s)", flush=True)  # fmt: skip
+    print(f"wrote {folder.name}/*.json")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Several processes: the same training as one, shares, the true error, one writer."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from grefel_lib import datasets, distributed, runs, training
+from grefel_lib.config import Config
+from grefel_lib.distributed import World
+
+
+def settings(faces_dir, folder, **changes):
+    """A small training without batch norm and dropout, which see a process's own faces."""
+    return Config.resolve(
+        {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 2,
+         "backbone": "test_vit", "image_size": 48, "output_stride": 0, "drop_rate": 0,
+         "batch_size": 31, "mix_prob": 0.5, "lr": 1e-3, "output_dir": str(folder),
+         **changes}
+    )  # fmt: skip
+
+
+def train(config, say=None):
+    faces = datasets.load(config)
+    run = runs.start(config, faces.info)
+    training.fit(faces, run, say=say)
+    return run
+
+
+@pytest.mark.parametrize(("total", "size"), [(64, 2), (31, 2), (7, 3), (5, 5)])
+def test_the_shares_are_everything_once_and_differ_by_one_at_most(total, size):
+    parts = [np.arange(total)[World(rank, size).share(total)] for rank in range(size)]
+    assert np.concatenate(parts).tolist() == list(range(total))
+    lengths = [len(part) for part in parts]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_alone_there_is_nothing_to_add_up():
+    world = World()
+    values = torch.tensor([1.0, 2.0])
+    assert world.total(values) is values
+    assert world.gathered("a") == ["a"]
+    before = torch.get_rng_state()
+    with world.own_draws(torch.device("cpu"), 5):
+        torch.rand(3)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_own_draws_leave_the_common_ones_in_step():
+    before = torch.get_rng_state()
+    drawn = []
+    for rank in (0, 1):
+        with World(rank, 2).own_draws(torch.device("cpu"), rank):
+            drawn.append(torch.rand(8))
+    assert not torch.equal(*drawn)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_two_processes_train_as_one(faces_dir, tmp_path):
+    """The same losses, gradient norms and validation, up to the order of additions."""
+    said = []
+    alone = train(settings(faces_dir, tmp_path, run_name="alone"))
+    pair = train(settings(faces_dir, tmp_path, run_name="pair", processes=2), said.append)
+    assert pair.status() == "ok"
+    ours, theirs = pair.history(), alone.history()
+    same = [c for c in ours if c.startswith(("train_", "grad_norm", "lr", "val_loss", "ema_val_l"))]
+    assert len(same) > 9
+    np.testing.assert_allclose(ours[same], theirs[same], rtol=2e-4)
+    mine, others = (run.load_checkpoint(runs.LAST)[0] for run in (pair, alone))
+    assert mine.keys() == others.keys()
+    for name in ("model/head.anchors", "ema/head.anchors", "model/backbone.pos_embed"):
+        torch.testing.assert_close(mine[name], others[name], rtol=1e-3, atol=1e-4)
+    assert sum("epoch 1/2" in line for line in said) == 1  # one of them speaks
+
+
+def test_two_processes_go_on_from_a_run_of_one(faces_dir, tmp_path):
+    config = settings(faces_dir, tmp_path, run_name="on", epochs=2)
+    run = runs.start(config, datasets.load(config).info)
+    stopped = iter([True])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs.Run, "asked_to_stop", property(lambda self: next(stopped)))
+        training.fit(datasets.load(config), run)
+    assert run.status() == "stopped"
+    assert train(config.replace(processes=2)).history()["epoch"].tolist() == [1, 2]
+
+
+SPOILED = """
+import os
+from grefel_lib import losses
+total = losses.total_loss
+def spoiled(*args):
+    parts = total(*args)
+    if os.environ.get("RANK") == "1":
+        {what}
+    return parts
+losses.total_loss = spoiled
+"""
+
+
+@pytest.mark.parametrize(("what", "told"), [
+    ("raise ZeroDivisionError('the disk is on fire')", r"process 1 of 2: ZeroDivisionError: the"),
+    ("os.kill(os.getpid(), 9)", r"process 1 of 2 was ended by signal 9"),
+    ("parts |= {'loss': parts['loss'] * float('nan')}", r"NonFiniteLossError: the loss is nan.*tr"),
+])  # fmt: skip
+def test_the_true_error_of_a_failing_process_is_told(faces_dir, tmp_path, monkeypatch, what, told):
+    (tmp_path / "sitecustomize.py").write_text(SPOILED.format(what=what))
+    path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
+    monkeypatch.setenv("PYTHONPATH", path)
+    config = settings(faces_dir, tmp_path, run_name="bad", processes=2)
+    with pytest.raises(distributed.ProcessError, match=told):
+        train(config)
+    run = runs.open_run(tmp_path / "bad")
+    assert run.status() == "failed"
+
+
+def test_interrupted_it_ends_all_processes_and_says_so(faces_dir, tmp_path):
+    config = settings(faces_dir, tmp_path, run_name="cut", processes=2, epochs=500)
+
+    def interrupt(line):
+        if line.startswith("epoch 1/"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, interrupt)
+    run = runs.open_run(tmp_path / "cut")
+    assert run.status() == "interrupted"
+    assert len(run.history()) < 500
+
+
+def test_too_small_a_batch_for_the_processes_is_refused(faces_dir, tmp_path):
+    with pytest.raises(ValueError, match="batch_size 3 is too small for 2"):
+        settings(faces_dir, tmp_path, processes=2, batch_size=3)
