@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-cell-timeout 120 --nbval-kernel-name python3 -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-.PHONY: demo test lab screenshots notebooks clean
+.PHONY: demo test lab screenshots notebooks bench clean
 
 
 demo: .venv/ready        ## every notebook, headless, on the built-in faces

@@ -74,7 +74,7 @@ def on_gpus(config: Config, *, faces: int) -> pd.DataFrame:
 
     Returns:
         A row a card: the limits of arithmetic and of memory traffic in images/s, what to expect
-        (40% of the former, at most the latter), minutes an epoch, and memory in GB.
+        (40% of the former, at most the latter), seconds an epoch, and memory in GB.
     """
     cost = step(config)
     moved = TOUCHED * cost["kept_bytes"] + UPDATE * cost["weights"] / config.batch_size
@@ -85,7 +85,7 @@ def on_gpus(config: Config, *, faces: int) -> pd.DataFrame:
         expected = min(REACHED * arithmetic, traffic)
         rows[card] = {
             "arithmetic allows": round(arithmetic), "traffic allows": round(traffic),
-            "expect images/s": round(expected), "minutes an epoch": round(faces / expected / 60, 1),
+            "expect images/s": round(expected), "seconds an epoch": round(faces / expected),
             "memory (GB)": round(memory / 1e9, 1),
         }  # fmt: skip
     return pd.DataFrame.from_dict(rows, orient="index")

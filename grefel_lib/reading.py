@@ -35,7 +35,8 @@ def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"no image folder {folder}")
     found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(file for file in found if file.suffix.lower() in IMAGE_SUFFIXES)
+    images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(images, key=None if deep else lambda file: file.name)  # names compare faster
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:

@@ -99,16 +99,14 @@ class _Trainer:
         }
 
     def _save(self, row: dict) -> None:
-        best = max(past["val_accuracy"] for past in self.history)
-        best_ema = max(past["ema_val_accuracy"] for past in self.history)
-        state, ema_state = self.net.state_dict(), self.ema.module.state_dict()
-        for name, accuracy, top, tensors in (
-            (runs.BEST, row["val_accuracy"], best, state),
-            (runs.BEST_EMA, row["ema_val_accuracy"], best_ema, ema_state),
+        state = self.net.state_dict()
+        for name, key, tensors in (
+            (runs.BEST, "val_accuracy", state),
+            (runs.BEST_EMA, "ema_val_accuracy", self.ema.module.state_dict()),
         ):
-            first = next(p["epoch"] for p in self.history if top == p[_key(name)])
-            if accuracy == top and row["epoch"] == first:  # a tie keeps the earlier one
-                self.run.save_checkpoint(name, tensors, self._facts(val_accuracy=accuracy))
+            best = max(self.history, key=lambda past, key=key: past[key])  # of equals the earlier
+            if best is row:
+                self.run.save_checkpoint(name, tensors, self._facts(val_accuracy=row[key]))
         every = self.config.save_every
         if every and self.epoch % every == 0:
             facts = self._facts(val_accuracy=row["val_accuracy"])
@@ -341,10 +339,6 @@ def fit(faces: FaceSet, run: runs.Run, *, say: Callable[[str], None] | None = No
         if first:
             run.ask_to_stop(False)
     return pd.DataFrame(trainer.history)
-
-
-def _key(checkpoint: str) -> str:
-    return "ema_val_accuracy" if checkpoint == runs.BEST_EMA else "val_accuracy"
 
 
 def _seed(*parts: int) -> int:
