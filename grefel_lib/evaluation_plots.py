@@ -208,7 +208,7 @@ def face_cards(
         face.imshow(image, cmap="gray", vmin=0, vmax=255)
         sure = f"reliability {row['reliability']:.2f}" if "reliability" in row else ""
         said = [f"{name}: {found[index]}" for name, found in (others or {}).items()]
-        told = [f"{row['label']} → {row['predicted']}", str(row["id"]), sure, *said]
+        told = [row["label"], f"→ {row['predicted']}", str(row["id"]), sure, *said]
         face.set_title("\n".join(filter(None, told)), size=6.5, pad=2)
         given = {}
         for name, prefix in (("people", "votes_"), ("primary", "primary_"), ("corrected", "p_")):
