@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -84,6 +86,29 @@ def test_two_processes_go_on_from_a_run_of_one(faces_dir, tmp_path):
         training.fit(datasets.load(config), run)
     assert run.status() == "stopped"
     assert train(config.replace(processes=2)).history()["epoch"].tolist() == [1, 2]
+
+
+def torchrun(*arguments):
+    """`grefel train` as torchrun starts it, twice, on this machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+               "-m", "grefel_lib.cli", "train", *arguments]  # fmt: skip
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_under_torchrun_the_command_is_one_of_the_processes(faces_dir, tmp_path):
+    where = ["--dataset", "ferplus", "--data-dir", str(faces_dir), "--output-dir", str(tmp_path)]
+    small = ["--profile", "demo", "--epochs", "1"]
+    done = torchrun(*where, *small, "--run-name", "both")
+    assert done.returncode == 0, done.stderr
+    run = runs.open_run(tmp_path / "both")
+    assert run.status() == "ok"
+    assert run.config.processes == 2
+    assert len(run.history()) == 1
+    assert done.stdout.count("epoch 1/1") == 1
+    nameless = torchrun(*where, *small)
+    assert nameless.returncode
+    assert "pass --run-name" in nameless.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["both"]
 
 
 SPOILED = """
