@@ -132,6 +132,7 @@ def launch(run: runs.Run, *, say: Callable[[str], None]) -> None:
                     say(line.rstrip("\n"))
             except BaseException:
                 process.terminate()  # torchrun passes it on
+                process.wait()
                 run.write_ending({"status": "interrupted"})
                 raise
         if process.returncode:
