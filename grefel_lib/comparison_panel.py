@@ -55,6 +55,8 @@ class ComparisonPanel(Panel):
     def __init__(self, output_dir: str) -> None:
         super().__init__()
         self.results: dict[str, Result] = {}
+        self.groups: dict[str, list[Result]] = {}  # what is picked, by variant
+        self.tables: dict[str, pd.DataFrame] = {}  # and its means, by metric
         self.folder = widgets.Dropdown(
             options=folders(output_dir), description="folder", layout={"width": "420px"}
         )
@@ -68,7 +70,7 @@ class ComparisonPanel(Panel):
         self.fill(row(self.folder, self.reference), self.picked, self.shown, self.table)
         self.folder.observe(self.guard(self._open), names="value")
         self.picked.observe(self.guard(self._pick), names="value")
-        self.reference.observe(self.guard(self._change), names="value")
+        self.reference.observe(self.guard(self._draw), names="value")
         self.guard(self._open)()
 
     def _open(self) -> None:
@@ -90,11 +92,8 @@ class ComparisonPanel(Panel):
         with self.hushed():
             self.reference.options = list(groups)
             self.reference.value = kept if kept in groups else next(iter(groups))
-        self._draw(groups)
-
-    def _change(self) -> None:
-        """Compare with another reference."""
-        self._draw(self._groups())
+        self.groups, self.tables = groups, comparison.summary(groups)
+        self._draw()
 
     def _groups(self) -> dict[str, list[Result]]:
         chosen = [self.results[line] for line in self.picked.value]
@@ -103,8 +102,9 @@ class ComparisonPanel(Panel):
         comparison.same_faces(chosen)
         return comparison.variants(chosen)
 
-    def _draw(self, groups: dict[str, list[Result]]) -> None:
-        seeds, tables = comparison.seed_table(groups), comparison.summary(groups)
+    def _draw(self) -> None:
+        groups, tables = self.groups, self.tables
+        seeds = comparison.seed_table(groups)
         with plots.paper_style("full"):
             fig = comparison_plots.ablation(tables, seeds)
         self.shown.value = picture(fig, "mean and every seed of each variant, four metrics")
