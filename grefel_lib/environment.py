@@ -1,5 +1,6 @@
 """What a run runs on: versions, device, commit; and whether a person looks on."""
 
+import ctypes
 import os
 import platform
 import subprocess
@@ -36,6 +37,18 @@ def watched() -> bool:
     if "GREFEL_PANELS" in os.environ:
         return os.environ["GREFEL_PANELS"] == "1"
     return bool({"JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG"} & os.environ.keys())
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory it frees, where the C library is glibc.
+
+    Otherwise a training step on a CPU hands its activations back to the system and takes them again
+    page by page: several percent of its time (`make bench`, fit_against_bare_loop).
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give back the top of the heap
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest there is
 
 
 def progress_bars() -> bool:

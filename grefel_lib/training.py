@@ -52,6 +52,8 @@ class _Trainer:
                 raise ValueError(f"the {name} split has {len(part)} faces; at least 2 are needed")
         config = self.config
         self.world, self.device = distributed.join(evaluation.pick_device(config.device))
+        if self.device.type == "cpu":
+            environment.keep_memory()
         self.first = self.world.rank == 0  # the one that writes and speaks
         self.say = say if self.first else lambda line: None
         torch.manual_seed(config.seed)

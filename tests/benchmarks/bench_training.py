@@ -167,7 +167,7 @@ def two_processes(quick: bool) -> dict:
     """Seconds of the training part of an epoch, two processes of a thread against one of two."""
     small = {"backbone": "test_resnet", "image_size": 48} if quick else {}
     seconds: dict[int, list[float]] = {1: [], 2: []}
-    with drawn(300 if quick else 1500, **small) as config:
+    with drawn(300 if quick else 700, **small) as config:
         faces = datasets.load(config)
         for number in range(1 if quick else 3):
             for count in (2, 1):

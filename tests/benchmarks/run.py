@@ -4,6 +4,7 @@ Each is a ratio of two things timed in turn in one process; the median of severa
 """
 
 import argparse
+import json
 import logging
 import time
 
@@ -52,7 +53,22 @@ def main() -> None:
         shown = ", ".join(f"{k} {v:.3f}" for k, v in told.items())
         print(f"{name}: {found['ours']} / {found['other']}: {shown} (wanted: {found['wanted']}; "
               f"{time.perf_counter() - before:.0f} s)", flush=True)  # fmt: skip
-    print(f"wrote {folder.name}/*.json")
+    folder.write_text(table(folder), "table.md")
+    print(f"wrote {folder.name}/*.json and table.md")
+
+
+def table(folder: Folder) -> str:
+    """Every result of a folder as a Markdown table, a ratio a line."""
+    lines = ["| what | beside what | ratio | wanted |", "|---|---|---|---|"]
+    for name in BENCHMARKS:
+        path = folder.path / f"{name}.json"
+        if path.is_file():
+            found = json.loads(path.read_text())
+            ratio = found["ratio"]
+            for part, value in (ratio if isinstance(ratio, dict) else {"": ratio}).items():
+                what = f"{found['ours']}, {part}" if part else found["ours"]
+                lines.append(f"| {what} | {found['other']} | {value:.3g} | {found['wanted']} |")
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
