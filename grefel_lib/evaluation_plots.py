@@ -199,7 +199,8 @@ def face_cards(
     Above each face: label and prediction, id, reliability, the others' predictions.
     """
     lines = -(-len(images) // ncols)
-    fig = Figure(figsize=(2.2 * ncols, 1.65 * lines + 0.2))
+    high = 1.7 + 0.15 * len(others or ())
+    fig = Figure(figsize=(2.2 * ncols, high * lines + 0.2))
     axes = fig.subplots(lines, 2 * ncols, squeeze=False, width_ratios=[1, 1.15] * ncols)
     for ax in axes.flat:
         ax.set_axis_off()
