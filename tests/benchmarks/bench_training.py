@@ -113,14 +113,13 @@ def head_against_backbone(quick: bool) -> dict:
     for key in ("ratio", "ratios"):
         found[key] = (np.asarray(found[key]) * few / 64).tolist()
     found["other_seconds"] *= 64 / few
-    heads, classes, anchors, inner = 4, 8, config.num_anchors, config.embedding_dim
+    classes, anchors, inner = 8, config.num_anchors, config.embedding_dim
     keys_values = 2 * tokens * width * inner
     attention = keys_values + 2 * inner * inner + 2 * tokens * inner
     branches = width * inner + classes * anchors * inner + (width + inner) * classes
     return found | {
         "ours": "head and losses", "other": name, "wanted": "at most 0.02", "faces": 64,
         "multiplications_per_face": attention + branches, "of_keys_and_values": keys_values,
-        "attention_heads": heads,
     }  # fmt: skip
 
 
