@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import logging
 import os
 import signal
 import sys
@@ -218,6 +219,7 @@ def _report(arguments: argparse.Namespace) -> None:
 def _export(arguments: argparse.Namespace) -> None:
     from grefel_lib import datasets, evaluation, export
 
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of every fold it left out
     trained = evaluation.load(runs.checkpoint_file(arguments.run_folder), device="cpu")
     faces = datasets.load(trained.config).split("val")
     path = arguments.output or trained.path.parents[1] / "model.onnx"

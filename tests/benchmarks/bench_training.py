@@ -127,7 +127,7 @@ def switches(quick: bool) -> dict:
     """bf16, channels-last and torch.compile against plain float32, a training step each."""
     found: dict[str, dict] = {}
     backbones = {"test_resnet": (48, 8)} if quick else {
-        "tf_efficientnet_lite0": (96, 32), "vit_base_patch16_224": (224, 4)}  # fmt: skip
+        "tf_efficientnet_lite0": (96, 32), "vit_base_patch16_224": (224, 2)}  # fmt: skip
     ways = {"bf16": {"precision": "bf16"}, "channels_last": {"channels_last": True}}
     if not quick:
         ways |= {"compile": {"compile": True}}
@@ -137,7 +137,7 @@ def switches(quick: bool) -> dict:
                        **stride)  # fmt: skip
         for way, change in ways.items():
             pair = (_step(plain.replace(**change), few), _step(plain, few))
-            found[f"{name} {way}"] = measure.ratio(*pair, rounds=1 if quick else 5)
+            found[f"{name} {way}"] = measure.ratio(*pair, rounds=1 if quick else 3)
     return {
         "ours": "with the switch", "other": "float32", "wanted": "below 1 where a profile has it",
         "ratio": {name: pair["ratio"] for name, pair in found.items()}, "details": found,
