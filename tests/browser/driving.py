@@ -123,7 +123,7 @@ class Page:
 
     def _failed(self, error) -> None:
         if not any(known in str(error) for known in OWN_ERRORS):
-            self.errors.append(str(error))
+            self.errors.append(f"{error}\n{error.stack}")
 
     def _asked(self, request) -> None:
         if "127.0.0.1" not in request.url and not request.url.startswith(("data:", "blob:")):

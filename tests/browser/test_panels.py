@@ -136,8 +136,7 @@ def shown(panel, number=0):
 def look_at_lab(page, panel):
     """The table of contents reads well, and a figure keeps its paper in a dark theme."""
     page.command("toc:show-panel")
-    page.command("apputils:change-theme", theme="JupyterLab Dark")
-    expect(page.page.locator("body")).to_have_attribute("data-jp-theme-light", "false")
+    change_theme(page, "Dark")
     expect(page.page.locator(".jp-TableOfContents-tree")).to_contain_text("Look for yourself")
     paper = panel.locator("img").evaluate("img => getComputedStyle(img).backgroundColor")
     assert paper == "rgb(255, 255, 255)"
@@ -145,7 +144,17 @@ def look_at_lab(page, panel):
         page.panel("Data browser")
         time.sleep(1)  # the new colours fade in
         photograph(page.page, "lab", clip={"x": 0, "y": 0, "width": 1250, "height": 900})
-    page.command("apputils:change-theme", theme="JupyterLab Light")
+    change_theme(page, "Light")
+
+
+def change_theme(page, name):
+    """Wait for Lab's splash screen to go: a second one before that is an error of Lab's own."""
+    splash = page.page.locator("#jupyterlab-splash")
+    expect(splash).to_have_count(0)
+    page.command("apputils:change-theme", theme=f"JupyterLab {name}")
+    light = str(name == "Light").lower()
+    expect(page.page.locator("body")).to_have_attribute("data-jp-theme-light", light)
+    expect(splash).to_have_count(0)
 
 
 @pytest.mark.parametrize("app", ["lab", "notebook"])
