@@ -154,7 +154,9 @@ def run_point(point: Point) -> None:
     run = _run(point)
     if run is None or run.status() != "ok":
         commands.run(point.command, point.given)
-    if point.evaluate and _run(point).status() == "ok":  # not if somebody asked it to stop
+    trained = _run(point)
+    stopped = trained is not None and trained.status() == "stopped"  # somebody asked it to
+    if point.evaluate and not stopped:
         config = point.config()
         extra = {"robustness_images": 0, "inspect_labels": config.label_noise > 0}
         commands.run("evaluate", {"checkpoint_dir": str(runs.folder(config)), **extra})

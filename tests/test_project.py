@@ -73,6 +73,8 @@ def test_the_readme_names_real_commands_flags_and_files():
         set(re.findall(r"(?<![\w-])--([a-z][\w-]+)", text))
         - {"help", "map", "output", "venue", "class-order"}
         - SWEEP_FLAGS
+        - {"ntasks-per-node", "nnodes", "nproc-per-node"}  # of srun and torchrun
+        - {"rdzv-id", "rdzv-backend", "rdzv-endpoint"}
     )
     for flag in flags:
         assert flag.replace("-", "_").removeprefix("no_") in config.FIELDS, flag

@@ -208,7 +208,7 @@ BREAKS = [
      "-(targets * log_probs).sum(dim=1).mean()",
      "-(targets.mean(dim=1, keepdim=True) * log_probs).sum(dim=1).mean()"),
     (a_non_finite_loss_names_its_images, "training",  # replaced by a constant, silently
-     """if not torch.isfinite(totals["loss"]):""", "if False:"),
+     """if not math.isfinite(told["loss"]):""", "if False:"),
 ]  # fmt: skip
 
 
