@@ -7,7 +7,11 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
-    torch.set_num_threads(1)  # on small models threads only wait for each other
+    """On small models threads only wait for each other; another number gives other last bits."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # for the processes that tests start
+        yield
 
 
 @pytest.fixture(autouse=True)
