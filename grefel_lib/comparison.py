@@ -27,8 +27,9 @@ _NOT_A_VARIANT = (
     "split", "profile", "robustness_images", "inspect_labels", "picture",
 )  # fmt: skip
 _OF_THE_HEAD = (  # what a linear head has no use for
-    "correction", "branches", "primary", "num_anchors", "embedding_dim", "attention_heads", "delta",
-    "temperature", "lambda_branch", "lambda_anchor", "lambda_center", "lambda_rel",
+    "correction", "branches", "primary", "num_anchors", "embedding_dim", "attention_heads",
+    "attention_levels", "delta", "temperature", "lambda_branch", "lambda_anchor", "lambda_center",
+    "lambda_rel",
 )  # fmt: skip
 
 
@@ -332,6 +333,7 @@ def _settings(config: Config) -> dict[str, Any]:
                 "branches",
                 "num_anchors",
                 "attention_heads",
+                "attention_levels",
                 "delta",
                 "lambda_anchor",
                 "lambda_center",

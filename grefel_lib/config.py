@@ -48,6 +48,7 @@ class Config:
     num_anchors: int = 10  # per class (K)
     embedding_dim: int = 128  # D
     attention_heads: int = 4
+    attention_levels: int = 1  # feature maps that the attention reads: the last, and earlier ones
     delta: float = 1.0  # distance that counts as one nat of evidence
     temperature: float = 1.0  # of the primary logits
     drop_rate: float = 0.15
@@ -109,6 +110,11 @@ class Config:
             raise ValueError(
                 f"batch_size {self.batch_size} is too small for {self.processes} processes; each "
                 f"takes its share of a batch, two faces at least"
+            )
+        if self.attention_levels > 1 and self.extractor != "timm":
+            raise ValueError(
+                f"attention_levels must be 1 with extractor {self.extractor}, which reads three "
+                f"maps of its own; got {self.attention_levels}"
             )
         if self.embedding_dim % self.attention_heads:
             raise ValueError(
@@ -222,7 +228,8 @@ CHOICES = {
 RANGES: dict[str, tuple[float, float | None]] = {
     "synthetic_images": (200, None), "label_noise": (0, 0.9), "image_size": (16, 1024),
     "num_anchors": (1, None),
-    "embedding_dim": (2, None), "attention_heads": (1, None), "delta": (0, None),
+    "embedding_dim": (2, None), "attention_heads": (1, None), "attention_levels": (1, 4),
+    "delta": (0, None),
     "temperature": (0, None), "drop_rate": (0, 0.95), "lambda_branch": (0, None),
     "lambda_anchor": (0, None), "lambda_center": (0, None), "lambda_rel": (0, None),
     "label_smoothing": (0, 0.9), "mixup_alpha": (0, None), "cutmix_alpha": (0, None),
@@ -263,6 +270,7 @@ PROFILES: dict[str, dict[str, Any]] = {
         "backbone": "tf_efficientnet_lite0",
         "image_size": 96,
         "output_stride": 32,
+        "attention_levels": 2,
         "channels_last": True,
         "epochs": 8,
         "warmup_epochs": 0.5,

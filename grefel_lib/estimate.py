@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from grefel_lib import losses, model
+from grefel_lib import levels, losses, model
 from grefel_lib.config import Config
 
 # bf16 products per second (dense, float32 sums) and bytes per second, by NVIDIA's data sheets
@@ -49,13 +49,13 @@ def step(config: Config, *, num_classes: int = 8) -> dict[str, float]:
     attention = mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", fused)
     with attention, FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            features = net.backbone.forward_features(images)
+            features, *tokens = levels.extract(net.backbone, images, net.earlier)
             if net.head is None:
                 logits = net.backbone.forward_head(features)
                 output = model.Output(logits.float().log_softmax(dim=1))
             else:  # the model's own forward asks for autocast, which knows no meta device
                 pooled = net.backbone.forward_head(features, pre_logits=True)
-                output = net.head(pooled.float(), net.tokens(features).float())
+                output = net.head(pooled.float(), *tokens)
             loss = losses.total_loss(output, targets, config)["loss"]
         loss.backward()
     return {

@@ -5,7 +5,7 @@ Equations and decisions: METHOD, section 2. The model does no I/O.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grefel_lib import backbone as backbones
+from grefel_lib import levels
 from grefel_lib.config import Config
+from grefel_lib.levels import Levels, on_finest
 
 MIN_CONFIDENCE = 1e-6
 
@@ -33,7 +35,7 @@ class Output:
     confidences: Tensor | None = None  # (B, 3) of p, g, t, or as many of them as were built
     embeddings: Tensor | None = None  # (B, D) on the sphere of radius sqrt(D)
     anchors: Tensor | None = None  # (C, K, D) on the same sphere
-    attention: Tensor | None = None  # (B, T) how much each token was looked at; sums to 1
+    attention: Tensor | None = None  # (B, T) how much each token (of the finest map) was looked at
     reliability_logits: Tensor | None = None  # (B,)
 
     @property
@@ -130,7 +132,7 @@ class GReFELHead(nn.Module):
         self,
         feature_width: int,
         *,
-        token_width: int,
+        token_width: int | Sequence[int],
         num_classes: int,
         num_anchors: int = 10,
         embedding_dim: int = 128,
@@ -148,7 +150,8 @@ class GReFELHead(nn.Module):
         self.trust = 1.0  # of correction="trust"; set by `fit`, saved with the checkpoint
         built = {"both": ("anchors", "attention")}.get(branches, (branches,))
         built = () if correction == "none" else built
-        self.reduce = self.anchors = self.attention = self.attentive = self.reliability = None
+        self.reduce = self.anchors = self.attention = self.attentive = None
+        self.reliability = self.levels = None
         if built or primary == "mlp":
             self.reduce = nn.Linear(feature_width, embedding_dim)
         if primary == "mlp":  # on the embedding, as in the paper
@@ -163,6 +166,8 @@ class GReFELHead(nn.Module):
         if "anchors" in built:
             self.anchors = nn.Parameter(torch.randn(num_classes, num_anchors, embedding_dim))
         if "attention" in built:
+            if not isinstance(token_width, int):  # several maps: each brought to D first
+                self.levels, token_width = Levels(token_width, embedding_dim), embedding_dim
             self.attention = nn.MultiheadAttention(
                 embedding_dim,
                 attention_heads,
@@ -178,12 +183,13 @@ class GReFELHead(nn.Module):
         for classifier in (self.primary[-1], self.attentive):
             _start_near_zero(classifier)
 
-    def forward(self, pooled: Tensor, tokens: Tensor) -> Output:
+    def forward(self, pooled: Tensor, *tokens: Tensor) -> Output:
         """Score a batch.
 
         Args:
             pooled: (B, F) pooled backbone feature.
-            tokens: (B, T, F_t) tokens or map positions of the same faces.
+            *tokens: (B, T, F_t) tokens or map positions of the same faces, for each width that
+                `token_width` gave; of square maps where there are several.
         """
         embeddings = anchors = attention = g = t = r = None
         if self.reduce is not None:
@@ -194,8 +200,11 @@ class GReFELHead(nn.Module):
             anchors = to_sphere(self.anchors)  # not in place: EMA would leave the sphere
             g = anchor_log_probs(embeddings, anchors, delta=self.delta)
         if self.attention is not None:
-            looked, attention = self.attention(embeddings[:, None], tokens, tokens)  # (B, 1, D|T)
+            seen = tokens[0] if self.levels is None else self.levels(tokens)
+            looked, attention = self.attention(embeddings[:, None], seen, seen)  # (B, 1, D|T)
             attention = attention.squeeze(1)
+            if self.levels is not None:
+                attention = on_finest(attention.detach(), [level.shape[1] for level in tokens])
             t = F.log_softmax(self.attentive(looked.squeeze(1)), dim=1)
         if g is not None and t is not None:
             r = combine(g, t, confidence(g), confidence(t))
@@ -241,10 +250,13 @@ class GReFELHead(nn.Module):
 class GReFEL(nn.Module):
     """A timm backbone with the GReFEL head, or with timm's own linear classifier."""
 
-    def __init__(self, backbone: nn.Module, *, head: GReFELHead | None = None) -> None:
+    def __init__(
+        self, backbone: nn.Module, *, head: GReFELHead | None = None, earlier: Sequence[int] = ()
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.earlier = tuple(earlier)  # indices of the feature maps that the attention reads, too
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -258,22 +270,14 @@ class GReFEL(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """Score normalised images (B, 3, S, S)."""
-        features = self.backbone.forward_features(images)
+        features, *tokens = levels.extract(self.backbone, images, self.earlier)
         if self.head is None:
             logits = self.backbone.forward_head(features)
             return Output(F.log_softmax(logits.float(), dim=1))
         pooled = self.backbone.forward_head(features, pre_logits=True)  # (B, F)
         # autocast on a CPU would leave log_softmax in bfloat16
         with torch.autocast(images.device.type, enabled=False):
-            return self.head(pooled.float(), self.tokens(features).float())
-
-    def tokens(self, features: Tensor) -> Tensor:
-        """The backbone's feature map as (B, T, F) tokens, prefix tokens removed."""
-        if features.ndim == 3:  # (B, prefix + T, F)
-            return features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
-        if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
-            return features.flatten(1, 2)
-        return features.flatten(2).transpose(1, 2)  # (B, F, h, w) -> (B, T, F)
+            return self.head(pooled.float(), *tokens)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that weight decay must not touch, besides norms and biases."""
@@ -307,9 +311,12 @@ def build(config: Config, num_classes: int) -> GReFEL:
         for classifier in classifiers if isinstance(classifiers, tuple) else (classifiers,):
             _start_near_zero(classifier)
         return GReFEL(backbone)
+    attends = config.correction != "none" and config.branches != "anchors"
+    earlier = levels.earlier(backbone, config.attention_levels - 1) if attends else {}
+    width = backbone.num_features
     head = GReFELHead(
-        getattr(backbone, "head_hidden_size", backbone.num_features),
-        token_width=backbone.num_features,
+        getattr(backbone, "head_hidden_size", width),
+        token_width=[*earlier.values(), width] if earlier else width,
         num_classes=num_classes,
         num_anchors=config.num_anchors,
         embedding_dim=config.embedding_dim,
@@ -322,4 +329,4 @@ def build(config: Config, num_classes: int) -> GReFEL:
         primary=config.primary,
         reliability=config.lambda_rel > 0,
     )
-    return GReFEL(backbone, head=head)
+    return GReFEL(backbone, head=head, earlier=earlier)

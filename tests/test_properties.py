@@ -170,9 +170,9 @@ BREAKS = [
     (same_alone_and_in_a_batch, "model",
      'compute_mode="donot_use_mm_for_euclid_dist"', 'compute_mode="use_mm_for_euclid_dist"'),
     (same_alone_and_in_a_batch, "model",  # attends across the batch, as in the ARBEx code
-     "looked, attention = self.attention(embeddings[:, None], tokens, tokens)",
+     "looked, attention = self.attention(embeddings[:, None], seen, seen)",
      "looked, attention = (x.transpose(0, 1) for x in self.attention(embeddings[None], "
-     "tokens.flatten(0, 1)[None], tokens.flatten(0, 1)[None]))"),
+     "seen.flatten(0, 1)[None], seen.flatten(0, 1)[None]))"),
     (distributions_sum_to_one, "model",  # mixes probabilities, then takes the logarithm
      "return torch.logaddexp(log_a + (log_wa - log_sum)[:, None], "
      "log_b + (log_wb - log_sum)[:, None])",
