@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 from grefel_lib import datasets, detection, explaining
@@ -36,6 +37,22 @@ def test_several_faces_are_found_from_left_to_right_at_any_size(drawn, side):
         assert box[2] - box[0] == pytest.approx(box[3] - box[1], abs=1)  # a square
         assert overlap(box, (left, gap, left + side, gap + side)) > 0.8
         assert 0.5 < (box[2] - box[0]) / side < 1.3
+
+
+@pytest.mark.parametrize("angle", [-45, -15, 0, 15, 45])
+@pytest.mark.parametrize("scale", [1.0, 0.25, 0.125])
+def test_the_face_in_a_photograph_is_found_large_and_small_upright_and_tilted(scale, angle):
+    # Grace Hopper in 1984, a photograph in the public domain that matplotlib brings along
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as photograph:
+        size = [round(edge * scale) for edge in photograph.size]
+        turned = photograph.rotate(angle, Image.Resampling.BICUBIC).resize(size)
+    (box,) = detection.find(np.asarray(turned))
+    assert overlap(box, (0, 0, *size)) == 1.0
+    assert 0.3 < (box[2] - box[0]) / size[0] < 0.6
+    if angle == 0:  # eyes and mouth, seen in the photograph
+        for x, y in ((0.44, 0.33), (0.60, 0.33), (0.52, 0.48)):
+            assert box[0] < x * size[0] < box[2]
+            assert box[1] < y * size[1] < box[3]
 
 
 def test_no_face_in_a_picture_without_one():
