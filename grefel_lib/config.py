@@ -227,9 +227,8 @@ CHOICES = {
 # name: (lowest, highest); None: no bound. Lowest excluded where listed in _POSITIVE.
 RANGES: dict[str, tuple[float, float | None]] = {
     "synthetic_images": (200, None), "label_noise": (0, 0.9), "image_size": (16, 1024),
-    "num_anchors": (1, None),
-    "embedding_dim": (2, None), "attention_heads": (1, None), "attention_levels": (1, 4),
-    "delta": (0, None),
+    "num_anchors": (1, None), "embedding_dim": (2, None), "attention_heads": (1, None),
+    "attention_levels": (1, 4), "delta": (0, None),
     "temperature": (0, None), "drop_rate": (0, 0.95), "lambda_branch": (0, None),
     "lambda_anchor": (0, None), "lambda_center": (0, None), "lambda_rel": (0, None),
     "label_smoothing": (0, 0.9), "mixup_alpha": (0, None), "cutmix_alpha": (0, None),
@@ -270,7 +269,6 @@ PROFILES: dict[str, dict[str, Any]] = {
         "backbone": "tf_efficientnet_lite0",
         "image_size": 96,
         "output_stride": 32,
-        "attention_levels": 2,
         "channels_last": True,
         "epochs": 8,
         "warmup_epochs": 0.5,

@@ -49,11 +49,11 @@ def step(config: Config, *, num_classes: int = 8) -> dict[str, float]:
     attention = mock.patch.object(torch.nn.functional, "scaled_dot_product_attention", fused)
     with attention, FlopCounterMode(display=False) as counter:
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            features, *tokens = levels.extract(net.backbone, images, net.earlier)
             if net.head is None:
-                logits = net.backbone.forward_head(features)
+                logits = net.backbone.forward_head(net.backbone.forward_features(images))
                 output = model.Output(logits.float().log_softmax(dim=1))
             else:  # the model's own forward asks for autocast, which knows no meta device
+                features, *tokens = levels.extract(net.backbone, images, net.earlier)
                 pooled = net.backbone.forward_head(features, pre_logits=True)
                 output = net.head(pooled.float(), *tokens)
             loss = losses.total_loss(output, targets, config)["loss"]

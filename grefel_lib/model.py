@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from grefel_lib import backbone as backbones
 from grefel_lib import levels
 from grefel_lib.config import Config
-from grefel_lib.levels import Levels, on_finest
 
 MIN_CONFIDENCE = 1e-6
 
@@ -35,7 +34,7 @@ class Output:
     confidences: Tensor | None = None  # (B, 3) of p, g, t, or as many of them as were built
     embeddings: Tensor | None = None  # (B, D) on the sphere of radius sqrt(D)
     anchors: Tensor | None = None  # (C, K, D) on the same sphere
-    attention: Tensor | None = None  # (B, T) how much each token (of the finest map) was looked at
+    attention: Tensor | None = None  # (B, T) weight of each token, on the finest map; sums to 1
     reliability_logits: Tensor | None = None  # (B,)
 
     @property
@@ -167,7 +166,7 @@ class GReFELHead(nn.Module):
             self.anchors = nn.Parameter(torch.randn(num_classes, num_anchors, embedding_dim))
         if "attention" in built:
             if not isinstance(token_width, int):  # several maps: each brought to D first
-                self.levels, token_width = Levels(token_width, embedding_dim), embedding_dim
+                self.levels, token_width = levels.Levels(token_width, embedding_dim), embedding_dim
             self.attention = nn.MultiheadAttention(
                 embedding_dim,
                 attention_heads,
@@ -204,7 +203,8 @@ class GReFELHead(nn.Module):
             looked, attention = self.attention(embeddings[:, None], seen, seen)  # (B, 1, D|T)
             attention = attention.squeeze(1)
             if self.levels is not None:
-                attention = on_finest(attention.detach(), [level.shape[1] for level in tokens])
+                counts = [level.shape[1] for level in tokens]
+                attention = levels.on_finest(attention.detach(), counts)
             t = F.log_softmax(self.attentive(looked.squeeze(1)), dim=1)
         if g is not None and t is not None:
             r = combine(g, t, confidence(g), confidence(t))
@@ -270,10 +270,10 @@ class GReFEL(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """Score normalised images (B, 3, S, S)."""
-        features, *tokens = levels.extract(self.backbone, images, self.earlier)
         if self.head is None:
-            logits = self.backbone.forward_head(features)
+            logits = self.backbone.forward_head(self.backbone.forward_features(images))
             return Output(F.log_softmax(logits.float(), dim=1))
+        features, *tokens = levels.extract(self.backbone, images, self.earlier)
         pooled = self.backbone.forward_head(features, pre_logits=True)  # (B, F)
         # autocast on a CPU would leave log_softmax in bfloat16
         with torch.autocast(images.device.type, enabled=False):

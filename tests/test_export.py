@@ -11,14 +11,15 @@ import torch
 from grefel_lib import cli, datasets, evaluation, export, runs, training
 
 
-@pytest.fixture(scope="module")
-def trained(faces_dir, tmp_path_factory):
-    """A small run after one epoch."""
+@pytest.fixture(scope="module", params=[1, 2], ids=["one map", "two maps"])
+def trained(faces_dir, tmp_path_factory, request):
+    """A small run after one epoch, its attention on one feature map or on two."""
     from grefel_lib.config import Config
 
     config = Config.resolve(
         {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 1,
-         "output_dir": str(tmp_path_factory.mktemp("outputs")), "run_name": "small"}
+         "output_dir": str(tmp_path_factory.mktemp("outputs")), "run_name": "small",
+         "attention_levels": request.param}
     )  # fmt: skip
     run = runs.start(config)
     training.fit(datasets.load(config), run)

@@ -1,12 +1,15 @@
 """Run the benchmarks: python tests/benchmarks/run.py [--quick] [NAME ...]; JSON and a table.
 
-Each is a ratio of two things timed in turn in one process; the median of several rounds counts.
+Each is a ratio of two things timed in turn, in a process of its own; the median of several rounds
+counts.
 """
 
 import argparse
 import json
 import logging
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 import bench_evaluation
 import bench_inputs
@@ -45,7 +48,8 @@ def main() -> None:
     folder = Folder(runs.outputs(arguments.output))
     for name in arguments.names or BENCHMARKS:
         before = time.perf_counter()
-        found = BENCHMARKS[name](arguments.quick)
+        with ProcessPoolExecutor(1, get_context("spawn")) as alone:  # with a peak memory of its own
+            found = alone.submit(BENCHMARKS[name], arguments.quick).result()
         content = {"name": name, "quick": arguments.quick, **found, "machine": measure.machine()}
         folder.write_json(content, f"{name}.json")
         ratio = found["ratio"]
