@@ -183,6 +183,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
         options=options,
     )
     print(table.drop(columns="error").round(4).to_string(index=False))
+    if 0 < len(means := sweep.over_seeds(table)) < len(table):
+        print(f"\nmean over seeds\n{means.round(4).rename_axis(None).to_string()}\n")
     print(f"wrote {folder.name}/table.csv")
     failed = table.loc[table["error"] != "", "point"]
     if len(failed):

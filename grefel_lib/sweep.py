@@ -105,7 +105,8 @@ def run(
         options: submitit's parameters, as timeout_min or slurm_partition.
 
     Returns:
-        One row a point: point, status, epoch and validation accuracies of its best epochs, error.
+        One row a point: point, status; validation accuracy and NLL of its best epoch and of the
+        best EMA epoch, and which epochs; error.
         Also written to the sweep's table.csv.
 
     Raises:
@@ -141,6 +142,26 @@ def run(
     table = pd.DataFrame([_row(point, errors.get(point.name, "")) for point in todo])
     folder.write_table(table, "table.csv")
     return table
+
+
+def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
+    """A sweep's table with its seeds averaged.
+
+    Returns:
+        One row a point without its seed: seeds (finished ones), mean validation accuracy and NLL of
+        the best and the best EMA weights, lowest and highest val_accuracy. Empty where no run has
+        ended an epoch.
+    """
+    measures = [f"{key}_{what}" for key in ("val", "ema_val") for what in ("accuracy", "nll")]
+    if not set(measures) <= set(table):
+        return pd.DataFrame()
+    name = table["point"].str.replace(r"-?seed=\d+$", "", regex=True)
+    groups = table[table["status"] == "ok"].groupby(name, sort=False)
+    found = groups[measures].mean()
+    spread = groups["val_accuracy"].agg(["min", "max"]).add_prefix("val_accuracy_")
+    found = found.join(spread)
+    found.insert(0, "seeds", groups.size())
+    return found
 
 
 def run_point(point: Point) -> None:
@@ -184,10 +205,15 @@ def _run(point: Point) -> runs.Run | None:
 def _row(point: Point, error: str) -> dict[str, Any]:
     run = _run(point)
     row: dict[str, Any] = {"point": point.name, "status": run.status() if run else "not started"}
+    written = run is not None and (run.path / "history.csv").is_file()  # after the checkpoints
+    history = run.history().set_index("epoch") if written else pd.DataFrame()
     for key, name in (("val", runs.BEST), ("ema_val", runs.BEST_EMA)):
         if run and run.has_checkpoint(name):
             facts = checkpoints.read_facts(run.path / "checkpoints" / f"{name}.safetensors")
-            row |= {f"{key}_accuracy": facts["val_accuracy"], f"{key}_epoch": facts["epoch"]}
+            epoch = facts["epoch"]
+            row |= {f"{key}_accuracy": facts["val_accuracy"], f"{key}_epoch": epoch}
+            if epoch in history.index:
+                row[f"{key}_nll"] = history.loc[epoch, f"{key}_loss"]
     return row | {"error": error}
 
 

@@ -88,12 +88,33 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
         assert json.loads((run.path / "metrics.json").read_text())["split"] == "test"
         assert (run.path / "03_training.ipynb").is_file()
         assert float(table.loc[point, "val_accuracy"]) > 0.1
+        last = run.history().iloc[-1]
+        assert float(table.loc[point, "val_nll"]) == pytest.approx(last["val_loss"])
 
     ran = []
     monkeypatch.setattr(commands, "run", lambda command, given: ran.append(given))
     assert cli.main(argv) == 0  # the stand-in does not fail
     assert [given["backbone_weights"] for given in ran[:1]] == ["/no/such/file"]
     assert sum("finished before" in line for line in capfd.readouterr().out.splitlines()) == 2
+
+
+def test_means_leave_unfinished_runs_out_and_tell_the_spread():
+    table = pd.DataFrame({
+        "point": ["head=linear-seed=0", "delta=1-seed=0", "head=linear-seed=1", "delta=1-seed=1"],
+        "status": ["ok", "ok", "ok", "died"],
+        "val_accuracy": [0.5, 0.7, 0.6, 0.1], "val_nll": [1.0, 0.5, 2.0, 9.0],
+        "ema_val_accuracy": [0.4, 0.8, 0.6, 0.1], "ema_val_nll": [1.0, 0.4, 3.0, 9.0],
+    })  # fmt: skip
+    means = sweep.over_seeds(table)
+    assert list(means.index) == ["head=linear", "delta=1"]
+    assert list(means["seeds"]) == [2, 1]
+    row = means.loc["head=linear"]
+    assert row["val_accuracy"] == pytest.approx(0.55)
+    assert row["val_nll"] == pytest.approx(1.5)
+    assert row["ema_val_nll"] == pytest.approx(2.0)
+    assert (row["val_accuracy_min"], row["val_accuracy_max"]) == (0.5, 0.6)
+    nothing = table[["point", "status"]].assign(status="not started")
+    assert sweep.over_seeds(nothing).empty
 
 
 def test_an_interrupted_point_goes_on_and_other_settings_are_refused(faces_dir, tmp_path):
