@@ -181,7 +181,8 @@ def against(
 
     Returns:
         One row a variant and metric: difference (means over seeds), low, high (95%, paired
-        bootstrap); and mcnemar (exact p of each pair of equal seeds, in order of the seeds).
+        bootstrap); and mcnemar (exact p of each pair of equal seeds, in order of the seeds,
+        to two digits).
 
     Raises:
         ValueError: There is no such variant.
@@ -197,7 +198,7 @@ def against(
         found = metrics.difference(*sides, draws=draws)
         by_seed = {result.config.seed: result for result in base}
         p = [
-            metrics.mcnemar(by_seed[r.config.seed].predictions, r.predictions)["p"]
+            float(f"{metrics.mcnemar(by_seed[r.config.seed].predictions, r.predictions)['p']:.2g}")
             for r in members
             if r.config.seed in by_seed
         ]

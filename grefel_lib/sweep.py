@@ -148,9 +148,9 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """A sweep's table with its seeds averaged.
 
     Returns:
-        One row a point without its seed: seeds (finished ones), mean validation accuracy and NLL of
-        the best and the best EMA weights, lowest and highest val_accuracy. Empty where no run has
-        ended an epoch.
+        One row a point without its seed: seeds (finished ones), mean val_accuracy with its lowest
+        and highest, val_nll, ema_val_accuracy and ema_val_nll. Empty where no run has ended an
+        epoch.
     """
     measures = [f"{key}_{what}" for key in ("val", "ema_val") for what in ("accuracy", "nll")]
     if not set(measures) <= set(table):
@@ -158,9 +158,9 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     name = table["point"].str.replace(r"-?seed=\d+$", "", regex=True)
     groups = table[table["status"] == "ok"].groupby(name, sort=False)
     found = groups[measures].mean()
-    spread = groups["val_accuracy"].agg(["min", "max"]).add_prefix("val_accuracy_")
-    found = found.join(spread)
     found.insert(0, "seeds", groups.size())
+    found.insert(2, "lowest", groups["val_accuracy"].min())
+    found.insert(3, "highest", groups["val_accuracy"].max())
     return found
 
 

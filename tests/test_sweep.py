@@ -112,7 +112,7 @@ def test_means_leave_unfinished_runs_out_and_tell_the_spread():
     assert row["val_accuracy"] == pytest.approx(0.55)
     assert row["val_nll"] == pytest.approx(1.5)
     assert row["ema_val_nll"] == pytest.approx(2.0)
-    assert (row["val_accuracy_min"], row["val_accuracy_max"]) == (0.5, 0.6)
+    assert (row["lowest"], row["highest"]) == (0.5, 0.6)
     nothing = table[["point", "status"]].assign(status="not started")
     assert sweep.over_seeds(nothing).empty
 
