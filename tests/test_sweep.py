@@ -98,7 +98,7 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
     assert sum("finished before" in line for line in capfd.readouterr().out.splitlines()) == 2
 
 
-def test_means_leave_unfinished_runs_out_and_tell_the_spread():
+def test_means_leave_unfinished_runs_out_and_tell_the_spread(monkeypatch, tmp_path, capsys):
     table = pd.DataFrame({
         "point": ["head=linear-seed=0", "delta=1-seed=0", "head=linear-seed=1", "delta=1-seed=1"],
         "status": ["ok", "ok", "ok", "died"],
@@ -113,6 +113,11 @@ def test_means_leave_unfinished_runs_out_and_tell_the_spread():
     assert row["val_nll"] == pytest.approx(1.5)
     assert row["ema_val_nll"] == pytest.approx(2.0)
     assert (row["lowest"], row["highest"]) == (0.5, 0.6)
+    monkeypatch.setattr(sweep, "run", lambda *_, **__: table.assign(error=""))
+    argv = ["sweep", "train", "--name", "s", "--seeds", "0,1", "--output-dir", str(tmp_path)]
+    assert cli.main(argv) == 0
+    told = capsys.readouterr().out
+    assert told.index("delta=1-seed=1") < told.index("mean over seeds") < told.index("0.55")
     nothing = table[["point", "status"]].assign(status="not started")
     assert sweep.over_seeds(nothing).empty
 
