@@ -94,12 +94,14 @@ def bracketed(
 def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Means with intervals as text, a column a metric: "82.1 [80.7, 83.4] ± 0.2".
 
+    NLL and Brier have three decimals: variants tend to differ in the third.
+
     Args:
         tables: By metric, one row a variant: value, low, high, and spread (left out where NaN).
     """
     told = {}
     for metric, table in tables.items():
-        scale, decimals = (100, 1) if metric in PERCENT else (1, 2)
+        scale, decimals = (100, 1) if metric in PERCENT else (1, 3)
         spread = [f" ± {scale * s:.{decimals}f}" if pd.notna(s) else "" for s in table["spread"]]
         found = bracketed(table, "value", scale=scale, decimals=decimals)
         told[TITLES[metric]] = found + spread

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -116,6 +117,8 @@ def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation):
     assert next(iter(told.columns)) == "accuracy (%)"
     assert "±" in told.loc["linear head", "accuracy (%)"]
     assert "±" not in told.loc["GReFEL, correction paper", "accuracy (%)"]
+    assert re.match(r"\d+\.\d \[", told.loc["linear head", "ECE (%)"])
+    assert re.match(r"\d\.\d{3} \[", told.loc["linear head", "NLL"])
 
 
 @pytest.mark.parametrize(("info", "told"), [
