@@ -115,6 +115,25 @@ def test_a_linear_head_is_timms_own_classifier():
     assert net(images).reliability is None
 
 
+@pytest.mark.parametrize("name", ["test_vit", "resnet18", "tf_efficientnet_lite0"])
+def test_without_correction_grefel_trains_as_the_linear_head(name):
+    config = Config(backbone=name, image_size=64, backbone_weights="none", correction="none")
+    linear, none = model.build(config.replace(head="linear"), C), model.build(config, C)
+    own = linear.backbone.state_dict()
+    shared = none.backbone.load_state_dict(own, strict=False).unexpected_keys
+    assert len(shared) == 2  # the classifier's weight and bias: all that the head has to itself
+    for key in shared:
+        none.head.primary[0].get_parameter(key.rpartition(".")[2]).data.copy_(own[key])
+    images, targets, gradients = torch.randn(4, 3, 64, 64), torch.eye(C)[:4], []
+    for net in (linear, none):
+        torch.manual_seed(0)  # the same units dropped
+        parts = losses.total_loss(net(images), targets, config)
+        parts["loss"].backward()
+        gradients.append({name: p.grad for name, p in net.backbone.named_parameters()})
+    for key, gradient in gradients[1].items():
+        torch.testing.assert_close(gradient, gradients[0][key])
+
+
 def test_vit_base_has_768_features_and_trains_two_steps():
     config = Config(backbone_weights="none")
     net = model.build(config, 8).train()
