@@ -1,6 +1,7 @@
 """Pick runs, and see the comparison change: means, intervals, paired differences."""
 
 import html
+import re
 from pathlib import Path
 
 import ipywidgets as widgets
@@ -117,14 +118,14 @@ class ComparisonPanel(Panel):
         first = next(iter(groups.values()))[0]
         self.tell(
             f"{len(seeds)} runs, {len(groups)} variants, {len(first.predictions)} faces of "
-            f"{first.record['dataset']} ({first.record['split']}); mean over seeds [95% interval "
-            f"over faces] ± spread over seeds"
+            f"{first.record['dataset']} ({first.record['split']}); mean ± spread over seeds, "
+            f"[95% interval over faces]"
         )
 
 
 def _as_html(shown: pd.DataFrame) -> str:
-    """The table of intervals, each below its mean."""
-    two_lines = shown.map(lambda cell: cell.replace(" [", "<br>["))
+    """The table, each interval below its mean and spread."""
+    two_lines = shown.map(lambda cell: re.sub(r" (\[.*\])(.*)", r"\2<br>\1", cell))
     two_lines.index = [html.escape(name) for name in shown.index]
     return two_lines.to_html(border=0, classes="grefel-runs", escape=False)
 

@@ -1,5 +1,7 @@
 """The run table: what is picked is what is compared."""
 
+import re
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -26,6 +28,9 @@ def test_all_published_runs_are_listed_picked_and_compared(table):
     assert "12 runs, 4 variants" in table.message.value
     variants = [f"GReFEL, correction {name}" for name in ("none", "paper", "trust")]
     assert list(table.reference.options) == ["linear head", *variants]
+    cells = re.findall(r"<td>(.*?)</td>", table.table.value)
+    assert len(cells) == 4 * 5
+    assert all(re.fullmatch(r"[\d.]+ ± [\d.]+<br>\[[\d.]+, [\d.]+\]", cell) for cell in cells)
 
 
 def test_what_is_picked_is_compared_and_the_reference_stays_while_it_can(table):
