@@ -16,12 +16,14 @@ TITLES = {
     "brier": "Brier", "ece_mass": "ECE, equal mass (%)", "classwise_ece": "classwise ECE (%)",
     "soft_nll": "NLL of the votes", "soft_brier": "Brier of the votes",
 }  # fmt: skip
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
     "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", "\n": " ", "±": r"$\pm$", "–": "--",
+    NO_BREAK: "~",
 }  # fmt: skip
 
 
@@ -92,9 +94,10 @@ def bracketed(
 
 
 def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Means with intervals as text, a column a metric: "82.1 [80.7, 83.4] ± 0.2".
+    """Means as text, a column a metric: "82.1 ± 0.2 [80.7, 83.4]".
 
-    NLL and Brier have three decimals: variants tend to differ in the third.
+    NLL and Brier have three decimals: variants tend to differ in the third. A line can break only
+    before the bracket.
 
     Args:
         tables: By metric, one row a variant: value, low, high, and spread (left out where NaN).
@@ -102,9 +105,12 @@ def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     told = {}
     for metric, table in tables.items():
         scale, decimals = (100, 1) if metric in PERCENT else (1, 3)
-        spread = [f" ± {scale * s:.{decimals}f}" if pd.notna(s) else "" for s in table["spread"]]
-        found = bracketed(table, "value", scale=scale, decimals=decimals)
-        told[TITLES[metric]] = found + spread
+        cells = bracketed(table, "value", scale=scale, decimals=decimals)
+        cells = cells.str.replace(", ", f",{NO_BREAK}")
+        for name, spread in table["spread"].dropna().items():
+            between = f"{NO_BREAK}±{NO_BREAK}{scale * spread:.{decimals}f} ["
+            cells[name] = cells[name].replace(" [", between)
+        told[TITLES[metric]] = cells
     return pd.DataFrame(told).rename_axis("variant")
 
 

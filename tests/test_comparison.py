@@ -117,8 +117,10 @@ def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation):
     assert next(iter(told.columns)) == "accuracy (%)"
     assert "±" in told.loc["linear head", "accuracy (%)"]
     assert "±" not in told.loc["GReFEL, correction paper", "accuracy (%)"]
-    assert re.match(r"\d+\.\d \[", told.loc["linear head", "ECE (%)"])
-    assert re.match(r"\d\.\d{3} \[", told.loc["linear head", "NLL"])
+    assert re.fullmatch(r"\d+\.\d\s±\s\d\.\d \[.*\]", told.loc["linear head", "ECE (%)"])
+    assert re.fullmatch(r"\d\.\d{3}\s±\s\d\.\d{3} \[.*\]", told.loc["linear head", "NLL"])
+    assert told.loc["linear head", "NLL"].count(" ") == 1  # in a narrow cell it breaks only there
+    assert "~$\\pm$~" in report.latex_table(told, caption="", label="a")
 
 
 @pytest.mark.parametrize(("info", "told"), [

@@ -30,7 +30,7 @@ def test_all_published_runs_are_listed_picked_and_compared(table):
     assert list(table.reference.options) == ["linear head", *variants]
     cells = re.findall(r"<td>(.*?)</td>", table.table.value)
     assert len(cells) == 4 * 5
-    assert all(re.fullmatch(r"[\d.]+ ± [\d.]+<br>\[[\d.]+, [\d.]+\]", cell) for cell in cells)
+    assert all(re.fullmatch(r"[\d.]+\s±\s[\d.]+<br>\[[\d.]+,\s[\d.]+\]", cell) for cell in cells)
 
 
 def test_what_is_picked_is_compared_and_the_reference_stays_while_it_can(table):
