@@ -1,6 +1,7 @@
 """Any timm backbone, or the window extractor on two; weights from the hub, from a file, or none."""
 
 import difflib
+import logging
 import sys
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from torch import nn
 from grefel_lib.config import Config
 from grefel_lib.window_attention import REDUCTIONS, WindowCrossAttention, window_sides
 
+log = logging.getLogger(__name__)
 
-def check(config: Config) -> None:
+
+def check_backbone(config: Config) -> None:
     """Refuse, before anything is built, a backbone or weight file that does not exist.
 
     Raises:
@@ -61,9 +64,9 @@ def _reach_hub(name: str, setting: str) -> None:
         ) from error
 
 
-def build(config: Config, *, num_classes: int = 0) -> nn.Module:
+def build_backbone(config: Config, *, num_classes: int = 0) -> nn.Module:
     """Create the extractor that a config names, at its image size, and load its weights."""
-    check(config)
+    check_backbone(config)
     name = config.backbone
     if config.extractor == "window_cross_attention":
         return WindowCrossAttention(
@@ -85,9 +88,9 @@ def build(config: Config, *, num_classes: int = 0) -> nn.Module:
         try:
             backbone = timm.create_model(name, pretrained=hub, **options)
         except TypeError:
-            if config.output_stride:
-                raise
             options.pop("output_stride", None)  # some networks know no other stride than their own
+            if config.output_stride:
+                log.warning("%s has no output_stride; its own is used", name)
             backbone = timm.create_model(name, pretrained=hub, **options)
     except (AssertionError, TypeError, NotImplementedError) as error:
         raise ValueError(
@@ -101,7 +104,7 @@ def build(config: Config, *, num_classes: int = 0) -> nn.Module:
             f"{name!r}; the nearest is {max(1, round(config.image_size / patch)) * patch}"
         )
     if config.backbone_weights not in ("hub", "none"):
-        load_weights(backbone, config.backbone_weights)
+        load_backbone_weights(backbone, config.backbone_weights)
     return backbone
 
 
@@ -162,12 +165,12 @@ def _pyramid(name: str, weights: str, image_size: int) -> nn.Module:
     pyramid = _create(name, image_size, out_indices=levels, pretrained=hub, **_FEATURES)
     if weights not in ("hub", "none"):  # the file is of the whole network
         whole = _create(name, image_size)
-        load_weights(whole, weights)
+        load_backbone_weights(whole, weights)
         pyramid.model.load_state_dict(whole.state_dict(), strict=False)
     return pyramid
 
 
-def load_weights(backbone: nn.Module, path: str | Path) -> None:
+def load_backbone_weights(backbone: nn.Module, path: str | Path) -> None:
     """Load a local weight file into a timm backbone; its classifier is left out.
 
     Args:

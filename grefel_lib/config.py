@@ -1,19 +1,71 @@
-"""Every setting of a run, its default, its allowed values; and the profiles that bundle them."""
+"""Every setting of a run, each said once: type, default, range, help, group; and the profiles."""
 
 import dataclasses
 import difflib
+import logging
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a field of `Config` says of itself; flags, help, tables and checks come from it."""
+
+    help: str
+    group: str
+    commands: tuple[str, ...]  # that take it
+    choices: tuple[str | int, ...] = ()
+    low: float | None = None  # the smallest value
+    above: float | None = None  # every value lies above
+    high: float | None = None  # the largest value
+    unit: str = ""
+    needs: tuple[str, ...] = ()  # conditions for an effect, as "head=grefel"
+    sets_apart: bool = True  # two runs that differ in it are two variants
+    may_change: bool = False  # between a run and its continuation
+
+    @property
+    def range(self) -> str:
+        """Range and unit in words, for the help."""
+        low = f"above {self.above}" if self.above is not None else ""
+        low = f"from {self.low}" if self.low is not None else low
+        high = f"to {self.high}" if self.high is not None else ""
+        return " ".join(filter(None, (low, high, self.unit)))
+
+
+def _setting(default: Any, help: str, **about: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"setting": Setting(help, **about)})
+
+
+_ONCE, _TRAIN = ("train",), ("train", "finetune")
+_EVERY = ("explore", *_TRAIN, "evaluate", "explain")  # explore, explain: notebooks 01; 02 and 07
+_data = partial(_setting, group="data", commands=("explore", *_TRAIN))
+_model = partial(_setting, group="model", commands=_ONCE)
+_head = partial(_setting, group="head", commands=_ONCE)
+_loss = partial(_setting, group="losses", commands=_TRAIN)
+_augment = partial(_setting, group="augmentation", commands=_TRAIN)
+_optimise = partial(_setting, group="optimisation", commands=_TRAIN)
+_run = partial(_setting, group="run", commands=_TRAIN, sets_apart=False)
+_evaluate = partial(_setting, group="evaluation", commands=("evaluate",), sets_apart=False)
+
+_VOTES = ("dataset=ferplus|synthetic",)
+_WINDOW = ("extractor=window_cross_attention",)
+_GREFEL = ("head=grefel",)
+_CORRECTED = (*_GREFEL, "correction!=none")
+_ANCHORS = (*_CORRECTED, "branches!=attention")
+
 
 @dataclass(frozen=True)
 class Config:
-    """The settings of one run. The defaults are the `vit_base` recipe (METHOD, section 4).
+    """The settings of one run. The defaults are the `vit_base` recipe.
 
     Build one with `resolve` (profile + parameters of a notebook) or `from_dict` (a run's
     config.json); both refuse unknown names.
@@ -22,80 +74,122 @@ class Config:
         ValueError: A value has the wrong type or lies outside its range.
     """
 
-    profile: str = "vit_base"
-    # data
-    dataset: str = "synthetic"
-    data_dir: str = ""  # folder of the data set; empty: its usual place under data/
-    protocol: str = "official"  # which FERPlus rows count, and with which label
-    use_soft_labels: bool = True  # FERPlus: vote distributions as training targets
-    drop_leaks: bool = True  # drop training faces that also occur in validation or test
-    rafdb_images: str = "aligned"
-    synthetic_images: int = 3000  # number of built-in faces
-    label_noise: float = 0.0  # share of training labels made wrong on purpose
-    noise_kind: str = "symmetric"  # any other class; confusion: as people confuse them (votes)
-    # model
-    backbone: str = "vit_base_patch16_224"  # any timm model
-    backbone_weights: str = "hub"  # hub, none, or the path of a safetensors/state-dict file
-    extractor: str = "timm"  # window_cross_attention: backbone is its image network (METHOD, 5)
-    landmark_backbone: str = "mobilenetv3_small_100"  # of window_cross_attention; any timm pyramid
-    landmark_weights: str = "hub"  # as backbone_weights
-    image_size: int = 224  # pixels, square
-    output_stride: int = 0  # of a CNN; 0: the backbone's own, 16 if its map is under 4x4
-    head: str = "grefel"  # linear: timm's plain classifier, the control
-    correction: str = "paper"  # how primary and correction are combined
-    branches: str = "both"  # what the correction is made of
-    primary: str = "linear"  # on the pooled feature; mlp: on the embedding, as in the paper
-    num_anchors: int = 10  # per class (K)
-    embedding_dim: int = 128  # D
-    attention_heads: int = 4
-    attention_levels: int = 1  # feature maps that the attention reads: the last, and earlier ones
-    delta: float = 1.0  # distance that counts as one nat of evidence
-    temperature: float = 1.0  # of the primary logits
-    drop_rate: float = 0.15
-    # losses
-    lambda_branch: float = 3.0  # 3: each of p, g and t counts as much as q
-    lambda_anchor: float = 0.1
-    lambda_center: float = 0.1
-    lambda_rel: float = 0.1  # 0: no reliability head
-    label_smoothing: float = 0.11
-    class_weights: str = "none"  # balanced: inverse to the class share, mean 1 over the faces
-    # augmentation
-    augmentation: str = "standard"
-    mixup_alpha: float = 0.2  # 0: no MixUp
-    cutmix_alpha: float = 1.0  # 0: no CutMix
-    mix_prob: float = 0.5  # share of batches that are mixed
-    balanced_sampling: int = 0  # faces per class and epoch; 0: every face once
-    # optimisation
-    epochs: int = 150
-    batch_size: int = 64
-    micro_batch_size: int = 0  # faces held in memory at once; 0: the whole batch
-    lr: float = 5e-5
-    backbone_lr_scale: float = 1.0  # the backbone learns at lr times this
-    weight_decay: float = 0.005
-    warmup_epochs: float = 10.0
-    grad_clip: float = 1.0  # gradient norm; 0: no clipping
-    ema_decay: float = 0.9999
-    early_stopping: int = 0  # epochs without a better validation accuracy; 0: never
-    precision: str = "auto"  # auto: bf16 on a GPU, fp32 on a CPU
-    channels_last: bool = False
-    compile: bool = False  # torch.compile; its first steps take minutes
-    # the run
-    seed: int = 0
-    device: str = "auto"
-    num_workers: int = 0
-    processes: int = 1  # that train together on this machine, each on a GPU of its own
-    save_every: int = 10  # epochs between kept checkpoints; 0: none kept
-    output_dir: str = "outputs"
-    run_name: str = ""  # empty: named after its settings and the time
-    resume: str = ""  # name or folder of the run to continue
-    # fine-tuning and evaluation
-    checkpoint_path: str = ""  # a checkpoint file or run folder to start from
-    finetune_name: str = ""  # its folder is finetune_<name>; empty: the time
-    checkpoint_dir: str = ""  # a run folder (or its checkpoints/) to evaluate
-    split: str = "test"  # the split that evaluation reads
-    robustness_images: int = 500  # faces that are blurred, covered and so on; 0: none
-    picture: str = ""  # photograph whose faces notebook 07 looks at; empty: built-in faces
-    inspect_labels: bool = True  # score the training faces too, for labels that look wrong
+    profile: str = _setting("vit_base", "auto, demo, lite or vit_base; auto: demo on drawn faces",
+                            group="profile", commands=("explore", *_TRAIN),
+                            sets_apart=False)  # fmt: skip
+    dataset: str = _data("synthetic", "data set; synthetic: the built-in drawn faces",
+                         choices=("synthetic", "ferplus", "fer2013", "rafdb", "rafdb_compound"),
+                         commands=_EVERY)  # fmt: skip
+    data_dir: str = _data("", "folder of the data set; empty: its usual place under data/",
+                          commands=_EVERY, sets_apart=False, may_change=True)  # fmt: skip
+    protocol: str = _data("official", "which FERPlus rows count, and with which label",
+                          choices=("official", "argmax", "all"), needs=_VOTES,
+                          commands=("explore", *_TRAIN, "evaluate"))  # fmt: skip
+    use_soft_labels: bool = _data(True, "train on vote distributions where there are votes",
+                                  needs=_VOTES)  # fmt: skip
+    drop_leaks: bool = _data(True, "drop training faces that also occur in validation or test")
+    rafdb_images: str = _data("aligned", "which of RAF-DB's images are read",
+                              choices=("aligned", "original"),
+                              needs=("dataset=rafdb|rafdb_compound",))  # fmt: skip
+    synthetic_images: int = _data(3000, "number of built-in faces", low=200,
+                                  needs=("dataset=synthetic",))  # fmt: skip
+    label_noise: float = _data(0.0, "share of training labels made wrong on purpose", low=0,
+                               high=0.9, commands=_ONCE)  # fmt: skip
+    noise_kind: str = _data("symmetric", "wrong labels: any other class, or as the votes confuse",
+                            choices=("symmetric", "confusion"), needs=("label_noise>0",),
+                            commands=_ONCE)  # fmt: skip
+
+    backbone: str = _model("vit_base_patch16_224", "any timm model")
+    backbone_weights: str = _model("hub", "hub, none, or the path of a weight file")
+    extractor: str = _model("timm", "timm, or cross-attention between two networks; backbone is "
+                            "then the image network",
+                            choices=("timm", "window_cross_attention"))  # fmt: skip
+    landmark_backbone: str = _model("mobilenetv3_small_100", "landmark network; any timm pyramid",
+                                    needs=_WINDOW)  # fmt: skip
+    landmark_weights: str = _model("hub", "hub, none, or the path of a weight file", needs=_WINDOW)
+    image_size: int = _model(224, "side of the square input", low=16, high=1024, unit="pixels")
+    output_stride: int = _model(0, "of a CNN; 0: its own, or 16 if its map would be under 4x4",
+                                choices=(0, 8, 16, 32))  # fmt: skip
+    head: str = _model("grefel", "linear: timm's plain classifier, the control",
+                       choices=("grefel", "linear"))  # fmt: skip
+    correction: str = _head("paper", "how the primary distribution and the correction combine",
+                            choices=("paper", "trust", "none"), needs=_GREFEL)  # fmt: skip
+    branches: str = _head("both", "what the correction is made of",
+                          choices=("both", "anchors", "attention"), needs=_CORRECTED)  # fmt: skip
+    primary: str = _head("linear", "linear on the pooled feature, or mlp on the embedding as in "
+                         "the paper", choices=("linear", "mlp"), needs=_GREFEL)  # fmt: skip
+    num_anchors: int = _head(10, "anchors per class", low=1, needs=_ANCHORS)
+    embedding_dim: int = _head(128, "width of the embedding", low=2, needs=_GREFEL)
+    attention_heads: int = _head(4, "heads of the attentive correction", low=1,
+                                 needs=(*_CORRECTED, "branches!=anchors"))  # fmt: skip
+    delta: float = _head(1.0, "anchor distance that counts as one nat of evidence", above=0,
+                         needs=_ANCHORS)  # fmt: skip
+    temperature: float = _head(1.0, "of the primary logits", above=0, needs=_GREFEL)
+    drop_rate: float = _model(0.15, "dropout probability", low=0, high=0.95, commands=_TRAIN)
+
+    lambda_branch: float = _loss(3.0, "weight of the branch loss", low=0, needs=_CORRECTED)
+    lambda_anchor: float = _loss(0.1, "weight of the anchor loss", low=0, needs=_ANCHORS)
+    lambda_center: float = _loss(0.1, "weight of the center loss", low=0, needs=_ANCHORS)
+    lambda_rel: float = _loss(0.1, "weight of the reliability loss; 0 builds no reliability head",
+                              low=0, needs=_GREFEL)  # fmt: skip
+    label_smoothing: float = _loss(0.11, "share of the target spread over all classes", low=0,
+                                   high=0.9)  # fmt: skip
+    class_weights: str = _loss("none", "balanced: inverse to the class share, mean 1 over faces",
+                               choices=("none", "balanced"))  # fmt: skip
+
+    augmentation: str = _augment("standard", "strength of flips, moves, relighting and erasing",
+                                 choices=("none", "standard", "heavy"))  # fmt: skip
+    mixup_alpha: float = _augment(0.2, "MixUp strength; 0 is off", low=0, needs=("mix_prob>0",))
+    cutmix_alpha: float = _augment(1.0, "CutMix strength; 0 is off", low=0, needs=("mix_prob>0",))
+    mix_prob: float = _augment(0.5, "share of batches that are mixed", low=0, high=1)
+    balanced_sampling: int = _augment(0, "faces per class and epoch; 0 takes every face once",
+                                      low=0)  # fmt: skip
+
+    epochs: int = _optimise(150, "passes over the training faces", low=1)
+    batch_size: int = _optimise(64, "faces per update", low=2, commands=(*_TRAIN, "evaluate"))
+    micro_batch_size: int = _optimise(0, "faces in memory at once; 0 is the whole batch", low=0,
+                                      sets_apart=False, may_change=True)  # fmt: skip
+    lr: float = _optimise(5e-5, "highest learning rate", above=0, high=10)
+    backbone_lr_scale: float = _optimise(1.0, "the backbone learns at this times lr", low=0)
+    weight_decay: float = _optimise(0.005, "not on norms, biases and anchors", low=0)
+    warmup_epochs: float = _optimise(10.0, "linear warm-up", low=0, unit="epochs")
+    grad_clip: float = _optimise(1.0, "largest gradient norm; 0 is off", low=0)
+    ema_decay: float = _optimise(0.9999, "of the moving average of the weights", low=0,
+                                 high=0.999999)  # fmt: skip
+    early_stopping: int = _optimise(0, "epochs without a better validation accuracy; 0 is never",
+                                    low=0)  # fmt: skip
+    precision: str = _optimise("auto", "auto is bf16 on a GPU, fp32 on a CPU",
+                               choices=("auto", "fp32", "bf16"))  # fmt: skip
+    channels_last: bool = _optimise(False, "memory layout; often faster for CNNs")
+    compile: bool = _optimise(False, "torch.compile; its first steps take minutes",
+                              sets_apart=False, commands=_ONCE)  # fmt: skip
+
+    seed: int = _run(0, "of weights, order, augmentation and mixing", low=0, high=2**31 - 1)
+    device: str = _run("auto", "auto, cpu, cuda or cuda:N", commands=_EVERY[1:], may_change=True)
+    num_workers: int = _run(0, "loader processes; 0 loads in this one", low=0, may_change=True,
+                            commands=(*_TRAIN, "evaluate"))  # fmt: skip
+    processes: int = _run(1, "that train together, one on each GPU of this machine", low=1,
+                          may_change=True)  # fmt: skip
+    save_every: int = _run(10, "epochs between kept checkpoints; 0 keeps none", low=0,
+                           sets_apart=True)  # fmt: skip
+    output_dir: str = _run("outputs", "folder of the run folders; for evaluate: of the results",
+                           commands=(*_TRAIN, "evaluate", "compare"), may_change=True)  # fmt: skip
+    run_name: str = _run("", "name of the run folder; the same name continues an unfinished run",
+                         commands=_ONCE)  # fmt: skip
+    resume: str = _run("", "name or folder of a run to continue with its own settings",
+                       commands=_ONCE, may_change=True)  # fmt: skip
+    checkpoint_path: str = _run("", "run folder or checkpoint file to start from",
+                                commands=("finetune",))  # fmt: skip
+    finetune_name: str = _run("", "the result is in <run>/finetune_<name>; empty: the time",
+                              commands=("finetune",))  # fmt: skip
+    checkpoint_dir: str = _evaluate("", "run folder to evaluate", commands=("evaluate", "explain"))
+    split: str = _evaluate("test", "split that is scored", choices=("train", "val", "test"),
+                           commands=("evaluate", "explain"))  # fmt: skip
+    robustness_images: int = _evaluate(500, "faces that are blurred, covered and so on; 0: none",
+                                       low=0)  # fmt: skip
+    picture: str = _evaluate("", "photograph to look at; empty: built-in faces",
+                             commands=("explain",))  # fmt: skip
+    inspect_labels: bool = _evaluate(True, "score the training faces too, for wrong labels")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -111,11 +205,6 @@ class Config:
                 f"batch_size {self.batch_size} is too small for {self.processes} processes; each "
                 f"takes its share of a batch, two faces at least"
             )
-        if self.attention_levels > 1 and self.extractor != "timm":
-            raise ValueError(
-                f"attention_levels must be 1 with extractor {self.extractor}, which reads three "
-                f"maps of its own; got {self.attention_levels}"
-            )
         if self.embedding_dim % self.attention_heads:
             raise ValueError(
                 f"embedding_dim must be a multiple of attention_heads; "
@@ -123,18 +212,19 @@ class Config:
             )
 
     def __str__(self) -> str:
-        """Every setting, a group a line; * marks what differs from the vit_base recipe."""
-        recipe = Config()
-        lines: list[str] = []
-        for name, value in dataclasses.asdict(self).items():
-            mark = "" if value == getattr(recipe, name) else "*"
-            shown = f"{name}{mark} {value if value != '' else '-'}"
-            if name in _GROUPS:
-                lines.append(f"{_GROUPS[name]:<13} {shown}")
-            elif len(lines[-1].splitlines()[-1]) + len(shown) > 95:
-                lines[-1] += f"\n{'':<13} {shown}"
-            else:
-                lines[-1] += f" · {shown}"
+        """What differs from the profile; what has no effect; then every setting by group."""
+        changes = self.changes()
+        words = [f"{name} {value}" for name, value in changes.items()] or ["nothing"]
+        lines = _wrapped(f"changed from profile {self.profile}:", words)
+        idle = [f"{n} (needs {self.unmet(n)})" for n in changes if self.unmet(n)]
+        lines += _wrapped("without effect on this run:", idle) if idle else []
+        groups: dict[str, list[str]] = {}
+        for name, setting in SETTINGS.items():
+            value = getattr(self, name)
+            words = groups.setdefault(setting.group, [])
+            words.append(f"{name} {value if value != '' else '-'}")
+        for group, words in groups.items():
+            lines += _wrapped(group, words)
         return "\n".join(lines)
 
     @classmethod
@@ -142,44 +232,57 @@ class Config:
         """Combine defaults, a profile and the parameters that were given (not None).
 
         Args:
-            parameters: Values by field name. Names of dunder or imported objects must not be in
-                it; see `from_notebook`.
-            parent: The config of the run to fine-tune: its values are kept but for those of the
+            parameters: Values by field name.
+            parent: The config of the run to fine-tune: its values are kept, except those of the
                 matching fine-tuning profile.
 
         Raises:
             ValueError: An unknown name or profile, or a value out of range.
         """
-        given = {name: value for name, value in parameters.items() if value is not None}
-        for name in given:
-            _known(name, FIELDS, "parameter")
-        profile = given.pop("profile", "auto")
+        overrides = {name: value for name, value in parameters.items() if value is not None}
+        for name in overrides:
+            check_name(name, SETTINGS, "parameter")
+        profile = overrides.pop("profile", "auto")
         if parent is not None:
             values = dataclasses.asdict(parent)
             values |= {"run_name": "", "resume": ""} | WITHOUT_WEIGHTS
             profile = "finetune" if profile == "auto" else profile
-            _known(profile, FINETUNE_PROFILES | PROFILES, "profile")
+            check_name(profile, FINETUNE_PROFILES | PROFILES, "profile")
             settings = FINETUNE_PROFILES.get(profile) or PROFILES[profile]
             if profile == "finetune":
                 settings = FINETUNE_PROFILES.get(f"finetune_{parent.profile}", settings)
             config = cls.from_dict(values | settings)
-            return config.on_data(**given, profile=parent.profile)
+            return config.on_data(**overrides, profile=parent.profile)
         if profile == "auto":
-            profile = "demo" if given.get("dataset", "synthetic") == "synthetic" else "vit_base"
-        _known(profile, PROFILES, "profile")
-        return cls(**PROFILES[profile] | given | {"profile": profile})
-
-    @classmethod
-    def from_notebook(cls, namespace: Mapping[str, Any], **kwargs: Any) -> "Config":
-        """`resolve` with every field that a notebook's parameters cell defined."""
-        return cls.resolve({k: v for k, v in namespace.items() if k in FIELDS}, **kwargs)
+            profile = "demo" if overrides.get("dataset", "synthetic") == "synthetic" else "vit_base"
+        check_name(profile, PROFILES, "profile")
+        return cls(**PROFILES[profile] | overrides | {"profile": profile})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
-        """Rebuild a config from `dataclasses.asdict` output; unknown names raise ValueError."""
+        """Rebuild a config from `to_dict`, of this version or an older one.
+
+        Raises:
+            ValueError: An unknown name, or the config of a newer version.
+        """
+        values = dict(values)
+        version = values.pop("version", 1)
+        if version > VERSION:
+            raise ValueError(
+                f"it was written by a newer version of this project (config version {version}, "
+                f"here {VERSION}); update the project"
+            )
+        for name, neutral in RETIRED.items():
+            value = values.pop(name, neutral)
+            if value != neutral:
+                log.warning("setting %s=%r no longer exists and is ignored", name, value)
         for name in values:
-            _known(name, FIELDS, "setting")
+            check_name(name, SETTINGS, "setting")
         return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Version and settings, for config.json and the headers of checkpoints."""
+        return {"version": VERSION, **dataclasses.asdict(self)}
 
     def replace(self, **changes: Any) -> "Config":
         """A copy with some values changed."""
@@ -196,50 +299,35 @@ class Config:
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
+    def changes(self) -> dict[str, Any]:
+        """The settings that set this run apart from its profile."""
+        values = dict(PROFILES.get(self.profile, {}))
+        if self.checkpoint_path:
+            values |= FINETUNE_PROFILES.get(
+                f"finetune_{self.profile}", FINETUNE_PROFILES["finetune"]
+            )
+            values |= WITHOUT_WEIGHTS
+        differences = self.differences(Config(**values))
+        return {n: mine for n, (mine, _) in differences.items() if SETTINGS[n].sets_apart}
 
-_GROUPS = {  # the first field of each group
-    "profile": "profile", "dataset": "data", "backbone": "model", "lambda_branch": "losses",
-    "augmentation": "augmentation", "epochs": "optimisation", "seed": "run",
-    "checkpoint_path": "start, test",
-}  # fmt: skip
+    def unmet(self, name: str) -> str:
+        """The condition that keeps a setting from having an effect, as "head=grefel"; or ""."""
+        for condition in SETTINGS[name].needs:
+            key, sign, wanted = re.fullmatch(r"(\w+)(!=|=|>)(.+)", condition).groups()
+            value = getattr(self, key)
+            met = value > float(wanted) if sign == ">" else str(value) in wanted.split("|")
+            if met == (sign == "!="):
+                return condition
+        return ""
+
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+SETTINGS: dict[str, Setting] = {name: field.metadata["setting"] for name, field in FIELDS.items()}
+
+VERSION = 2  # of `Config.to_dict`; 1 had no version
+RETIRED = {"attention_levels": 1}  # settings of older runs, and the value that changes nothing
 
 WITHOUT_WEIGHTS = {"backbone_weights": "none", "landmark_weights": "none"}  # a checkpoint has them
-
-CHOICES = {
-    "dataset": ("synthetic", "ferplus", "fer2013", "rafdb", "rafdb_compound"),
-    "protocol": ("official", "argmax", "all"),
-    "rafdb_images": ("aligned", "original"),
-    "noise_kind": ("symmetric", "confusion"),
-    "extractor": ("timm", "window_cross_attention"),
-    "head": ("grefel", "linear"),
-    "correction": ("paper", "trust", "none"),
-    "branches": ("both", "anchors", "attention"),
-    "primary": ("linear", "mlp"),
-    "class_weights": ("none", "balanced"),
-    "augmentation": ("none", "standard", "heavy"),
-    "precision": ("auto", "fp32", "bf16"),
-    "output_stride": (0, 8, 16, 32),
-    "split": ("train", "val", "test"),
-}
-
-# name: (lowest, highest); None: no bound. Lowest excluded where listed in _POSITIVE.
-RANGES: dict[str, tuple[float, float | None]] = {
-    "synthetic_images": (200, None), "label_noise": (0, 0.9), "image_size": (16, 1024),
-    "num_anchors": (1, None), "embedding_dim": (2, None), "attention_heads": (1, None),
-    "attention_levels": (1, 4), "delta": (0, None),
-    "temperature": (0, None), "drop_rate": (0, 0.95), "lambda_branch": (0, None),
-    "lambda_anchor": (0, None), "lambda_center": (0, None), "lambda_rel": (0, None),
-    "label_smoothing": (0, 0.9), "mixup_alpha": (0, None), "cutmix_alpha": (0, None),
-    "mix_prob": (0, 1), "balanced_sampling": (0, None), "epochs": (1, None),
-    "batch_size": (2, None), "micro_batch_size": (0, None), "lr": (0, 10),
-    "backbone_lr_scale": (0, None), "weight_decay": (0, None), "warmup_epochs": (0, None),
-    "grad_clip": (0, None), "ema_decay": (0, 0.999999), "early_stopping": (0, None),
-    "seed": (0, 2**31 - 1), "num_workers": (0, None), "processes": (1, None),
-    "save_every": (0, None), "robustness_images": (0, None),
-}  # fmt: skip
-_POSITIVE = ("delta", "temperature", "lr")
 
 DATA_DIRS = {  # where each data set is looked for when no data_dir is given
     "synthetic": "data/synthetic",
@@ -248,6 +336,7 @@ DATA_DIRS = {  # where each data set is looked for when no data_dir is given
     "rafdb": "data/RAF-DB",
     "rafdb_compound": "data/RAF-DB",
 }
+
 
 PROFILES: dict[str, dict[str, Any]] = {
     "demo": {
@@ -282,6 +371,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "vit_base": {},
 }
 
+
 FINETUNE_PROFILES: dict[str, dict[str, Any]] = {
     "finetune": {
         "epochs": 50, "lr": 2e-5, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 5.0,
@@ -295,11 +385,31 @@ FINETUNE_PROFILES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def _known(name: str, allowed: Mapping[str, Any], kind: str) -> None:
+def command_settings(command: str) -> dict[str, Setting]:
+    """The settings that a command (or a notebook: explore, explain) takes, by name."""
+    return {name: setting for name, setting in SETTINGS.items() if command in setting.commands}
+
+
+def check_name(name: str, allowed: Mapping[str, Any], kind: str) -> None:
+    """Refuse a name that is not allowed, and say which is nearest.
+
+    Raises:
+        ValueError: The name is not one of `allowed`.
+    """
     if name not in allowed:
         near = difflib.get_close_matches(name, allowed, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(allowed)}"
         raise ValueError(f"unknown {kind} {name!r}; {hint}")
+
+
+def _wrapped(head: str, words: list[str]) -> list[str]:
+    """A head and words behind it, in lines of 95 characters."""
+    lines = [f"{head:<13}"]
+    for word in words:
+        if len(lines[-1]) + len(word) > 95:
+            lines.append(" " * 13)
+        lines[-1] += f" {word}" if lines[-1].rstrip() in ("", head) else f" · {word}"
+    return lines
 
 
 def _convert(name: str, value: Any, kind: type) -> Any:
@@ -328,13 +438,13 @@ def _convert(name: str, value: Any, kind: type) -> Any:
 
 
 def _check(name: str, value: Any) -> None:
-    if name in CHOICES and value not in CHOICES[name]:
-        allowed = ", ".join(map(str, CHOICES[name]))
+    setting = SETTINGS[name]
+    if setting.choices and value not in setting.choices:
+        allowed = ", ".join(map(str, setting.choices))
         raise ValueError(f"{name} must be one of {allowed}; got {value!r}")
-    if name in RANGES:
-        low, high = RANGES[name]
-        if not (value > low if name in _POSITIVE else value >= low):
-            word = "above" if name in _POSITIVE else "at least"
-            raise ValueError(f"{name} must be {word} {low}; got {value}")
-        if high is not None and value > high:
-            raise ValueError(f"{name} must be at most {high}; got {value}")
+    if setting.above is not None and not value > setting.above:
+        raise ValueError(f"{name} must be above {setting.above}; got {value}")
+    if setting.low is not None and value < setting.low:
+        raise ValueError(f"{name} must be at least {setting.low}; got {value}")
+    if setting.high is not None and value > setting.high:
+        raise ValueError(f"{name} must be at most {setting.high}; got {value}")

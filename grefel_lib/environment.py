@@ -8,13 +8,13 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from grefel_lib.config import PROJECT_ROOT
+import torch
+
+from grefel_lib.config import PROJECT_ROOT, Config
 
 
-def describe() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """Versions, device, commit and dirty flag of this moment."""
-    import torch
-
     packages = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -68,3 +68,33 @@ def _git(*arguments: str) -> str | None:
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that a config asks for; auto is the GPU where there is one.
+
+    Raises:
+        ValueError: torch does not know it, or it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); "
+            f"use auto, cpu, cuda or cuda:N"
+        ) from error
+    return device
+
+
+def autocast(config: Config, device: torch.device) -> torch.autocast:
+    """bf16 arithmetic in the backbone where the config asks for it."""
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
+
+
+def memory_layout(images: torch.Tensor, config: Config) -> torch.Tensor:
+    """Channels-last memory where the config asks for it."""
+    return images.contiguous(memory_format=torch.channels_last) if config.channels_last else images

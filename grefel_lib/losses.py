@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grefel_lib.config import Config
-from grefel_lib.model import Output
+from grefel_lib.grefel import Output
 
 
-def smooth(targets: Tensor, label_smoothing: float) -> Tensor:
+def smooth_targets(targets: Tensor, label_smoothing: float) -> Tensor:
     """Mix targets with the uniform distribution: (1 - s) y + s / C.
 
     Args:
@@ -115,7 +115,7 @@ def total_loss(
         Scalars by name: loss (the weighted sum), and the unweighted parts cls, branch, anchor,
         center, rel as far as the model has them.
     """
-    y = smooth(targets, config.label_smoothing)
+    y = smooth_targets(targets, config.label_smoothing)
     if class_weights is not None:
         y = y * class_weights
     parts = {"cls": classification_loss(output.log_probs, y)}

@@ -1,7 +1,7 @@
 """Numbers from a table of predictions; nothing here needs the model.
 
 A predictions table has one row a face: id, label and predicted (class names), p_<class> (the
-corrected probabilities, summing to 1) and what else `evaluation.predict` adds. The order of the
+corrected probabilities, summing to 1) and what else `predict` adds. The order of the
 p_ columns is the order of the classes.
 """
 
@@ -15,32 +15,34 @@ from scipy import stats
 BINS = 15  # of the calibration error and the reliability diagram
 
 
-def class_names(predictions: pd.DataFrame) -> list[str]:
+def table_classes(predictions: pd.DataFrame) -> list[str]:
     """The classes, in the order of the p_ columns."""
     return [name.removeprefix("p_") for name in predictions.columns if name.startswith("p_")]
 
 
-def in_order(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+def reorder_classes(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The same table with its classes in another order: that of its p_ columns."""
     probs = [f"p_{name}" for name in names]
     return predictions[[c for c in predictions if c not in probs] + probs]
 
 
-def probabilities(predictions: pd.DataFrame) -> np.ndarray:
-    """(N, C) corrected probabilities.
+def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Refuse a table that is no predictions table; the other functions here rely on it.
+
+    Tables are checked where they are made or read.
 
     Raises:
         ValueError: No rows, a column is missing, values that are no probabilities, an unknown
             label, or a `predicted` that is not the most probable class.
     """
-    names = class_names(predictions)
+    names = table_classes(predictions)
     if not len(predictions) or not names:
         raise ValueError("the predictions table is empty: no rows or no p_<class> columns")
     missing = [name for name in ("id", "label", "predicted") if name not in predictions]
     if missing:
         raise ValueError(f"the predictions table has no column {', '.join(missing)}")
     ids = predictions["id"]
-    probs = predictions[[f"p_{name}" for name in names]].to_numpy(dtype=float)
+    probs = class_probabilities(predictions)
     bad = ~np.isfinite(probs).all(axis=1)
     if bad.any():
         raise ValueError(f"probabilities are not finite for: {_some(ids[bad])}")
@@ -48,17 +50,22 @@ def probabilities(predictions: pd.DataFrame) -> np.ndarray:
     if bad.any():
         raise ValueError(f"probabilities are negative or do not sum to 1 for: {_some(ids[bad])}")
     for column in ("label", "predicted"):
-        strange = predictions[column][~predictions[column].isin(names)]
-        if len(strange):
-            raise ValueError(f"{column} {strange.iloc[0]!r} has no p_ column; classes: {names}")
-    chosen = probs[np.arange(len(probs)), _codes(predictions, "predicted")]
+        unknown = predictions[column][~predictions[column].isin(names)]
+        if len(unknown):
+            raise ValueError(f"{column} {unknown.iloc[0]!r} has no p_ column; classes: {names}")
+    chosen = probs[np.arange(len(probs)), class_codes(predictions, "predicted")]
     bad = chosen < probs.max(axis=1) - 1e-6  # a CSV may turn a hair's breadth into a tie
     if bad.any():
         raise ValueError(f"predicted is not the most probable class for: {_some(ids[bad])}")
-    return probs
+    return predictions
 
 
-def evaluate(predictions: pd.DataFrame) -> dict[str, float]:
+def class_probabilities(predictions: pd.DataFrame) -> np.ndarray:
+    """(N, C) corrected probabilities, in the order of `table_classes`."""
+    return predictions[[f"p_{name}" for name in table_classes(predictions)]].to_numpy(dtype=float)
+
+
+def compute_metrics(predictions: pd.DataFrame) -> dict[str, float]:
     """Every headline number of a table.
 
     Returns:
@@ -68,8 +75,13 @@ def evaluate(predictions: pd.DataFrame) -> dict[str, float]:
         1e-12); brier (sum over classes, 0 to 2).
 
     Raises:
-        ValueError: See `probabilities`.
+        ValueError: See `check_predictions`.
     """
+    check_predictions(predictions)
+    return _scores(predictions)
+
+
+def _scores(predictions: pd.DataFrame) -> dict[str, float]:
     ones = np.ones(len(predictions))
     return {"n": len(predictions), **_Faces.of(predictions).scores(ones)}
 
@@ -87,8 +99,8 @@ class _Faces:
 
     @classmethod
     def of(cls, predictions: pd.DataFrame) -> "_Faces":
-        probs = probabilities(predictions)
-        labels, predicted = (_codes(predictions, name) for name in ("label", "predicted"))
+        probs = class_probabilities(predictions)
+        labels, predicted = (class_codes(predictions, name) for name in ("label", "predicted"))
         sure, mine = probs.max(axis=1), probs[np.arange(len(probs)), labels]
         return cls(
             classes=probs.shape[1],
@@ -118,7 +130,7 @@ class _Faces:
         }
 
 
-def intervals(
+def bootstrap_intervals(
     *predictions: pd.DataFrame, draws: int = 1000, level: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """Every headline number with its bootstrap interval: the images are drawn again and again.
@@ -139,7 +151,7 @@ def intervals(
     return _with_interval(_mean_scores(predictions), _resampled(predictions, draws, seed), level)
 
 
-def difference(
+def paired_difference(
     first: Sequence[pd.DataFrame],
     second: Sequence[pd.DataFrame],
     *,
@@ -164,7 +176,7 @@ def difference(
     return _with_interval(value, drawn, level)
 
 
-def mcnemar(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
+def mcnemar_test(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
     """Exact McNemar test: do two models err on different faces by more than chance?
 
     Returns:
@@ -188,7 +200,7 @@ def _mean_scores(tables: Sequence[pd.DataFrame]) -> pd.Series:
     """Every headline number, averaged over the tables."""
     for other in tables[1:]:
         _same_images(tables[0], other)
-    return pd.DataFrame([evaluate(table) for table in tables]).mean().drop("n")
+    return pd.DataFrame([_scores(table) for table in tables]).mean().drop("n")
 
 
 def _resampled(tables: Sequence[pd.DataFrame], draws: int, seed: int) -> pd.DataFrame:
@@ -218,17 +230,17 @@ def _same_images(first: pd.DataFrame, second: pd.DataFrame) -> None:
             )
 
 
-def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
+def per_class_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
     """One row a class: class, count (true faces), precision, recall, f1; 0 where undefined.
 
-    recall_low and recall_high are the 95% interval of `share_interval`.
+    recall_low and recall_high are the 95% interval of `wilson_interval`.
     """
     counts = confusion_counts(predictions)
     right, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
-    ends = [share_interval(*pair) for pair in zip(right, true, strict=True)]
+    ends = [wilson_interval(*pair) for pair in zip(right, true, strict=True)]
     return pd.DataFrame(
         {
-            "class": class_names(predictions),
+            "class": table_classes(predictions),
             "count": true,
             "precision": right / np.maximum(predicted, 1),
             "recall": right / np.maximum(true, 1),
@@ -239,7 +251,7 @@ def per_class(predictions: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def share_interval(right: int, total: int) -> tuple[float, float]:
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
     """95% interval of a share of few faces, where resampling fails: all right need not mean 100%.
 
     Nothing is known of no faces: (0, 1).
@@ -254,28 +266,28 @@ def share_interval(right: int, total: int) -> tuple[float, float]:
 
 def confusion_counts(predictions: pd.DataFrame) -> np.ndarray:
     """(C, C) faces by true class (row) and predicted class (column)."""
-    classes = probabilities(predictions).shape[1]
-    cells = _codes(predictions, "label") * classes + _codes(predictions, "predicted")
+    classes = len(table_classes(predictions))
+    cells = class_codes(predictions, "label") * classes + class_codes(predictions, "predicted")
     return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
-def row_normalised(counts: np.ndarray) -> np.ndarray:
+def normalise_rows(counts: np.ndarray) -> np.ndarray:
     """Divide each row (C, C) by its sum; empty rows stay zero."""
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-12)
 
 
-def reliability_bins(predictions: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
+def confidence_bins(predictions: pd.DataFrame, bins: int = BINS) -> pd.DataFrame:
     """Confidence against accuracy, in bins of equal width over the top probability.
 
     Returns:
         One row a bin that holds faces: low, high, count, confidence (mean), accuracy.
     """
-    probs = probabilities(predictions)
+    probs = class_probabilities(predictions)
     right = (predictions["predicted"] == predictions["label"]).to_numpy(dtype=float)
-    return calibration(probs.max(axis=1), right, bins)
+    return calibration_bins(probs.max(axis=1), right, bins)
 
 
-def calibration(claimed: np.ndarray, found: np.ndarray, bins: int = BINS) -> pd.DataFrame:
+def calibration_bins(claimed: np.ndarray, found: np.ndarray, bins: int = BINS) -> pd.DataFrame:
     """Mean claim against mean outcome, in bins of equal width over the claim.
 
     Args:
@@ -310,7 +322,7 @@ def images_in_cell(predictions: pd.DataFrame, true: str, predicted: str) -> pd.D
     Raises:
         ValueError: There is no such class.
     """
-    names = class_names(predictions)
+    names = table_classes(predictions)
     for name in (true, predicted):
         if name not in names:
             raise ValueError(f"no class {name!r}; classes: {', '.join(names)}")
@@ -318,9 +330,9 @@ def images_in_cell(predictions: pd.DataFrame, true: str, predicted: str) -> pd.D
     return cell.sort_values(f"p_{predicted}", ascending=False, kind="stable")
 
 
-def _codes(predictions: pd.DataFrame, column: str) -> np.ndarray:
+def class_codes(predictions: pd.DataFrame, column: str) -> np.ndarray:
     """(N,) positions of the class names of a column."""
-    return pd.Index(class_names(predictions)).get_indexer(predictions[column])
+    return pd.Index(table_classes(predictions)).get_indexer(predictions[column])
 
 
 def _some(ids: pd.Series) -> str:

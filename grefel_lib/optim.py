@@ -1,14 +1,16 @@
-"""What one update needs: parameter groups, learning rate, class weights, order of the faces."""
+"""What an update needs: learning rate, parameter groups, class weights, order; and its state."""
 
 import math
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from grefel_lib.config import Config
-from grefel_lib.datasets import FaceSet
-from grefel_lib.model import GReFEL
+from grefel_lib.faces import FaceSet
+from grefel_lib.files import under_prefix
+from grefel_lib.grefel import GReFEL
 
 
 def lr_factor(update: int, updates: int, warmup: int) -> float:
@@ -27,10 +29,11 @@ def lr_factor(update: int, updates: int, warmup: int) -> float:
 def parameter_groups(net: GReFEL, config: Config) -> list[dict]:
     """AdamW groups: no decay on norms, biases, anchors and the backbone's own exceptions."""
     spared = net.no_weight_decay()
+    classifier = net.classifier_names()
     groups: dict[tuple[bool, bool], dict] = {}
     for name, parameter in net.named_parameters():
         decay = parameter.ndim > 1 and name not in spared
-        in_backbone = name.startswith("backbone.") and net.head is not None
+        in_backbone = name.startswith("backbone.") and name not in classifier
         scale = config.backbone_lr_scale if in_backbone else 1.0
         group = groups.setdefault(
             (decay, in_backbone),
@@ -40,7 +43,7 @@ def parameter_groups(net: GReFEL, config: Config) -> list[dict]:
     return list(groups.values())
 
 
-def class_weights(faces: FaceSet) -> Tensor:
+def balanced_class_weights(faces: FaceSet) -> Tensor:
     """(C,) weights inverse to the class share, mean 1 over the faces; 0 for absent classes."""
     counts = np.bincount(faces.table["label"], minlength=len(faces.class_names))
     present = counts > 0
@@ -49,7 +52,7 @@ def class_weights(faces: FaceSet) -> Tensor:
     return torch.tensor(weights, dtype=torch.float32)
 
 
-def stale(history: list[dict], patience: int) -> bool:
+def no_progress(history: list[dict], patience: int) -> bool:
     """Whether no epoch of the last `patience` brought a better validation accuracy; 0: never."""
     if not patience:
         return False
@@ -73,3 +76,40 @@ def epoch_batches(faces: FaceSet, config: Config) -> list[np.ndarray]:
         order = torch.randperm(len(faces)).numpy()
     chunks = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
     return [chunk for chunk in chunks if len(chunk) > 1]  # batch norm needs two
+
+
+def training_state(net: nn.Module, ema: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Everything a training needs to go on as if it had never stopped, by name.
+
+    Args:
+        net: The model.
+        ema: The moving average of its weights.
+        optimizer: Of the model's parameters.
+
+    Returns:
+        model/<name>, ema/<name> and optimizer/<parameter>/<moment>.
+    """
+    names = {id(parameter): name for name, parameter in net.named_parameters()}
+    tensors = {f"model/{k}": v for k, v in net.state_dict().items()}
+    tensors |= {f"ema/{k}": v for k, v in ema.state_dict().items()}
+    return tensors | {
+        f"optimizer/{names[id(parameter)]}/{key}": value
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def restore_training_state(
+    tensors: dict[str, Tensor], net: nn.Module, ema: nn.Module, optimizer: Optimizer
+) -> None:
+    """Put what `state` returned back, in place."""
+    net.load_state_dict(under_prefix(tensors, "model/"))
+    ema.load_state_dict(under_prefix(tensors, "ema/"))
+    for name, parameter in net.named_parameters():
+        moments = under_prefix(tensors, f"optimizer/{name}/")
+        if moments:  # none for a parameter that never had a gradient
+            optimizer.state[parameter] = {
+                key: value.clone() if key == "step" else value.to(parameter, copy=True)
+                for key, value in moments.items()
+            }

@@ -4,6 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from grefel_lib.config import Config
+from grefel_lib.faces import load_faces
+from grefel_lib.fit import fit
+from grefel_lib.run import start_run
+from grefel_lib.sources.synthetic import write_synthetic
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
@@ -23,9 +29,8 @@ def _seeded():
 @pytest.fixture(scope="session")
 def faces_dir(tmp_path_factory):
     """A small built-in data set in the FERPlus layout."""
-    from grefel_lib import synthetic
 
-    return synthetic.write(tmp_path_factory.mktemp("data") / "FERPlus", images=400, seed=1)
+    return write_synthetic(tmp_path_factory.mktemp("data") / "FERPlus", images=400, seed=1)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -39,7 +44,6 @@ def _own_cache(tmp_path_factory):
 @pytest.fixture
 def tiny(faces_dir, tmp_path):
     """A config that trains in seconds: two epochs of a tiny network on the small data set."""
-    from grefel_lib.config import Config
 
     return Config.resolve(
         {
@@ -58,27 +62,22 @@ def tiny(faces_dir, tmp_path):
 @pytest.fixture(scope="session")
 def small_run(faces_dir, tmp_path_factory):
     """A run of one epoch on the small data set, for tests that only read one."""
-    from grefel_lib import datasets, runs, training
-    from grefel_lib.config import Config
 
     outputs = tmp_path_factory.mktemp("outputs")
     config = Config.resolve(
         {"dataset": "ferplus", "data_dir": str(faces_dir), "profile": "demo", "epochs": 1,
          "output_dir": str(outputs), "run_name": "small"}
     )  # fmt: skip
-    faces = datasets.load(config)
-    run = runs.start(config, faces.info)
-    training.fit(faces, run)
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+    fit(faces, run)
     return run
 
 
 @pytest.fixture
 def other_outputs(tmp_path, monkeypatch):
     """outputs/ is an empty folder while the test lasts."""
-    from grefel_lib import runs
 
-    real = runs.outputs
-    changed = {"outputs": tmp_path / "outputs"}
-    monkeypatch.setattr(runs, "outputs", lambda name="outputs": changed.get(name) or real(name))
-    changed["outputs"].mkdir()
-    return changed["outputs"]
+    monkeypatch.setattr("grefel_lib.run.PROJECT_ROOT", tmp_path)
+    (tmp_path / "outputs").mkdir()
+    return tmp_path / "outputs"

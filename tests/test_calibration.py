@@ -6,7 +6,15 @@ import pytest
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
-from grefel_lib import calibration, metrics
+from grefel_lib.analysis.calibration import (
+    aurc,
+    calibration_errors,
+    error_detection,
+    fit_temperature,
+    risk_coverage,
+    with_temperature,
+)
+from grefel_lib.metrics import class_probabilities, compute_metrics
 
 
 def table(probs, labels, names, **columns):
@@ -32,7 +40,7 @@ def drawn(size=900, temperature=1.0, seed=3):
 def test_a_case_worked_by_hand():
     probs = [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3]]
     votes = {"votes_cat": [9, 1, 0], "votes_dog": [1, 1, 0], "votes_unknown": [0, 8, 10]}
-    found = calibration.evaluate(table(probs, [0, 1, 0], ["cat", "dog"], **votes))
+    found = calibration_errors(table(probs, [0, 1, 0], ["cat", "dog"], **votes))
     assert found["ece"] == pytest.approx((0.1 + 0.6 + 0.3) / 3)  # three bins of one face
     # each class's probability against its share: 0.9-1, 0.6-0, 0.7-1 for cat, the same for dog
     assert found["classwise_ece"] == pytest.approx((0.1 + 0.6 + 0.3) / 3)
@@ -43,66 +51,66 @@ def test_a_case_worked_by_hand():
 
 
 def test_without_votes_there_are_no_soft_scores():
-    assert set(calibration.evaluate(drawn())) == {
+    assert set(calibration_errors(drawn())) == {
         "ece", "ece_mass", "classwise_ece", "brier", "nll"}  # fmt: skip
 
 
 def test_bins_of_equal_mass_are_those_of_scikit_learn():
     predictions = drawn(size=900)  # 60 faces a bin
-    sure = metrics.probabilities(predictions).max(axis=1)
+    sure = class_probabilities(predictions).max(axis=1)
     right = (predictions["label"] == predictions["predicted"]).to_numpy(dtype=float)
     found, claimed = calibration_curve(right, sure, n_bins=15, strategy="quantile")
     expected = np.abs(found - claimed).mean()
-    assert calibration.evaluate(predictions)["ece_mass"] == pytest.approx(expected, abs=1e-3)
+    assert calibration_errors(predictions)["ece_mass"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_temperature_that_spoiled_the_probabilities_is_found_again():
     spoiled = drawn(size=4000, temperature=0.5)
-    fitted = calibration.fit_temperature(spoiled)
+    fitted = fit_temperature(spoiled)
     assert fitted == pytest.approx(2.0, rel=0.08)
-    mended = calibration.with_temperature(spoiled, fitted)
-    before, after = calibration.evaluate(spoiled), calibration.evaluate(mended)
+    mended = with_temperature(spoiled, fitted)
+    before, after = calibration_errors(spoiled), calibration_errors(mended)
     assert after["nll"] < before["nll"]
     assert after["ece"] < before["ece"] / 3
-    assert metrics.evaluate(mended)["accuracy"] == metrics.evaluate(spoiled)["accuracy"]
-    pd.testing.assert_frame_equal(calibration.with_temperature(spoiled, 1.0), spoiled)
+    assert compute_metrics(mended)["accuracy"] == compute_metrics(spoiled)["accuracy"]
+    pd.testing.assert_frame_equal(with_temperature(spoiled, 1.0), spoiled)
 
 
 @pytest.mark.parametrize("temperature", [0, -1, float("nan")])
 def test_no_other_temperature_is_taken(temperature):
     with pytest.raises(ValueError, match="temperature must be above 0"):
-        calibration.with_temperature(drawn(20), temperature)
+        with_temperature(drawn(20), temperature)
 
 
 def test_risk_and_coverage_by_hand():
-    curve = calibration.risk_coverage(np.array([0.9, 0.8, 0.7, 0.6]), np.array([0, 0, 1, 0]))
+    curve = risk_coverage(np.array([0.9, 0.8, 0.7, 0.6]), np.array([0, 0, 1, 0]))
     assert list(curve["coverage"]) == [0.25, 0.5, 0.75, 1]
     assert list(curve["risk"]) == pytest.approx([0, 0, 1 / 3, 1 / 4])
-    assert calibration.aurc(curve) == pytest.approx((0 + 0 + 1 / 3 + 1 / 4) / 4)
+    assert aurc(curve) == pytest.approx((0 + 0 + 1 / 3 + 1 / 4) / 4)
 
 
 def test_faces_of_the_same_sureness_are_kept_together():
-    curve = calibration.risk_coverage(np.array([0.9, 0.5, 0.5]), np.array([0, 1, 0]))
+    curve = risk_coverage(np.array([0.9, 0.5, 0.5]), np.array([0, 1, 0]))
     assert list(curve["coverage"]) == pytest.approx([1 / 3, 1])
     assert list(curve["risk"]) == pytest.approx([0, 1 / 3])
-    assert calibration.aurc(curve) == pytest.approx(2 / 9)
-    useless = calibration.risk_coverage(np.ones(5), np.array([1, 0, 0, 0, 1]))
-    assert calibration.aurc(useless) == pytest.approx(2 / 5)  # the plain error rate
+    assert aurc(curve) == pytest.approx(2 / 9)
+    useless = risk_coverage(np.ones(5), np.array([1, 0, 0, 0, 1]))
+    assert aurc(useless) == pytest.approx(2 / 5)  # the plain error rate
 
 
 def test_error_detection_is_the_auroc_of_scikit_learn():
     predictions = drawn()
     predictions["reliability"] = np.random.default_rng(1).random(len(predictions))
     right = predictions["label"] == predictions["predicted"]
-    found = calibration.error_detection(predictions)
-    sure = metrics.probabilities(predictions).max(axis=1)
+    found = error_detection(predictions)
+    sure = class_probabilities(predictions).max(axis=1)
     assert found.loc["confidence", "auroc"] == pytest.approx(reference.roc_auc_score(right, sure))
     assert abs(found.loc["reliability", "auroc"] - 0.5) < 0.06
     assert found.loc["confidence", "aurc"] < found.loc["reliability", "aurc"]
     perfect = predictions[right]
-    assert np.isnan(calibration.error_detection(perfect).loc["confidence", "auroc"])
+    assert np.isnan(error_detection(perfect).loc["confidence", "auroc"])
 
 
 def test_arrays_of_different_length_are_refused():
     with pytest.raises(ValueError, match="3 values of sureness for 2 faces"):
-        calibration.risk_coverage(np.ones(3), np.ones(2))
+        risk_coverage(np.ones(3), np.ones(2))

@@ -10,22 +10,33 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from grefel_lib import checkpoints, cli, commands, runs, synthetic, training
+from grefel_lib.commands.cli import _parser, main
+from grefel_lib.commands.notebook import (
+    COMMANDS,
+    NotebookError,
+    execute_notebook,
+    notebook_parameters,
+    notebook_path,
+)
 from grefel_lib.config import FIELDS, Config
+from grefel_lib.faces import load_faces
+from grefel_lib.files import load_checkpoint, save_checkpoint
+from grefel_lib.fit import fit
+from grefel_lib.run import start_run
+from grefel_lib.sources.synthetic import write_synthetic
 
 
 @pytest.fixture(scope="module")
 def trained(faces_dir, tmp_path_factory):
     """The outputs folder of one small finished run."""
-    from grefel_lib import datasets
 
     outputs = tmp_path_factory.mktemp("outputs")
     config = Config.resolve(
         {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 1,
          "output_dir": str(outputs), "run_name": "small"}
     )  # fmt: skip
-    faces = datasets.load(config)
-    training.fit(faces, runs.start(config, faces.info))
+    faces = load_faces(config)
+    fit(faces, start_run(config, faces.info))
     return outputs
 
 
@@ -34,7 +45,7 @@ def layouts(tmp_path_factory):
     """Each published layout once, to be copied and broken."""
     root = tmp_path_factory.mktemp("layouts")
     for layout in ("ferplus", "fer2013", "fer2013_folders", "rafdb", "rafdb_kaggle"):
-        synthetic.write(root / layout, layout=layout, images=100)
+        write_synthetic(root / layout, layout=layout, images=100)
     return root
 
 
@@ -266,9 +277,9 @@ def predicting_what_is_no_image(data): ...
 @bad("predict {}/face.png --checkpoint-path {}/wrong.safetensors", "another architecture")
 def a_checkpoint_of_another_architecture(data):
     Image.fromarray(np.zeros((48, 48), np.uint8)).save(data / "face.png")
-    tensors, facts = checkpoints.load(data / "outputs/small/checkpoints/best_model.safetensors")
+    tensors, facts = load_checkpoint(data / "outputs/small/checkpoints/best_model.safetensors")
     facts["config"]["backbone"] = "resnet18"
-    checkpoints.save(data / "wrong.safetensors", tensors, facts)
+    save_checkpoint(data / "wrong.safetensors", tensors, facts)
 
 
 @bad("predict {}/face.png --checkpoint-path small --device cuda:9", "cannot be used here")
@@ -303,10 +314,10 @@ def test_bad_input_gives_one_clear_line_and_loses_nothing(
     shutil.copytree(layouts, data)
     shutil.copytree(trained, data / "outputs")
     monkeypatch.setenv("GREFEL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(runs, "outputs", lambda name="outputs": data / name)
+    monkeypatch.setattr("grefel_lib.run.PROJECT_ROOT", data)
     prepare(data)
     before = tree(data)
-    status = cli.main([word.format(data, data) for word in command])
+    status = main([word.format(data, data) for word in command])
     said = capsys.readouterr().err
     assert status not in (0, None)
     assert said.count("\n") == 1, said
@@ -323,7 +334,7 @@ def test_a_full_disk_leaves_no_half_made_cache(faces_dir, tmp_path, monkeypatch,
 
     monkeypatch.setenv("GREFEL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(np.lib.format, "open_memmap", full)
-    status = cli.main(["train", "--dataset", "ferplus", "--data-dir", str(faces_dir)])
+    status = main(["train", "--dataset", "ferplus", "--data-dir", str(faces_dir)])
     assert status == 1
     assert "No space left on device" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "cache").iterdir() if p.is_dir()] == []
@@ -332,7 +343,7 @@ def test_a_full_disk_leaves_no_half_made_cache(faces_dir, tmp_path, monkeypatch,
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is where even root cannot write")
 def test_a_cache_that_cannot_be_written_names_the_way_out(faces_dir, monkeypatch, capsys):
     monkeypatch.setenv("GREFEL_CACHE", "/proc/cache")
-    status = cli.main(["train", "--dataset", "ferplus", "--data-dir", str(faces_dir)])
+    status = main(["train", "--dataset", "ferplus", "--data-dir", str(faces_dir)])
     assert status == 1
     assert "GREFEL_CACHE" in capsys.readouterr().err
 
@@ -340,12 +351,12 @@ def test_a_cache_that_cannot_be_written_names_the_way_out(faces_dir, monkeypatch
 # -- flags
 
 
-@pytest.mark.parametrize("command", commands.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_parameter_of_a_notebook_is_a_flag_with_help(command, capsys):
     with pytest.raises(SystemExit):
-        cli.main([command, "--help"])
+        main([command, "--help"])
     shown = capsys.readouterr().out
-    for name, parameter in commands.parameters(commands.notebook(command)).items():
+    for name, parameter in notebook_parameters(notebook_path(command)).items():
         assert name in FIELDS
         assert f"--{name.replace('_', '-')}" in shown
         assert parameter["help"], f"{name} has no comment"
@@ -363,7 +374,7 @@ def test_every_parameter_of_a_notebook_is_a_flag_with_help(command, capsys):
     ],
 )
 def test_switches_parse_as_people_type_them(flags, value):
-    parser, _ = cli._parser(["train"])
+    parser, _ = _parser(["train"])
     assert parser.parse_args(["train", *flags]).use_soft_labels == value
 
 
@@ -372,15 +383,15 @@ def test_the_commands_of_the_earlier_project_parse():
     words += ["--batch_size", "64", "--lr", "5e-5", "--epochs", "150", "--weight_decay", "0.005"]
     words += ["--label_smoothing", "0.11", "--mixup_alpha", "0.2", "--drop_rate", "0.15"]
     words += ["--ema_decay", "0.9999"]
-    parser, _ = cli._parser(["train"])
+    parser, _ = _parser(["train"])
     given = vars(parser.parse_args(["train", *words]))
     config = Config.resolve({k: v for k, v in given.items() if k not in ("command", "run")})
     assert config == Config.resolve({"dataset": "ferplus", "data_dir": "./FERPlus"})
-    parser, _ = cli._parser(["finetune"])
+    parser, _ = _parser(["finetune"])
     words = ["--checkpoint_path", "x.safetensors", "--finetune_name", "custom_v1"]
     words += ["--epochs", "50", "--lr", "2e-5", "--weight_decay", "0.007", "--drop_rate", "0.18"]
     assert parser.parse_args(["finetune", *words]).finetune_name == "custom_v1"
-    parser, _ = cli._parser(["evaluate"])
+    parser, _ = _parser(["evaluate"])
     words = ["--data_dir", "d", "--checkpoint_dir", "c", "--batch_size", "32", "--output_dir", "o"]
     assert parser.parse_args(["evaluate", *words]).checkpoint_dir == "c"
 
@@ -404,7 +415,7 @@ def test_parameters_arrive_and_the_executed_notebook_is_kept(tmp_path, capsys):
     source = notebook(tmp_path / "n.ipynb", parameters, work)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        commands.execute(source, tmp_path / "out/n.ipynb", {"a": 5, "b": "x"})
+        execute_notebook(source, tmp_path / "out/n.ipynb", {"a": 5, "b": "x"})
     assert json.loads((tmp_path / "found.json").read_text()) == [5, "x"]
     assert "5" in capsys.readouterr().out
     assert (tmp_path / "out/n.ipynb").is_file()
@@ -412,22 +423,22 @@ def test_parameters_arrive_and_the_executed_notebook_is_kept(tmp_path, capsys):
 
 def test_a_failing_cell_fails_the_run_and_an_empty_folder_is_taken_away(tmp_path):
     source = notebook(tmp_path / "n.ipynb", "a: int = 1", "raise ValueError('a is too small')")
-    with pytest.raises(commands.NotebookError, match=r"^a is too small$"):
-        commands.execute(source, tmp_path / "out/n.ipynb", {})
+    with pytest.raises(NotebookError, match=r"^a is too small$"):
+        execute_notebook(source, tmp_path / "out/n.ipynb", {})
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unexpected_error_names_its_type_and_keeps_the_notebook(tmp_path):
     (tmp_path / "out").mkdir()
     source = notebook(tmp_path / "n.ipynb", "a: int = 1", "{}['k']")
-    with pytest.raises(commands.NotebookError, match=r"KeyError: 'k' \(see .*n\.ipynb\)"):
-        commands.execute(source, tmp_path / "out/n.ipynb", {})
+    with pytest.raises(NotebookError, match=r"KeyError: 'k' \(see .*n\.ipynb\)"):
+        execute_notebook(source, tmp_path / "out/n.ipynb", {})
     assert (tmp_path / "out/n.ipynb").is_file()
 
 
 def test_predict_prints_a_line_a_face_and_writes_the_table(trained, tmp_path, capsys, faces_dir):
     folder = faces_dir / "Images/FER2013Test"
-    status = cli.main(["predict", str(folder), "--checkpoint-path", str(trained / "small"),
+    status = main(["predict", str(folder), "--checkpoint-path", str(trained / "small"),
                        "--output", str(tmp_path / "t.csv")])  # fmt: skip
     assert status == 0
     table = pd.read_csv(tmp_path / "t.csv")

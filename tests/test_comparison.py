@@ -9,11 +9,28 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from grefel_lib import comparison, comparison_plots, metrics, plots, record, report, runs
-from grefel_lib import evaluated as saved
+from grefel_lib.analysis.compare import (
+    collect_runs,
+    detection_table,
+    group_variants,
+    paired_differences,
+    prediction_agreement,
+    publish_runs,
+    published_results,
+    read_comparison,
+    seed_table,
+    summarise_variants,
+    write_comparison,
+)
+from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
 from grefel_lib.config import Config
-from grefel_lib.folders import Folder
+from grefel_lib.files import Folder
 from grefel_lib.labels import EMOTIONS
+from grefel_lib.metrics import compute_metrics, mcnemar_test
+from grefel_lib.report.comparison import detection_curves
+from grefel_lib.report.style import paper_style
+from grefel_lib.report.tables import interval_table, latex_table
+from grefel_lib.run import Run, open_run
 
 FACES = 120
 
@@ -37,21 +54,21 @@ def evaluated(folder, name, *, skill=1.5, draw=0, info=(), **settings):
         "training_leaks_dropped": 3,
     }
     config = Config(run_name=name, data_dir="/secret/place", **settings)
-    run = runs.Run(folder / name, config)
+    run = Run(folder / name, config)
     run.write_json(dataclasses.asdict(config), "config.json")
     facts = told | dict(info) | {
         "split": "test", "selection": "validation accuracy", "headline": "best_model",
         "checkpoints": {"best_model": {"epoch": 2, "val_accuracy": 0.8}},
     }  # fmt: skip
-    found = saved.Evaluated(config, facts, {"best_model": table}, {})
-    run.write_json(record.build(found), "metrics.json")
+    found = Evaluation(run, config, facts, {"best_model": table}, {})
+    run.write_json(found.metrics, "metrics.json")
     run.write_table(table, "predictions", "test_best_model.csv")
     run.write_table(pd.DataFrame({"epoch": [1, 2]}), "history.csv")
     return run
 
 
-@pytest.fixture
-def ablation(tmp_path):
+@pytest.fixture(name="ablation")
+def ablation_runs(tmp_path):
     """Three variants: two seeds each, but one of the last."""
     for seed in (1, 0):
         evaluated(tmp_path, f"l{seed}", seed=seed, head="linear", skill=1.0, draw=seed)
@@ -61,7 +78,7 @@ def ablation(tmp_path):
 
 
 def test_runs_that_differ_in_their_seed_belong_together(ablation):
-    groups = comparison.variants(comparison.collect(str(ablation)))
+    groups = group_variants(collect_runs(str(ablation)))
     found = {name: [r.config.seed for r in members] for name, members in groups.items()}
     assert found == {
         "linear head": [0, 1],
@@ -71,10 +88,10 @@ def test_runs_that_differ_in_their_seed_belong_together(ablation):
 
 
 def test_every_seed_is_shown_and_the_mean_has_interval_and_spread(ablation):
-    groups = comparison.variants(comparison.collect(str(ablation)))
-    seeds = comparison.seed_table(groups)
+    groups = group_variants(collect_runs(str(ablation)))
+    seeds = seed_table(groups)
     assert list(seeds["seed"]) == [0, 1, 0, 1, 0]
-    table = comparison.summary(groups, draws=50)["accuracy"]
+    table = summarise_variants(groups, draws=50)["accuracy"]
     mine = seeds.loc[seeds["variant"] == "linear head", "accuracy"]
     row = table.loc["linear head"]
     assert row["value"] == pytest.approx(mine.mean())
@@ -85,42 +102,42 @@ def test_every_seed_is_shown_and_the_mean_has_interval_and_spread(ablation):
 
 
 def test_variants_are_compared_on_the_same_faces_seed_by_seed(ablation):
-    groups = comparison.variants(comparison.collect(str(ablation)))
-    table = comparison.against(groups, "linear head", draws=50)
+    groups = group_variants(collect_runs(str(ablation)))
+    table = paired_differences(groups, "linear head", draws=50)
     better = table[
         (table["variant"] == "GReFEL, correction paper") & (table["metric"] == "accuracy")
     ]
     assert better["difference"].item() > 0.2
     assert better["low"].item() > 0
     (linear, _), (paper,) = groups["linear head"], groups["GReFEL, correction paper"]
-    expected = metrics.mcnemar(linear.predictions, paper.predictions)["p"]
+    expected = mcnemar_test(linear.table, paper.table)["p"]
     assert better["mcnemar"].item() == [float(f"{expected:.2g}")]
     with pytest.raises(ValueError, match="no variant 'resnet'; there are: linear head;"):
-        comparison.against(groups, "resnet")
+        paired_differences(groups, "resnet")
 
 
 def test_agreement_within_and_between_variants_by_hand(ablation):
-    groups = comparison.variants(comparison.collect(str(ablation)))
-    found = comparison.agreement(groups)
+    groups = group_variants(collect_runs(str(ablation)))
+    found = prediction_agreement(groups)
     linear = groups["linear head"]
-    same = (linear[0].predictions["predicted"] == linear[1].predictions["predicted"]).mean()
+    same = (linear[0].table["predicted"] == linear[1].table["predicted"]).mean()
     assert found.loc["two seeds of a variant", "max"] >= same
     assert found.loc["two seeds of a variant", "min"] <= same
-    only = comparison.agreement({"a": linear})
+    only = prediction_agreement({"a": linear})
     assert list(only.index) == ["two seeds of a variant"]
     assert only["mean"].item() == pytest.approx(same)
 
 
 def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation):
-    groups = comparison.variants(comparison.collect(str(ablation)))
-    told = report.interval_table(comparison.summary(groups, draws=20))
+    groups = group_variants(collect_runs(str(ablation)))
+    told = interval_table(summarise_variants(groups, draws=20))
     assert next(iter(told.columns)) == "accuracy (%)"
     assert "±" in told.loc["linear head", "accuracy (%)"]
     assert "±" not in told.loc["GReFEL, correction paper", "accuracy (%)"]
     assert re.fullmatch(r"\d+\.\d\s±\s\d\.\d \[.*\]", told.loc["linear head", "ECE (%)"])
     assert re.fullmatch(r"\d\.\d{3}\s±\s\d\.\d{3} \[.*\]", told.loc["linear head", "NLL"])
     assert told.loc["linear head", "NLL"].count(" ") == 1  # in a narrow cell it breaks only there
-    assert "~$\\pm$~" in report.latex_table(told, caption="", label="a")
+    assert "~$\\pm$~" in latex_table(told, caption="", label="a")
 
 
 @pytest.mark.parametrize(("info", "told"), [
@@ -130,46 +147,46 @@ def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation):
 def test_other_protocols_or_data_are_never_put_beside_each_other(ablation, info, told):
     evaluated(ablation, "z", seed=5, info=info)
     with pytest.raises(ValueError, match=told):
-        comparison.collect(str(ablation))
+        collect_runs(str(ablation))
 
 
 def test_the_same_seed_twice_is_refused(ablation):
     evaluated(ablation, "again", seed=0)
     with pytest.raises(ValueError, match="the same seed twice"):
-        comparison.variants(comparison.collect(str(ablation)))
+        group_variants(collect_runs(str(ablation)))
 
 
 def test_a_folder_without_evaluated_runs_is_refused(tmp_path):
-    runs.Run(tmp_path / "x", Config()).write_json(dataclasses.asdict(Config()), "config.json")
+    Run(tmp_path / "x", Config()).write_json(dataclasses.asdict(Config()), "config.json")
     with pytest.raises(FileNotFoundError, match="no evaluated run under"):
-        comparison.collect(str(tmp_path))
+        collect_runs(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="was not evaluated"):
-        comparison.load(runs.open_run(tmp_path / "x"))
+        load_evaluation(open_run(tmp_path / "x"))
 
 
 def test_published_runs_compare_like_the_originals_and_name_no_path(ablation, tmp_path):
-    originals = comparison.collect(str(ablation))
+    originals = collect_runs(str(ablation))
     there = tmp_path / "published"
-    comparison.publish(originals, there)
-    published = comparison.collect(str(there))
+    publish_runs(originals, there)
+    published = collect_runs(str(there))
     assert [r.path.name for r in published] == [r.path.name for r in originals]
     for ours, theirs in zip(published, originals, strict=True):
-        assert metrics.mcnemar(ours.predictions, theirs.predictions)["p"] == 1
-        a, b = metrics.evaluate(ours.predictions), metrics.evaluate(theirs.predictions)
+        assert mcnemar_test(ours.table, theirs.table)["p"] == 1
+        a, b = compute_metrics(ours.table), compute_metrics(theirs.table)
         assert a == pytest.approx(b, abs=1e-4)
-        assert "votes_neutral" not in ours.predictions
+        assert "votes_neutral" not in ours.table
     assert "/secret" not in "".join(p.read_text() for p in there.rglob("*.json"))
-    comparison.publish(originals, there)  # again: nothing changes
+    publish_runs(originals, there)  # again: nothing changes
     Folder(there / "p0").write_bytes(b"id", "predictions", "test_best_model.csv.gz")
     with pytest.raises(FileExistsError, match="other predictions"):
-        comparison.publish(originals, there)
+        publish_runs(originals, there)
     assert json.loads((there / "p0/config.json").read_text())["data_dir"] == "place"
 
 
 def test_what_others_report_names_its_protocol_and_source():
-    ferplus = comparison.reported_elsewhere("ferplus")
+    ferplus = published_results("ferplus")
     assert set(ferplus["dataset"]) == {"ferplus"}
-    everything = comparison.reported_elsewhere("synthetic")
+    everything = published_results("synthetic")
     assert set(everything["dataset"]) == {"ferplus", "rafdb", "fer2013"}
     assert everything[["protocol", "source"]].notna().all(axis=None)
 
@@ -189,16 +206,16 @@ def test_detection_is_averaged_over_seeds_a_noise_at_a_time(tmp_path):
     for kind, share, values in (("symmetric", 0.1, (0.9, 0.8)), ("confusion", 0.4, (0.6, 0.7))):
         for seed, value in enumerate(values):
             noisy(tmp_path, kind, share, seed, value, value - 0.1)
-    groups = comparison.variants(comparison.collect(str(tmp_path)))
-    table = comparison.detection_table(groups).set_index(["noise_kind", "label_noise", "measure"])
+    groups = group_variants(collect_runs(str(tmp_path)))
+    table = detection_table(groups).set_index(["noise_kind", "label_noise", "measure"])
     assert len(table) == 4
     row = table.loc[("symmetric", 0.1, "loss")]
     assert row["auroc"] == pytest.approx(0.85)
     assert (row["min"], row["max"], row["seeds"]) == (0.8, 0.9, 2)
     assert table.loc[("confusion", 0.4, "reliability"), "auroc"] == pytest.approx(0.55)
-    with plots.paper_style("full"):
+    with paper_style("full"):
         fig, axes = plt.subplots(1, 2)
-    comparison_plots.detection(table.reset_index(), axes)
+    detection_curves(table.reset_index(), axes)
     assert {ax.get_title() for ax in axes} == {"symmetric noise", "confusion noise"}
     for ax in axes:
         assert [line.get_label() for line in ax.lines[:2]] == ["loss", "reliability"]
@@ -206,21 +223,21 @@ def test_detection_is_averaged_over_seeds_a_noise_at_a_time(tmp_path):
 
 
 def test_tables_to_share_name_no_face_and_read_back_the_same(ablation, tmp_path):
-    groups = comparison.variants(comparison.collect(str(ablation)))
+    groups = group_variants(collect_runs(str(ablation)))
     folder = Folder(tmp_path / "shared")
-    comparison.write_tables(groups, folder)
-    found = comparison.read_tables(folder.path / "tables")
+    write_comparison(groups, folder)
+    found = read_comparison(folder.path / "tables")
     assert found["about"]["protocol"] == "official"
     assert found["about"]["faces"] == FACES
     assert "detection" not in found
-    summary = comparison.summary(groups)
+    summary = summarise_variants(groups)
     assert found["summary"].keys() == summary.keys()
     for metric, table in summary.items():
         for column in ("value", "low", "high", "spread", "seeds"):
             again = found["summary"][metric].loc[table.index, column]
             assert list(again) == pytest.approx(list(table[column]), nan_ok=True)
     assert "test_00000" not in "".join(p.read_text() for p in folder.path.rglob("*.*"))
-    with plots.paper_style("full"):
-        fig = comparison_plots.ablation(found["summary"], found["seeds"])
+    with paper_style("full"):
+        fig = ablation(found["summary"], found["seeds"])
     assert fig.axes[0].get_xlabel() == "accuracy\n(%)"
     plt.close(fig)

@@ -5,18 +5,27 @@ import re
 import pytest
 from matplotlib.figure import Figure
 
-from grefel_lib import comparison, comparison_panel, comparison_plots, metrics
-from grefel_lib.comparison_panel import ComparisonPanel
+from grefel_lib.analysis.compare import (
+    PUBLISHED,
+    evaluated_runs,
+    group_variants,
+    paired_differences,
+)
+from grefel_lib.metrics import _resampled
+from grefel_lib.panels.runs import ComparisonPanel, differences_figure, run_folders
+from grefel_lib.report.comparison import SHOWN_METRICS
 
 
 @pytest.fixture
 def table(other_outputs, monkeypatch):
     """The published runs, nothing drawn, and few resamples."""
-    for place, name in ((comparison_plots, "ablation"), (comparison_panel, "differences")):
-        monkeypatch.setattr(place, name, lambda *_: Figure(figsize=(1, 1)))
-    drawn = metrics._resampled
-    monkeypatch.setattr(metrics, "_resampled", lambda tables, _, seed: drawn(tables, 20, seed))
-    return ComparisonPanel(comparison.PUBLISHED)
+    for name in ("ablation", "differences_figure"):
+        monkeypatch.setattr(f"grefel_lib.panels.runs.{name}", lambda *_: Figure(figsize=(1, 1)))
+    drawn = _resampled
+    monkeypatch.setattr(
+        "grefel_lib.metrics._resampled", lambda tables, _, seed: drawn(tables, 20, seed)
+    )
+    return ComparisonPanel(PUBLISHED)
 
 
 def lines(table, *words):
@@ -72,16 +81,16 @@ def test_folders_with_evaluated_runs_are_offered_but_no_run_is_one(other_outputs
                  "sweep/point/metrics.json", "empty/point/config.json"):  # fmt: skip
         (other_outputs / path).parent.mkdir(parents=True, exist_ok=True)
         (other_outputs / path).touch()
-    offered = comparison_panel.folders(comparison.PUBLISHED)
-    assert offered[0] == comparison.PUBLISHED
+    offered = run_folders(PUBLISHED)
+    assert offered[0] == PUBLISHED
     assert set(offered[1:]) == {str(other_outputs), str(other_outputs / "sweep")}
 
 
 def test_each_variant_but_the_reference_has_a_row_of_differences():
-    groups = comparison.variants(comparison.evaluated_runs(comparison.PUBLISHED)[::3])
-    apart = comparison.against(groups, next(iter(groups)))
-    fig = comparison_panel.differences(apart)
-    assert len(fig.axes) == len(comparison_plots.METRICS)
+    groups = group_variants(evaluated_runs(PUBLISHED)[::3])
+    apart = paired_differences(groups, next(iter(groups)))
+    fig = differences_figure(apart)
+    assert len(fig.axes) == len(SHOWN_METRICS)
     ticks = [label.get_text() for label in fig.axes[0].get_yticklabels()]
     assert sorted(ticks) == sorted(list(groups)[1:])
-    assert comparison_panel.differences(apart[:0]) is None
+    assert differences_figure(apart[:0]) is None

@@ -4,41 +4,44 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from grefel_lib import confusion_panel, datasets, evaluated, metrics
+from grefel_lib.analysis.evaluation import evaluate_run
+from grefel_lib.faces import load_faces
+from grefel_lib.files import Folder
+from grefel_lib.metrics import table_classes
+from grefel_lib.panels.confusion import ORDERS, ConfusionPanel, _cards, select_cell
 
 
 @pytest.fixture(scope="module")
 def found(small_run, tmp_path_factory):
-    from grefel_lib.folders import Folder
 
     config = small_run.config.on_data(robustness_images=0, inspect_labels=False)
     results = Folder(tmp_path_factory.mktemp("results"))
-    return evaluated.score(small_run, datasets.load(config), config, results)
+    return evaluate_run(small_run, load_faces(config), config, results)
 
 
 @pytest.fixture(scope="module")
 def faces(small_run):
-    return datasets.load(small_run.config).split("test")
+    return load_faces(small_run.config).split("test")
 
 
 @pytest.fixture
 def explorer(found, faces, monkeypatch):
-    monkeypatch.setattr(confusion_panel, "_cards", lambda *_: Figure(figsize=(1, 1)))
-    return confusion_panel.ConfusionPanel(found, faces)
+    monkeypatch.setattr("grefel_lib.panels.confusion._cards", lambda *_: Figure(figsize=(1, 1)))
+    return ConfusionPanel(found, faces)
 
 
 def test_the_cells_hold_every_face_once(found):
     table = found.table
-    names = metrics.class_names(table)
-    cells = [confusion_panel.select(table, a, b) for a in names for b in names]
+    names = table_classes(table)
+    cells = [select_cell(table, a, b) for a in names for b in names]
     assert sorted(i for cell in cells for i in cell.index) == list(range(len(table)))
 
 
-@pytest.mark.parametrize("order", confusion_panel.ORDERS)
+@pytest.mark.parametrize("order", ORDERS)
 def test_the_order_is_the_one_asked_for(found, order):
     table = found.table.assign(label="anger", predicted="anger")
-    rows = confusion_panel.select(table, "anger", "anger", order=order)
-    column, ascending = confusion_panel.ORDERS[order]
+    rows = select_cell(table, "anger", "anger", order=order)
+    column, ascending = ORDERS[order]
     values = rows["p_anger" if column == "confidence" else column].to_numpy()
     assert len(values) > 2
     assert values[0] != values[-1]
@@ -48,11 +51,11 @@ def test_the_order_is_the_one_asked_for(found, order):
 def test_reliability_filters_and_a_table_without_it_keeps_all(found):
     table = found.table.assign(label="anger", predicted="anger")
     middle = float(table["reliability"].median())
-    kept = confusion_panel.select(table, "anger", "anger", between=(middle, 1))
+    kept = select_cell(table, "anger", "anger", between=(middle, 1))
     assert 0 < len(kept) < len(table)
     assert (kept["reliability"] >= middle).all()
     plain = table.drop(columns="reliability")
-    assert len(confusion_panel.select(plain, "anger", "anger", between=(middle, 1))) == len(table)
+    assert len(select_cell(plain, "anger", "anger", between=(middle, 1))) == len(table)
 
 
 def test_it_opens_on_the_most_frequent_mistake(explorer, found):
@@ -91,14 +94,14 @@ def test_a_range_without_faces_is_said(explorer):
 def test_cards_show_face_people_both_distributions_and_the_other_checkpoint(found, faces):
     (other,) = set(found.predictions) - {found.headline}
     rows = found.table.iloc[[4]]
-    fig = confusion_panel._cards(found, faces, found.headline, rows)
+    fig = _cards(found, faces, found.headline, rows)
     face, bars = fig.axes[:2]
     np.testing.assert_array_equal(face.images[0].get_array(), faces.gather([4])[0])
     said = found.predictions[other]["predicted"].iloc[4]
-    short = confusion_panel.ConfusionPanel.short[other]
+    short = ConfusionPanel.short[other]
     assert f"{short}: {said}" in face.get_title()
     assert rows["label"].iloc[0] in face.get_title()
-    names = metrics.class_names(found.table)
+    names = table_classes(found.table)
     widths = np.reshape([bar.get_width() for bar in bars.patches], (3, len(names)))
     np.testing.assert_allclose(widths[2], rows[[f"p_{n}" for n in names]].iloc[0], atol=1e-6)
     np.testing.assert_allclose(widths.sum(axis=1), 1, atol=1e-5)

@@ -8,9 +8,11 @@ import pytest
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from grefel_lib import data_panel, datasets, plots
 from grefel_lib.config import Config
+from grefel_lib.faces import SPLITS, load_faces
 from grefel_lib.labels import VOTE_COLUMNS
+from grefel_lib.panels.data import PAGE, DataPanel, faces_page, select_faces
+from grefel_lib.report.style import EMA
 
 
 @pytest.fixture(scope="module")
@@ -20,25 +22,27 @@ def config(faces_dir):
 
 @pytest.fixture(scope="module")
 def faces(config):
-    return datasets.load(config.replace(drop_leaks=False))
+    return load_faces(config.replace(drop_leaks=False))
 
 
 @pytest.fixture
 def browser(config, other_outputs, monkeypatch):
     """A browser that draws nothing; its words tell what it shows."""
-    monkeypatch.setattr(data_panel, "page", lambda *_, **__: Figure(figsize=(1, 1)))
-    return data_panel.DataPanel(config)
+    monkeypatch.setattr(
+        "grefel_lib.panels.data.faces_page", lambda *_, **__: Figure(figsize=(1, 1))
+    )
+    return DataPanel(config)
 
 
 def test_nothing_asked_for_is_every_face_and_the_parts_add_up(faces):
-    assert len(data_panel.select(faces)) == len(faces)
-    parts = [data_panel.select(faces, split=s, label=n) for s in datasets.SPLITS
+    assert len(select_faces(faces)) == len(faces)
+    parts = [select_faces(faces, split=s, label=n) for s in SPLITS
              for n in faces.class_names]  # fmt: skip
     assert sorted(i for part in parts for i in part.index) == list(range(len(faces)))
 
 
 def test_a_selection_holds_what_was_asked_for_and_leaves_nothing_out(faces):
-    chosen = data_panel.select(faces, split="train", label="anger", agreement=(0.5, 0.8))
+    chosen = select_faces(faces, split="train", label="anger", agreement=(0.5, 0.8))
     table = faces.table
     right = (table["split"] == "train") & (table["label"] == faces.class_names.index("anger"))
     right &= (table["agreement"] >= 0.5) & (table["agreement"] <= 0.8)
@@ -47,7 +51,7 @@ def test_a_selection_holds_what_was_asked_for_and_leaves_nothing_out(faces):
 
 
 def test_a_copy_has_its_pixels_in_another_split_and_is_found_from_both_sides(faces):
-    copies = data_panel.select(faces, copies=True)
+    copies = select_faces(faces, copies=True)
     assert len(copies)
     assert (copies.groupby("image_hash")["split"].nunique() > 1).all()
     others = faces.table.drop(copies.index).groupby("image_hash")["split"].nunique()
@@ -74,8 +78,8 @@ def test_every_page_is_written_with_class_names(browser, faces, other_outputs):
     browser.export.click()
     (file,) = other_outputs.glob("selections/*.csv")
     written = pd.read_csv(file)
-    chosen = data_panel.select(faces, split="train", label="happiness")
-    assert len(chosen) > data_panel.PAGE
+    chosen = select_faces(faces, split="train", label="happiness")
+    assert len(chosen) > PAGE
     assert written["id"].tolist() == chosen["id"].tolist()
     assert set(written["label"]) == {"happiness"}
     assert "train-happiness" in file.name
@@ -101,7 +105,7 @@ def test_an_empty_selection_says_what_to_do(browser):
 
 def test_a_page_shows_each_face_with_its_votes_and_frames_one(faces):
     rows = faces.table.iloc[[3, 1]]
-    fig = data_panel.page(faces, rows, framed=rows["id"].iloc[1])
+    fig = faces_page(faces, rows, framed=rows["id"].iloc[1])
     shown = [ax for ax in fig.axes if ax.images]
     below = [ax for ax in fig.axes if ax.patches]
     for ax, position in zip(shown, (3, 1), strict=True):
@@ -109,4 +113,4 @@ def test_a_page_shows_each_face_with_its_votes_and_frames_one(faces):
     for ax, votes in zip(below, rows[list(VOTE_COLUMNS)].to_numpy(), strict=True):
         assert [bar.get_height() for bar in ax.patches] == votes.tolist()
     first, second = (ax.spines["left"].get_edgecolor() for ax in shown)
-    assert (first, second) == (to_rgba("white"), to_rgba(plots.EMA))
+    assert (first, second) == (to_rgba("white"), to_rgba(EMA))

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from grefel_lib import datasets, labels, synthetic
 from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.faces import SPLITS, ferplus_targets, load_faces
+from grefel_lib.labels import EMOTIONS, FER2013_CODES, VOTE_COLUMNS
+from grefel_lib.sources.synthetic import write_synthetic
 
 NEU, HAP, SUR, SAD, ANG, DIS, FEA, CON, UNK, NF = range(10)
 
@@ -18,18 +20,18 @@ NEU, HAP, SUR, SAD, ANG, DIS, FEA, CON, UNK, NF = range(10)
 def row(**votes):
     counts = np.zeros(10)
     for name, number in votes.items():
-        counts[labels.VOTE_COLUMNS.index(name)] = number
+        counts[VOTE_COLUMNS.index(name)] = number
     return counts
 
 
 def hard(counts, protocol):
-    targets, keep = datasets.ferplus_targets(counts[None], protocol, soft=False)
+    targets, keep = ferplus_targets(counts[None], protocol, soft=False)
     return int(targets[0].argmax()) if keep[0] else None
 
 
 def soft(counts, protocol):
-    targets, keep = datasets.ferplus_targets(counts[None], protocol, soft=True)
-    found = {labels.EMOTIONS[i]: round(float(v), 4) for i, v in enumerate(targets[0]) if v}
+    targets, keep = ferplus_targets(counts[None], protocol, soft=True)
+    found = {EMOTIONS[i]: round(float(v), 4) for i, v in enumerate(targets[0]) if v}
     return found if keep[0] else None
 
 
@@ -95,7 +97,7 @@ def test_targets_are_distributions_or_dropped_for_any_votes():
     votes[:50] = 0
     for protocol in ("official", "argmax", "all"):
         for kind in (True, False):
-            targets, keep = datasets.ferplus_targets(votes, protocol, soft=kind)
+            targets, keep = ferplus_targets(votes, protocol, soft=kind)
             assert np.isfinite(targets).all()
             np.testing.assert_allclose(targets.sum(axis=1), keep)
             assert 0 < keep.sum() < len(votes)
@@ -105,7 +107,7 @@ def test_targets_are_distributions_or_dropped_for_any_votes():
 
 
 def load(folder, dataset="ferplus", **changes):
-    return datasets.load(Config(dataset=dataset, data_dir=str(folder), **changes))
+    return load_faces(Config(dataset=dataset, data_dir=str(folder), **changes))
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def test_the_three_image_locations_give_the_same_faces(faces_dir, mutable):
 
 
 def test_without_images_pixels_come_from_fer2013_csv_by_row(faces_dir, mutable):
-    synthetic.write(mutable.parent / "fer", layout="fer2013", images=400, seed=1)
+    write_synthetic(mutable.parent / "fer", layout="fer2013", images=400, seed=1)
     shutil.move(mutable.parent / "fer/fer2013.csv", mutable.parent / "fer2013.csv")
     shutil.rmtree(mutable / "Images")
     faces = load(mutable)
@@ -159,7 +161,7 @@ def test_rows_without_a_name_are_dropped_and_repeated_names_stay(faces_dir):
     assert raw["Image name"].isna().any()
     assert raw["Image name"].dropna().duplicated().any()
     faces = load(faces_dir, protocol="all", drop_leaks=False)
-    votes = raw[list(labels.EMOTIONS)].sum(axis=1)
+    votes = raw[list(EMOTIONS)].sum(axis=1)
     assert len(faces) == (raw["Image name"].notna() & (votes > 0)).sum()
     assert faces.table["id"].is_unique
 
@@ -177,7 +179,7 @@ def test_soft_labels_are_for_training_only(faces_dir):
 
 def test_agreement_is_the_labels_share_of_the_emotion_votes(faces_dir):
     table = load(faces_dir).table
-    votes = table[list(labels.EMOTIONS)].to_numpy()
+    votes = table[list(EMOTIONS)].to_numpy()
     mine = votes[np.arange(len(table)), table["label"]]
     np.testing.assert_allclose(table["agreement"], mine / votes.sum(axis=1))
 
@@ -199,11 +201,11 @@ def test_training_copies_of_held_out_faces_are_dropped_and_the_test_split_stays(
 
 @pytest.mark.parametrize("layout", ["fer2013", "fer2013_folders"])
 def test_fer2013_layouts_agree_on_labels(layout, tmp_path):
-    folder = synthetic.write(tmp_path / "f", layout=layout, images=200)
-    synthetic.write(tmp_path / "p", layout="fer2013", images=200)
+    folder = write_synthetic(tmp_path / "f", layout=layout, images=200)
+    write_synthetic(tmp_path / "p", layout="fer2013", images=200)
     codes = pd.read_csv(tmp_path / "p/fer2013.csv")
     faces = load(folder, "fer2013", drop_leaks=False)
-    expected = codes["emotion"].map(labels.FER2013_CODES).value_counts().to_dict()
+    expected = codes["emotion"].map(FER2013_CODES).value_counts().to_dict()
     found = faces.table["label"].map(dict(enumerate(faces.class_names))).value_counts().to_dict()
     assert found == expected
     sizes = faces.table["split"].value_counts()
@@ -211,7 +213,7 @@ def test_fer2013_layouts_agree_on_labels(layout, tmp_path):
 
 
 def test_image_folders_without_prefixes_get_a_stratified_validation_split(tmp_path):
-    folder = synthetic.write(tmp_path / "f", layout="fer2013_folders", images=300)
+    folder = write_synthetic(tmp_path / "f", layout="fer2013_folders", images=300)
     for file in list(folder.glob("test/*/*")):
         file.rename(file.with_name("x" + file.name.split("_")[1]))
     faces = load(folder, "fer2013", drop_leaks=False)
@@ -222,7 +224,7 @@ def test_image_folders_without_prefixes_get_a_stratified_validation_split(tmp_pa
 
 
 def test_the_csv_itself_or_a_file_beside_the_folder_is_found(tmp_path):
-    folder = synthetic.write(tmp_path / "f", layout="fer2013", images=120)
+    folder = write_synthetic(tmp_path / "f", layout="fer2013", images=120)
     sizes = {
         len(load(place, "fer2013"))
         for place in (folder, folder / "fer2013.csv", folder / "FERPlus")
@@ -231,7 +233,7 @@ def test_the_csv_itself_or_a_file_beside_the_folder_is_found(tmp_path):
 
 
 def test_rafdbs_validation_split_is_stratified_and_the_same_for_every_seed(tmp_path):
-    folder = synthetic.write(tmp_path / "r", layout="rafdb", images=400)
+    folder = write_synthetic(tmp_path / "r", layout="rafdb", images=400)
     one, other = load(folder, "rafdb", seed=1), load(folder, "rafdb", seed=2)
     pd.testing.assert_frame_equal(one.table, other.table)
     counts = load(folder, "rafdb", drop_leaks=False).counts()
@@ -243,15 +245,15 @@ def test_rafdbs_validation_split_is_stratified_and_the_same_for_every_seed(tmp_p
 
 
 def test_rafdb_mirror_and_original_layout_hold_the_same_labels(tmp_path):
-    original = load(synthetic.write(tmp_path / "o", layout="rafdb", images=150), "rafdb")
-    mirror = load(synthetic.write(tmp_path / "k", layout="rafdb_kaggle", images=150), "rafdb")
+    original = load(write_synthetic(tmp_path / "o", layout="rafdb", images=150), "rafdb")
+    mirror = load(write_synthetic(tmp_path / "k", layout="rafdb_kaggle", images=150), "rafdb")
     ours = original.table.set_index("id")["label"]
     assert mirror.table.set_index("id")["label"].to_dict() == ours.to_dict()
     assert original.images.shape[1:] == mirror.images.shape[1:] == (100, 100, 3)
 
 
 def test_original_rafdb_pictures_are_cropped_to_their_boxes(tmp_path):
-    folder = synthetic.write(tmp_path / "o", layout="rafdb", images=150)
+    folder = write_synthetic(tmp_path / "o", layout="rafdb", images=150)
     aligned = load(folder, "rafdb")
     cropped = load(folder, "rafdb", rafdb_images="original")
     gap = np.abs(aligned.images.astype(int) - cropped.images).mean()
@@ -266,7 +268,7 @@ def test_original_rafdb_pictures_are_cropped_to_their_boxes(tmp_path):
 
 def test_a_second_load_reads_the_cache_and_images_stay_on_disk(faces_dir, monkeypatch):
     load(faces_dir)
-    monkeypatch.setattr(datasets, "_fill", lambda *args: pytest.fail("decoded again"))
+    monkeypatch.setattr("grefel_lib.faces._fill", lambda *args: pytest.fail("decoded again"))
     faces = load(faces_dir, protocol="all", use_soft_labels=False)  # shared by all protocols
     assert isinstance(faces.images, np.memmap)
     assert not faces.images.flags.writeable
@@ -317,27 +319,27 @@ def test_an_unknown_split_is_refused(faces_dir):
 def test_the_real_counts_are_the_published_ones_or_those_of_the_development_copy(
     protocol, published, ours
 ):
-    faces = datasets.load(
+    faces = load_faces(
         Config(dataset="ferplus", protocol=protocol, use_soft_labels=False, drop_leaks=False)
     )
-    sizes = tuple(faces.table["split"].value_counts()[list(datasets.SPLITS)])
+    sizes = tuple(faces.table["split"].value_counts()[list(SPLITS)])
     assert sizes in (published, ours)
     if protocol == "official":
         assert faces.info["leaks"] == (614 if sizes == published else 492)
 
 
 def test_rafdb_tells_who_the_people_are(tmp_path):
-    folder = synthetic.write(tmp_path / "RAF", layout="rafdb", images=220)
+    folder = write_synthetic(tmp_path / "RAF", layout="rafdb", images=220)
     config = Config(dataset="rafdb", data_dir=str(folder))
     first = folder / "basic/Annotation/manual/test_0001_manu_attri.txt"
     *points, _, _, _ = first.read_text().splitlines()
     first.write_text("\n".join([*points, "1", "2", "4"]) + "\n")
-    table = datasets.load(config).table.set_index("id")
+    table = load_faces(config).table.set_index("id")
     found = table.loc["test_0001", ["gender", "race", "age_group"]]
     assert list(found) == ["female", "Asian", "70+"]
     first.unlink()  # and a face without an annotation is one of no group
-    table = datasets.load(config).table.set_index("id")
+    table = load_faces(config).table.set_index("id")
     assert table.loc["test_0001", ["gender", "race", "age_group"]].isna().all()
     first.write_text("\n".join([*points, "1", "9", "4"]) + "\n")
     with pytest.raises(ValueError, match=r"test_0001_manu_attri.txt must end .* with 1, 9, 4"):
-        datasets.load(config)
+        load_faces(config)

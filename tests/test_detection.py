@@ -7,16 +7,24 @@ import pytest
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-from grefel_lib import datasets, detection, explaining
 from grefel_lib.config import Config
+from grefel_lib.faces import load_faces
+from grefel_lib.sources.photo import (
+    crop_box,
+    find_faces,
+    group_picture,
+    in_colour,
+    read_photo,
+    whole_picture,
+)
 
 
 @pytest.fixture(scope="module")
 def drawn(faces_dir):
     """Four drawn faces that the detector takes for faces."""
     config = Config.resolve({"dataset": "ferplus", "data_dir": str(faces_dir), "profile": "demo"})
-    faces = datasets.load(config).gather(range(12))
-    one = [f for f in faces if len(detection.find(explaining.in_colour(f))) == 1]
+    faces = load_faces(config).gather(range(12))
+    one = [f for f in faces if len(find_faces(in_colour(f))) == 1]
     return one[:4]
 
 
@@ -28,8 +36,8 @@ def overlap(a, b):
 
 @pytest.mark.parametrize("side", [60, 160, 420])
 def test_several_faces_are_found_from_left_to_right_at_any_size(drawn, side):
-    picture = explaining.group_picture(drawn, side=side)
-    boxes = detection.find(picture)
+    picture = group_picture(drawn, side=side)
+    boxes = find_faces(picture)
     gap = side // 2
     assert len(boxes) == len(drawn) == 4
     for number, box in enumerate(boxes):
@@ -46,7 +54,7 @@ def test_the_face_in_a_photograph_is_found_large_and_small_upright_and_tilted(sc
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as photograph:
         size = [round(edge * scale) for edge in photograph.size]
         turned = photograph.rotate(angle, Image.Resampling.BICUBIC).resize(size)
-    (box,) = detection.find(np.asarray(turned))
+    (box,) = find_faces(np.asarray(turned))
     assert overlap(box, (0, 0, *size)) == 1.0
     assert 0.3 < (box[2] - box[0]) / size[0] < 0.6
     if angle == 0:  # eyes and mouth, seen in the photograph
@@ -57,18 +65,18 @@ def test_the_face_in_a_photograph_is_found_large_and_small_upright_and_tilted(sc
 
 def test_no_face_in_a_picture_without_one():
     rng = np.random.default_rng(0)
-    assert detection.find(rng.integers(0, 255, (200, 300, 3), dtype=np.uint8)) == []
-    assert detection.find(np.zeros((7, 500, 3), np.uint8)) == []
+    assert find_faces(rng.integers(0, 255, (200, 300, 3), dtype=np.uint8)) == []
+    assert find_faces(np.zeros((7, 500, 3), np.uint8)) == []
 
 
 def test_a_crop_is_what_is_in_the_box_and_repeats_the_border_beyond_the_edge():
     picture = np.arange(4 * 5 * 3, dtype=np.uint8).reshape(4, 5, 3)
-    np.testing.assert_array_equal(detection.crop(picture, (1, 0, 3, 2)), picture[0:2, 1:3])
-    beyond = detection.crop(picture, (-2, 2, 2, 6))
+    np.testing.assert_array_equal(crop_box(picture, (1, 0, 3, 2)), picture[0:2, 1:3])
+    beyond = crop_box(picture, (-2, 2, 2, 6))
     assert beyond.shape == (4, 4, 3)
     np.testing.assert_array_equal(beyond[0], picture[2, [0, 0, 0, 1]])
     np.testing.assert_array_equal(beyond[3], beyond[1])
-    np.testing.assert_array_equal(detection.crop(picture, detection.whole(picture)), picture)
+    np.testing.assert_array_equal(crop_box(picture, whole_picture(picture)), picture)
 
 
 def test_a_photograph_is_read_the_right_way_up():
@@ -78,7 +86,7 @@ def test_a_photograph_is_read_the_right_way_up():
     content = io.BytesIO()
     sideways.save(content, "jpeg", exif=exif)
     content.seek(0)
-    assert detection.read(content).shape == (4, 2, 3)
+    assert read_photo(content).shape == (4, 2, 3)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "I;16"])
@@ -86,16 +94,16 @@ def test_every_kind_of_picture_becomes_rgb(mode):
     content = io.BytesIO()
     Image.new(mode, (3, 2)).save(content, "png")
     content.seek(0)
-    read = detection.read(content)
+    read = read_photo(content)
     assert (read.shape, read.dtype) == ((2, 3, 3), np.uint8)
 
 
 def test_what_is_no_picture_is_named(tmp_path):
     file = tmp_path / "notes.png"
     with pytest.raises(FileNotFoundError, match=r"no picture at .*notes\.png"):
-        detection.read(file)
+        read_photo(file)
     file.write_text("hello")
     with pytest.raises(ValueError, match=r"notes\.png is no picture"):
-        detection.read(file)
+        read_photo(file)
     with pytest.raises(ValueError, match=r"^mine\.jpg is no picture"):
-        detection.read(io.BytesIO(b"\xff\xd8 cut off"), "mine.jpg")
+        read_photo(io.BytesIO(b"\xff\xd8 cut off"), "mine.jpg")

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from grefel_lib import datasets, distributed, runs, training
 from grefel_lib.config import Config
-from grefel_lib.distributed import World
+from grefel_lib.faces import load_faces
+from grefel_lib.fit import fit
+from grefel_lib.processes import ProcessError, World
+from grefel_lib.run import LAST, Run, open_run, start_run
 
 
 def settings(faces_dir, folder, **changes):
@@ -24,9 +26,9 @@ def settings(faces_dir, folder, **changes):
 
 
 def train(config, say=None):
-    faces = datasets.load(config)
-    run = runs.start(config, faces.info)
-    training.fit(faces, run, say=say)
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+    fit(faces, run, say=say)
     return run
 
 
@@ -69,7 +71,7 @@ def test_two_processes_train_as_one(faces_dir, tmp_path):
     same = [c for c in ours if c.startswith(("train_", "grad_norm", "lr", "val_loss", "ema_val_l"))]
     assert len(same) > 9
     np.testing.assert_allclose(ours[same], theirs[same], rtol=2e-4)
-    mine, others = (run.load_checkpoint(runs.LAST)[0] for run in (pair, alone))
+    mine, others = (run.load_checkpoint(LAST)[0] for run in (pair, alone))
     assert mine.keys() == others.keys()
     for name in ("model/head.anchors", "ema/head.anchors", "model/backbone.pos_embed"):
         torch.testing.assert_close(mine[name], others[name], rtol=1e-3, atol=1e-4)
@@ -78,11 +80,11 @@ def test_two_processes_train_as_one(faces_dir, tmp_path):
 
 def test_two_processes_go_on_from_a_run_of_one(faces_dir, tmp_path):
     config = settings(faces_dir, tmp_path, run_name="on", epochs=2)
-    run = runs.start(config, datasets.load(config).info)
+    run = start_run(config, load_faces(config).info)
     stopped = iter([True])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs.Run, "asked_to_stop", property(lambda self: next(stopped)))
-        training.fit(datasets.load(config), run)
+        patch.setattr(Run, "asked_to_stop", property(lambda self: next(stopped)))
+        fit(load_faces(config), run)
     assert run.status() == "stopped"
     assert train(config.replace(processes=2)).history()["epoch"].tolist() == [1, 2]
 
@@ -99,7 +101,7 @@ def test_under_torchrun_the_command_is_one_of_the_processes(faces_dir, tmp_path)
     small = ["--profile", "demo", "--epochs", "1"]
     done = torchrun(*where, *small, "--run-name", "both")
     assert done.returncode == 0, done.stderr
-    run = runs.open_run(tmp_path / "both")
+    run = open_run(tmp_path / "both")
     assert run.status() == "ok"
     assert run.config.processes == 2
     assert len(run.history()) == 1
@@ -133,9 +135,9 @@ def test_the_true_error_of_a_failing_process_is_told(faces_dir, tmp_path, monkey
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
     monkeypatch.setenv("PYTHONPATH", path)
     config = settings(faces_dir, tmp_path, run_name="bad", processes=2)
-    with pytest.raises(distributed.ProcessError, match=told):
+    with pytest.raises(ProcessError, match=told):
         train(config)
-    run = runs.open_run(tmp_path / "bad")
+    run = open_run(tmp_path / "bad")
     assert run.status() == "failed"
 
 
@@ -148,7 +150,7 @@ def test_interrupted_it_ends_all_processes_and_says_so(faces_dir, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         train(config, interrupt)
-    run = runs.open_run(tmp_path / "cut")
+    run = open_run(tmp_path / "cut")
     assert run.status() == "interrupted"
     assert len(run.history()) < 500
 

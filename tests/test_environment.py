@@ -2,7 +2,7 @@
 
 import pytest
 
-from grefel_lib import environment
+from grefel_lib.environment import progress_bars, watched
 
 MARKS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG", "GREFEL_PANELS", "GREFEL_PROGRESS")
 
@@ -15,31 +15,31 @@ def _nobody(monkeypatch):
 
 
 def test_headless_nobody_looks():
-    assert not environment.watched()
-    assert not environment.progress_bars()
+    assert not watched()
+    assert not progress_bars()
 
 
 @pytest.mark.parametrize("mark", MARKS[:3])
 def test_in_an_open_notebook_somebody_does(monkeypatch, mark):
     monkeypatch.setenv(mark, "1")
-    assert environment.watched()
-    assert environment.progress_bars()
+    assert watched()
+    assert progress_bars()
 
 
 def test_both_can_be_overridden_one_by_one(monkeypatch):
     monkeypatch.setenv("JPY_SESSION_NAME", "a.ipynb")
     monkeypatch.setenv("GREFEL_PANELS", "0")
-    assert not environment.watched()
-    assert not environment.progress_bars()
+    assert not watched()
+    assert not progress_bars()
     monkeypatch.setenv("GREFEL_PROGRESS", "1")
-    assert environment.progress_bars()
+    assert progress_bars()
     monkeypatch.setenv("GREFEL_PANELS", "1")
     monkeypatch.setenv("GREFEL_PROGRESS", "0")
-    assert environment.watched()
-    assert not environment.progress_bars()
+    assert watched()
+    assert not progress_bars()
 
 
 def test_a_terminal_gets_bars_but_no_panels(monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    assert environment.progress_bars()
-    assert not environment.watched()
+    assert progress_bars()
+    assert not watched()

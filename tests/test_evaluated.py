@@ -12,9 +12,21 @@ import pytest
 from matplotlib import pyplot as plt
 from strict_latex import parse
 
-from grefel_lib import cli, datasets, evaluated, groups, metrics, plots, rebuild, record, runs
-from grefel_lib import training as trainings
+from grefel_lib.analysis.evaluation import (
+    Evaluation,
+    better_checkpoint,
+    evaluate_run,
+    load_evaluation,
+)
+from grefel_lib.analysis.groups import attribute_accuracy, copy_accuracy, largest_gap
+from grefel_lib.commands.cli import main
 from grefel_lib.config import Config
+from grefel_lib.faces import load_faces
+from grefel_lib.fit import fit
+from grefel_lib.metrics import compute_metrics, confusion_counts, table_classes, wilson_interval
+from grefel_lib.report.everything import FIGURES, evaluation_figure, evaluation_tables, write_report
+from grefel_lib.report.style import WIDTHS
+from grefel_lib.run import BEST, BEST_EMA, Run, start_run
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +36,20 @@ def run(faces_dir, tmp_path_factory):
          "output_dir": str(tmp_path_factory.mktemp("outputs")), "run_name": "r",
          "robustness_images": 20, "label_noise": 0.2}
     )  # fmt: skip
-    faces = datasets.load(config)
-    made = runs.start(config, faces.info)
-    trainings.fit(faces, made)
+    faces = load_faces(config)
+    made = start_run(config, faces.info)
+    fit(faces, made)
     return made
 
 
 @pytest.fixture(scope="module")
 def found(run):
-    return evaluated.score(run, datasets.load(run.config), run.config, run)
+    return evaluate_run(run, load_faces(run.config), run.config, run)
 
 
 @pytest.fixture(scope="module")
 def told(run, found):
-    return rebuild.everything(found, run)
+    return write_report(found, run)
 
 
 def predictions(seed: int = 0, right: float = 0.5, size: int = 60) -> pd.DataFrame:
@@ -50,24 +62,24 @@ def predictions(seed: int = 0, right: float = 0.5, size: int = 60) -> pd.DataFra
     return table.assign(**{f"p_{name}": probs[:, i] for i, name in enumerate(names)})
 
 
-def evaluation(tables, **parts) -> evaluated.Evaluated:
+def evaluation(tables, **parts) -> Evaluation:
     facts = {
         "dataset": "ferplus", "fingerprint": "f", "protocol": "official", "split": "test",
         "training_leaks_dropped": 3, "selection": "validation accuracy",
         "headline": next(iter(tables)),
         "checkpoints": {name: {"epoch": 1, "val_accuracy": 0.5} for name in tables},
     }  # fmt: skip
-    return evaluated.Evaluated(Config(dataset="ferplus"), facts, tables, {}, **parts)
+    return Evaluation(None, Config(dataset="ferplus"), facts, tables, {}, **parts)
 
 
 def test_what_was_saved_is_what_is_read(run, found, told):
-    again = evaluated.load(run)
+    again = load_evaluation(run)
     assert again.facts == found.facts
     for mine, theirs in (
         (found.predictions, again.predictions),
         (found.validation, again.validation),
     ):
-        assert mine.keys() == theirs.keys() == {runs.BEST, runs.BEST_EMA}
+        assert mine.keys() == theirs.keys() == {BEST, BEST_EMA}
         for name in mine:
             pd.testing.assert_frame_equal(mine[name], theirs[name], check_exact=True)
     for name in ("training", "robustness", "copies", "history"):
@@ -80,11 +92,11 @@ def test_the_report_writes_the_same_bytes_again(run, told, capsys):
     kept = [p for p in run.path.rglob("*") if p.suffix in (".pdf", ".png", ".tex", ".md", ".npy")]
     kept += [run.path / "metrics.json", *run.path.glob("tables/*.csv")]
     before = {path: path.read_bytes() for path in kept}
-    assert len([p for p in kept if p.suffix == ".pdf"]) == len(rebuild.FIGURES)
+    assert len([p for p in kept if p.suffix == ".pdf"]) == len(FIGURES)
     for path in kept:
         if path.name != "metrics.json":
             path.unlink()
-    assert cli.main(["report", str(run.path)]) == 0
+    assert main(["report", str(run.path)]) == 0
     assert "wrote metrics.json" in capsys.readouterr().out
     for path, content in before.items():
         assert path.read_bytes() == content, path.name
@@ -95,26 +107,26 @@ def test_every_font_is_truetype_and_every_figure_as_wide_as_its_column(run, told
         content = path.read_bytes()
         assert b"/Type3" not in content, path.name
         points = float(re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", content)[1])
-        assert points / 72 in [pytest.approx(w, abs=0.01) for w in plots.WIDTHS.values()], path.name
+        assert points / 72 in [pytest.approx(w, abs=0.01) for w in WIDTHS.values()], path.name
 
 
 def test_figures_take_the_width_of_the_venue(run, found, told, tmp_path):
-    folder = runs.Run(tmp_path, run.config)
+    folder = Run(tmp_path, run.config)
     for name, width in (("confusion_matrix", 3.5), ("reliability", 7.16)):
-        plt.close(rebuild.figure(found, name, folder, venue="ieee"))
+        plt.close(evaluation_figure(found, name, folder, venue="ieee"))
         content = (tmp_path / f"figures/{name}.pdf").read_bytes()
         assert f"/MediaBox [ 0 0 {72 * width:g} ".encode() in content
-    assert cli.main(["report", str(run.path), "--venue", "x"]) == 1
+    assert main(["report", str(run.path), "--venue", "x"]) == 1
 
 
 def test_classes_come_in_any_order(found):
-    names = metrics.class_names(found.table)
+    names = table_classes(found.table)
     other = found.in_order(names[::-1])
-    assert metrics.class_names(other.table) == names[::-1]
-    counts = metrics.confusion_counts(found.table)
-    np.testing.assert_array_equal(metrics.confusion_counts(other.table), counts[::-1, ::-1])
+    assert table_classes(other.table) == names[::-1]
+    counts = confusion_counts(found.table)
+    np.testing.assert_array_equal(confusion_counts(other.table), counts[::-1, ::-1])
     np.testing.assert_array_equal(other.inside["anchors"], found.inside["anchors"][::-1])
-    assert metrics.evaluate(other.table) == pytest.approx(metrics.evaluate(found.table))
+    assert compute_metrics(other.table) == pytest.approx(compute_metrics(found.table))
     with pytest.raises(ValueError, match=r"must hold each of neutral, .* once"):
         found.in_order(names[1:])
 
@@ -124,7 +136,7 @@ def test_the_record_survives_json_and_carries_every_number(found, told):
     assert again == told
     for name, table in found.predictions.items():
         mine = told["checkpoints"][name]
-        assert mine["metrics"] == metrics.evaluate(table)
+        assert mine["metrics"] == compute_metrics(table)
         assert mine["calibration"]["nll"] == pytest.approx(mine["metrics"]["nll"])
         for metric, (low, high) in mine["intervals"].items():
             assert low <= high, metric
@@ -138,7 +150,7 @@ def test_the_record_survives_json_and_carries_every_number(found, told):
 
 def test_the_temperature_comes_from_validation_alone(found, told):
     spoiled = {n: t.assign(label=t["label"].to_numpy()[::-1]) for n, t in found.predictions.items()}
-    other = record.build(dataclasses.replace(found, predictions=spoiled))
+    other = dataclasses.replace(found, predictions=spoiled).metrics
     for name in spoiled:
         mine, theirs = told["checkpoints"][name], other["checkpoints"][name]
         assert mine["metrics"] != theirs["metrics"]
@@ -147,44 +159,43 @@ def test_the_temperature_comes_from_validation_alone(found, told):
 
 def test_the_headline_is_chosen_on_validation_whatever_the_test_split_says():
     known = {"a": {"val_accuracy": 0.8}, "b": {"val_accuracy": 0.9}, "c": {"val_accuracy": 0.9}}
-    assert evaluated.better(known) == "b"
+    assert better_checkpoint(known) == "b"
 
 
 def test_checkpoints_scored_on_different_images_are_not_compared():
     tables = {"a": predictions(), "b": predictions().iloc[1:]}
     with pytest.raises(ValueError, match=r"different images were scored \(a 60, b 59\)"):
-        record.build(evaluation(tables))
+        _ = evaluation(tables).metrics
 
 
 def test_copies_and_groups_are_counted_by_hand():
     table = predictions(size=6).assign(label="neutral", gender=["male"] * 4 + ["female"] * 2)
     table["predicted"] = ["neutral"] * 3 + ["fear"] * 3
     copies = pd.DataFrame({"id": ["face0", "face5"], "exact": [True, False]})
-    found = evaluation({"a": table}, copies=copies)
-    rows = groups.copies(found)
+    rows = copy_accuracy(table, copies)
     assert list(rows.index) == ["no copy", "near copy", "exact copy"]
     assert list(rows["count"]) == [4, 1, 1]
     assert list(rows["accuracy"]) == [0.5, 0, 1]
-    people = groups.attributes(found)
+    people = attribute_accuracy(table)
     assert list(people) == ["gender"]
     assert people["gender"]["accuracy"].to_dict() == {"female": 0, "male": 0.75}
-    assert groups.copies(evaluation({"a": table})) is None
+    assert "copies" not in evaluation({"a": table}).metrics
 
 
 def test_the_largest_gap_leaves_out_groups_too_small_to_tell():
     table = pd.DataFrame({"count": [100, 50, 3], "accuracy": [0.9, 0.7, 0.1]}, index=list("abc"))
-    assert groups.largest_gap(table) == ("a", "b", pytest.approx(0.2))
-    assert groups.largest_gap(table.iloc[1:])[:2] == ("", "")
+    assert largest_gap(table) == ("a", "b", pytest.approx(0.2))
+    assert largest_gap(table.iloc[1:])[:2] == ("", "")
 
 
 def test_intervals_of_few_faces_do_not_collapse():
-    low, high = metrics.share_interval(16, 16)
+    low, high = wilson_interval(16, 16)
     assert (round(low, 3), high) == (0.806, 1)  # Wilson: 1 / (1 + 1.96² / 16)
-    assert metrics.share_interval(0, 0) == (0, 1)
+    assert wilson_interval(0, 0) == (0, 1)
 
 
 def test_every_table_fits_a_column_and_is_sound_latex(run, found, told):
-    tables = rebuild.tables(found, told)
+    tables = evaluation_tables(found)
     assert set(tables) >= {
         "comparison",
         "per_class",
@@ -226,8 +237,8 @@ def test_the_card_says_what_a_reader_must_know(run, found, told):
 
 def test_a_linear_head_without_extras_is_reported_all_the_same(tmp_path):
     found = evaluation({"a": predictions()})
-    run = runs.Run(tmp_path, found.config)
-    told = rebuild.everything(found, run)
+    run = Run(tmp_path, found.config)
+    told = write_report(found, run)
     assert told["checkpoints"]["a"]["temperature"] is None
     assert not (tmp_path / "figures/robustness.pdf").exists()
     assert (tmp_path / "figures/reliability.pdf").exists()
@@ -244,26 +255,26 @@ def test_maps_of_attention_belong_to_their_faces():
 
 
 def test_a_sample_is_evenly_spaced_and_always_the_same(run):
-    faces = datasets.load(run.config).split("train")
-    some = evaluated.sample(faces, 10)
+    faces = load_faces(run.config).split("train")
+    some = faces.sample(10)
     assert len(some) == len(some.targets) == 10
     assert list(some.table["id"])[::9] == [faces.table["id"].iloc[0], faces.table["id"].iloc[-1]]
-    assert evaluated.sample(faces, 10**6) is faces
+    assert faces.sample(10**6) is faces
     np.testing.assert_array_equal(
-        some.gather(np.arange(10)), evaluated.sample(faces, 10).gather(np.arange(10))
+        some.gather(np.arange(10)), faces.sample(10).gather(np.arange(10))
     )
 
 
 def test_reports_of_what_is_not_there_are_refused(run, told, tmp_path, capsys):
-    assert cli.main(["report", str(tmp_path)]) == 1
+    assert main(["report", str(tmp_path)]) == 1
     assert "no run" in capsys.readouterr().err
     run.write_json(dataclasses.asdict(run.config), "config.json")
-    empty = runs.Run(tmp_path / "e", run.config)
+    empty = Run(tmp_path / "e", run.config)
     empty.write_json(dataclasses.asdict(run.config), "config.json")
-    assert cli.main(["report", str(empty.path)]) == 1
+    assert main(["report", str(empty.path)]) == 1
     assert "was not evaluated; first: grefel evaluate" in capsys.readouterr().err
     shutil.copy(run.path / "metrics.json", empty.path)
-    assert cli.main(["report", str(empty.path)]) == 1
+    assert main(["report", str(empty.path)]) == 1
     assert "has no predictions at" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no figure 'x'; there are: accuracy"):
-        rebuild.figure(evaluated.load(run), "x")
+        evaluation_figure(load_evaluation(run), "x")

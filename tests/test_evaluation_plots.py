@@ -5,12 +5,16 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from grefel_lib import calibration, evaluation_plots, plots, robustness
+from grefel_lib.analysis.calibration import aurc, risk_coverage
+from grefel_lib.analysis.robustness import SEVERITIES, with_clean
+from grefel_lib.report.faces import attention_overlay
+from grefel_lib.report.figures import risk_coverage_curves, robustness_curves
+from grefel_lib.report.style import paper_style
 
 
 @pytest.fixture
 def ax():
-    with plots.paper_style("column"):
+    with paper_style("column"):
         fig, ax = plt.subplots()
         yield ax
         plt.close(fig)
@@ -19,9 +23,9 @@ def ax():
 def test_each_measure_of_sureness_is_a_curve_with_its_area(ax):
     wrong = np.array([0, 0, 1, 0, 1, 1])
     sure = {"confidence": np.linspace(1, 0, 6), "reliability": np.linspace(0, 1, 6)}
-    curves = {name: calibration.risk_coverage(values, wrong) for name, values in sure.items()}
-    scores = pd.DataFrame({"aurc": {n: calibration.aurc(c) for n, c in curves.items()}})
-    evaluation_plots.risk_coverage(curves, ax, scores=scores)
+    curves = {name: risk_coverage(values, wrong) for name, values in sure.items()}
+    scores = pd.DataFrame({"aurc": {n: aurc(c) for n, c in curves.items()}})
+    risk_coverage_curves(curves, ax, scores=scores)
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     assert texts == [f"{n} (AURC {100 * scores.loc[n, 'aurc']:.1f})" for n in curves]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), curves["confidence"]["risk"])
@@ -31,19 +35,19 @@ def test_every_corruption_is_a_line_from_the_clean_score_on(ax):
     rows = [{"corruption": "clean", "severity": 0, "accuracy": 0.9}]
     rows += [
         {"corruption": kind, "severity": s, "accuracy": 0.9 - s * 0.1}
-        for kind in robustness.SEVERITIES
+        for kind in SEVERITIES
         for s in range(1, 6)
     ]
-    curves = robustness.with_clean(pd.DataFrame(rows))
-    evaluation_plots.robustness(curves, ax, metric="accuracy", label="accuracy")
-    assert [line.get_label() for line in ax.lines] == list(robustness.SEVERITIES)
+    curves = with_clean(pd.DataFrame(rows))
+    robustness_curves(curves, ax, metric="accuracy", label="accuracy")
+    assert [line.get_label() for line in ax.lines] == list(SEVERITIES)
     for line in ax.lines:
         np.testing.assert_allclose(line.get_ydata(), [0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 6  # in grey too
 
 
 def test_attention_lies_over_the_whole_face(ax):
-    evaluation_plots.attention(np.zeros((48, 40), np.uint8), np.eye(3), ax)
+    attention_overlay(np.zeros((48, 40), np.uint8), np.eye(3), ax)
     face, over = ax.images
     assert face.get_extent() == over.get_extent() == [0, 40, 48, 0]
     assert over.get_alpha() < 1

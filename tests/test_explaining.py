@@ -4,31 +4,38 @@ import numpy as np
 import pytest
 import torch
 
-from grefel_lib import datasets, evaluation, explaining, runs
+from grefel_lib.analysis.explain import explain_face, remember_faces
+from grefel_lib.faces import load_faces
+from grefel_lib.grefel import build_model
+from grefel_lib.predict import like_training, predict
+from grefel_lib.report.faces import detected_faces, explanation_figure
+from grefel_lib.restore import Trained, load_model
+from grefel_lib.run import checkpoint_file
+from grefel_lib.sources.photo import group_picture
 
 
 @pytest.fixture(scope="module")
 def trained(small_run):
-    return evaluation.load(runs.checkpoint_file(small_run.path))
+    return load_model(checkpoint_file(small_run.path))
 
 
 @pytest.fixture(scope="module")
 def faces(small_run):
-    return datasets.load(small_run.config).split("test")
+    return load_faces(small_run.config).split("test")
 
 
 @pytest.fixture(scope="module")
 def seen(trained, faces):
-    return explaining.explain(trained, faces.gather([5])[0])
+    return explain_face(trained, faces.gather([5])[0])
 
 
 @pytest.fixture(scope="module")
 def memory(trained, small_run):
-    return explaining.remember(trained, small_run.config)
+    return remember_faces(trained, small_run.config)
 
 
 def test_a_face_of_the_data_set_gets_its_row_of_the_evaluation(seen, trained, faces):
-    row = evaluation.predict(trained.model, faces, trained.config).iloc[5]
+    row = predict(trained.model, faces, trained.config).iloc[5]
     for kind, prefix in (("corrected", "p_"), ("primary", "primary_")):
         known = row[[prefix + name for name in faces.class_names]].to_numpy(dtype=float)
         np.testing.assert_allclose(seen.distributions[kind], known, atol=1e-5)
@@ -54,7 +61,7 @@ def test_the_nearest_anchors_are_those_with_the_smallest_distance(seen):
 
 def test_remembered_distances_are_those_of_single_faces(memory, trained):
     for position in (0, 7):
-        alone = explaining.explain(trained, memory.faces.gather([position])[0])
+        alone = explain_face(trained, memory.faces.gather([position])[0])
         np.testing.assert_allclose(memory.distances[position], alone.distances, atol=0.05)
 
 
@@ -69,22 +76,21 @@ def test_near_faces_are_nearer_than_all_others(memory):
 def test_without_anchors_or_data_the_reason_is_said(trained, small_run, tmp_path):
     said = []
     away = small_run.config.replace(data_dir=str(tmp_path / "away"))
-    assert explaining.remember(trained, away, say=said.append) is None
+    assert remember_faces(trained, away, say=said.append) is None
     assert "away" in said[0]
-    from grefel_lib import model
 
-    net = model.build(trained.config.replace(head="linear", backbone_weights="none"), 8)
-    linear = evaluation.Trained(net.eval(), trained.config, trained.class_names, {}, trained.path)
-    assert explaining.remember(linear, small_run.config, say=said.append) is None
+    net = build_model(trained.config.replace(head="linear", backbone_weights="none"), 8)
+    linear = Trained(net.eval(), trained.config, trained.class_names, {}, trained.path)
+    assert remember_faces(linear, small_run.config, say=said.append) is None
     assert said[1] == "this head has no anchors"
-    seen = explaining.explain(linear, np.zeros((48, 48), np.uint8))
+    seen = explain_face(linear, np.zeros((48, 48), np.uint8))
     assert list(seen.distributions) == ["corrected"]
     assert (seen.nearest(), seen.reliability, seen.attention) == ([], None, None)
-    assert not explaining.figure(seen).axes[1].images  # nothing to lay over the face
+    assert not explanation_figure(seen).axes[1].images  # nothing to lay over the face
 
 
 def test_the_figure_names_the_anchors_and_shows_their_faces(seen, memory):
-    fig = explaining.figure(seen, memory)
+    fig = explanation_figure(seen, memory)
     top, below = fig.subfigs
     np.testing.assert_array_equal(top.axes[0].images[0].get_array(), seen.face)
     assert seen.predicted in top.axes[2].get_title()
@@ -100,7 +106,7 @@ def test_the_figure_names_the_anchors_and_shows_their_faces(seen, memory):
 
 def test_a_group_picture_holds_the_faces_side_by_side():
     bright, dark = np.full((48, 48), 255, np.uint8), np.zeros((48, 48, 3), np.uint8)
-    picture = explaining.group_picture([bright, dark], side=20)
+    picture = group_picture([bright, dark], side=20)
     assert picture.shape == (40, 70, 3)
     assert (picture[10:30, 10:30] == 255).all()
     assert (picture[10:30, 40:60] == 0).all()
@@ -109,9 +115,7 @@ def test_a_group_picture_holds_the_faces_side_by_side():
 
 
 def test_found_faces_are_numbered_and_framed():
-    fig = explaining.found_faces(
-        np.zeros((100, 300, 3), np.uint8), [(10, 20, 60, 70), (-5, 0, 45, 50)]
-    )
+    fig = detected_faces(np.zeros((100, 300, 3), np.uint8), [(10, 20, 60, 70), (-5, 0, 45, 50)])
     (ax,) = fig.axes
     assert [text.get_text() for text in ax.texts] == ["1", "2"]
     assert [patch.get_bbox().bounds for patch in ax.patches] == [(10, 20, 50, 50), (-5, 0, 50, 50)]
@@ -122,18 +126,18 @@ def test_found_faces_are_numbered_and_framed():
 @pytest.mark.parametrize(("dataset", "shape"), [("ferplus", (48, 48)), ("rafdb", (100, 100, 3))])
 @pytest.mark.parametrize("given", [(30, 40), (300, 200, 3)])
 def test_a_crop_becomes_like_the_training_faces(dataset, shape, given):
-    face = evaluation.like_training(np.full(given, 77, np.uint8), dataset)
+    face = like_training(np.full(given, 77, np.uint8), dataset)
     assert face.shape == shape
     assert (face == 77).all()
 
 
 def test_a_face_of_the_right_kind_is_left_as_it_is():
     face = np.random.default_rng(0).integers(0, 255, (48, 48), dtype=np.uint8)
-    np.testing.assert_array_equal(evaluation.like_training(face, "ferplus"), face)
+    np.testing.assert_array_equal(like_training(face, "ferplus"), face)
 
 
 def test_explaining_leaves_the_model_as_it_was(trained, faces):
     before = {k: v.clone() for k, v in trained.model.state_dict().items()}
-    explaining.explain(trained, faces.gather([0])[0])
+    explain_face(trained, faces.gather([0])[0])
     for name, value in trained.model.state_dict().items():
         assert torch.equal(value, before[name]), name

@@ -8,22 +8,23 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from grefel_lib import datasets, detection, explaining, face_panel
-from grefel_lib.face_panel import WHOLE, FacePanel
+from grefel_lib.faces import load_faces
+from grefel_lib.panels.face import WHOLE, FacePanel
+from grefel_lib.sources.photo import find_faces, group_picture, in_colour, whole_picture
 
 
 @pytest.fixture(scope="module")
 def photo(small_run):
-    faces = datasets.load(small_run.config).gather(range(12))
-    one = [f for f in faces if len(detection.find(explaining.in_colour(f))) == 1]
-    return explaining.group_picture(one[:2])
+    faces = load_faces(small_run.config).gather(range(12))
+    one = [f for f in faces if len(find_faces(in_colour(f))) == 1]
+    return group_picture(one[:2])
 
 
 @pytest.fixture
 def panel(small_run, photo, other_outputs, monkeypatch):
     """Two faces to look at, nothing drawn."""
-    for name in ("figure", "found_faces"):
-        monkeypatch.setattr(explaining, name, lambda *_: Figure(figsize=(1, 1)))
+    for name in ("explanation_figure", "detected_faces"):
+        monkeypatch.setattr(f"grefel_lib.panels.face.{name}", lambda *_: Figure(figsize=(1, 1)))
     return FacePanel(small_run, photo)
 
 
@@ -47,7 +48,7 @@ def test_it_opens_on_the_first_face_and_each_can_be_chosen(panel):
         panel.face.value = choice
         assert f"{choice}: " in panel.message.value
         told.append(panel._box())
-    assert told == [panel.boxes[1], detection.whole(panel.photo), panel.boxes[0]]
+    assert told == [panel.boxes[1], whole_picture(panel.photo), panel.boxes[0]]
 
 
 def test_a_dropped_picture_replaces_the_first_and_may_come_again(panel):
@@ -87,7 +88,7 @@ def test_another_run_looks_at_the_same_face(panel, monkeypatch):
     panel.face.value = "face 2"
     seen = []
     monkeypatch.setattr(
-        face_panel.detection, "find", lambda _: pytest.fail("the faces are known already")
+        "grefel_lib.panels.face.find_faces", lambda _: pytest.fail("the faces are known already")
     )
     panel.guard(panel._choose_run)()
     seen.append(panel.message.value)

@@ -5,7 +5,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from grefel_lib import datasets, inspection
+from grefel_lib.analysis.suspects import label_detection, most_suspect, suspicion
+from grefel_lib.config import Config
+from grefel_lib.faces import flip_labels, load_faces
+from grefel_lib.sources.synthetic import write_synthetic
 
 
 def table(labels, probs, **columns):
@@ -19,22 +22,22 @@ def table(labels, probs, **columns):
 
 def test_exactly_the_share_is_flipped_and_never_into_itself():
     labels = np.random.default_rng(0).integers(8, size=1000)
-    flipped, changed = inspection.flip(labels, 0.2, np.ones((8, 8)))
+    flipped, changed = flip_labels(labels, 0.2, np.ones((8, 8)))
     assert changed.sum() == 200
     assert (flipped[changed] != labels[changed]).all()
     np.testing.assert_array_equal(flipped[~changed], labels[~changed])
     share = np.bincount(flipped[changed], minlength=8) / 200
     assert share.max() < 0.25  # spread over all classes
-    again, _ = inspection.flip(labels, 0.2, np.ones((8, 8)))
+    again, _ = flip_labels(labels, 0.2, np.ones((8, 8)))
     np.testing.assert_array_equal(flipped, again)
-    other, _ = inspection.flip(labels, 0.2, np.ones((8, 8)), seed=1)
+    other, _ = flip_labels(labels, 0.2, np.ones((8, 8)), seed=1)
     assert (flipped != other).any()
 
 
 def test_confusions_follow_their_chances():
     chances = np.array([[9.0, 3, 1], [1, 0, 0], [0, 1, 0]])  # the diagonal does not count
     labels = np.repeat([0, 1, 2], 4000)
-    flipped, changed = inspection.flip(labels, 0.9, chances)
+    flipped, changed = flip_labels(labels, 0.9, chances)
     from_first = flipped[changed & (labels == 0)]
     assert (from_first == 1).mean() == pytest.approx(0.75, abs=0.02)
     assert set(flipped[changed & (labels == 1)]) == {0}
@@ -43,13 +46,13 @@ def test_confusions_follow_their_chances():
 
 def test_a_class_without_a_confusion_is_refused():
     with pytest.raises(ValueError, match="class 1 is confused with no other"):
-        inspection.flip(np.array([0, 1]), 0.9, np.array([[0, 1], [0, 1]]))
+        flip_labels(np.array([0, 1]), 0.9, np.array([[0, 1], [0, 1]]))
 
 
 def test_suspicion_by_hand():
     probs = [[0.7, 0.2, 0.1], [0.7, 0.2, 0.1]]
     frame = table(["neutral", "happiness"], probs, reliability=[0.8, 0.8])
-    found = inspection.suspicion(frame)
+    found = suspicion(frame)
     np.testing.assert_allclose(found["loss"], -np.log([0.7, 0.2]))
     # agreed: 1 - 0.8; else the label's share 0.2/0.3 of the other 20% is left to agree with it
     np.testing.assert_allclose(found["reliability"], [0.2, 1 - 0.2 * 2 / 3])
@@ -62,19 +65,19 @@ def test_detection_is_the_auroc_of_each_measure():
     truth = names[probs.argmax(axis=1)]
     labels = np.where(rng.random(300) < 0.3, names[rng.integers(3, size=300)], truth)
     frame = table(labels, probs, true_label=truth, reliability=probs.max(axis=1))
-    found = inspection.detection(frame)
-    scores = inspection.suspicion(frame)
+    found = label_detection(frame)
+    scores = suspicion(frame)
     for name in ("loss", "reliability"):
         assert found[name] == pytest.approx(roc_auc_score(labels != truth, scores[name]))
         assert found[name] > 0.9
-    assert inspection.detection(frame.drop(columns="true_label")) == {}
-    assert inspection.detection(frame.assign(true_label=frame["label"])) == {}
+    assert label_detection(frame.drop(columns="true_label")) == {}
+    assert label_detection(frame.assign(true_label=frame["label"])) == {}
 
 
 def test_the_worst_come_first_with_what_a_person_needs_to_judge():
     probs = [[0.9, 0.05, 0.05], [0.98, 0.01, 0.01], [0.4, 0.3, 0.3]]
     frame = table(["neutral", "fear", "fear"], probs, votes_neutral=[9, 8, 4], reliability=0.9)
-    found = inspection.worst(frame, 2)
+    found = most_suspect(frame, 2)
     assert list(found.index) == [1, 2]
     wanted = ["id", "label", "predicted", "confidence", "reliability", "loss", "votes_neutral"]
     assert list(found.columns) == wanted
@@ -83,8 +86,8 @@ def test_the_worst_come_first_with_what_a_person_needs_to_judge():
 
 @pytest.mark.parametrize("kind", ["symmetric", "confusion"])
 def test_only_training_labels_are_made_wrong_and_the_truth_is_kept(tiny, kind):
-    clean = datasets.load(tiny)
-    noisy = datasets.load(tiny.replace(label_noise=0.2, noise_kind=kind))
+    clean = load_faces(tiny)
+    noisy = load_faces(tiny.replace(label_noise=0.2, noise_kind=kind))
     changed = (noisy.table["label"] != noisy.table["true_label"]).to_numpy()
     np.testing.assert_array_equal(noisy.table["true_label"], clean.table["label"])
     assert set(noisy.table["split"][changed]) == {"train"}
@@ -100,10 +103,8 @@ def test_only_training_labels_are_made_wrong_and_the_truth_is_kept(tiny, kind):
 
 
 def test_confusion_noise_needs_votes(tmp_path):
-    from grefel_lib import synthetic
-    from grefel_lib.config import Config
 
-    folder = synthetic.write(tmp_path / "RAF", layout="rafdb", images=220)
+    folder = write_synthetic(tmp_path / "RAF", layout="rafdb", images=220)
     config = Config(dataset="rafdb", data_dir=str(folder), label_noise=0.1, noise_kind="confusion")
     with pytest.raises(ValueError, match="follows the votes, and rafdb has none; use symmetric"):
-        datasets.load(config)
+        load_faces(config)

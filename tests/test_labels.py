@@ -2,7 +2,15 @@
 
 import pytest
 
-from grefel_lib import labels
+from grefel_lib.labels import (
+    BASIC,
+    CLASS_NAMES,
+    COLOURS,
+    COMPOUND,
+    EMOTIONS,
+    VOTE_COLUMNS,
+    class_index,
+)
 
 PINNED = {
     "fer2013": [
@@ -28,29 +36,29 @@ PINNED = {
 
 @pytest.mark.parametrize(("dataset", "first"), [("fer2013", 0), ("rafdb", 1)])
 def test_codes_mean_what_the_data_set_says(dataset, first):
-    names = labels.CLASS_NAMES[dataset]
+    names = CLASS_NAMES[dataset]
     for code, emotion in enumerate(PINNED[dataset], start=first):
-        assert names[labels.class_index(dataset, code)] == emotion
+        assert names[class_index(dataset, code)] == emotion
 
 
 def test_compound_codes_follow_the_published_order():
-    index = [labels.class_index("rafdb_compound", code) for code in range(1, 12)]
+    index = [class_index("rafdb_compound", code) for code in range(1, 12)]
     assert index == list(range(11))
-    assert labels.COMPOUND[0] == "happily surprised"
-    assert labels.COMPOUND[-1] == "disgustedly surprised"
+    assert COMPOUND[0] == "happily surprised"
+    assert COMPOUND[-1] == "disgustedly surprised"
 
 
 def test_the_canonical_order_is_ferplus_column_order():
-    assert labels.VOTE_COLUMNS[:8] == labels.EMOTIONS
-    assert labels.VOTE_COLUMNS[8:] == ("unknown", "NF")
-    assert labels.EMOTIONS[:7] == labels.BASIC
+    assert VOTE_COLUMNS[:8] == EMOTIONS
+    assert VOTE_COLUMNS[8:] == ("unknown", "NF")
+    assert EMOTIONS[:7] == BASIC
 
 
 def test_an_unknown_code_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="no label code 0; it has: 1 surprise"):
-        labels.class_index("rafdb", 0)
+        class_index("rafdb", 0)
 
 
 def test_every_class_has_its_own_colour():
-    for names in (labels.EMOTIONS, labels.COMPOUND):
-        assert len({labels.COLOURS[name] for name in names}) == len(names)
+    for names in (EMOTIONS, COMPOUND):
+        assert len({COLOURS[name] for name in names}) == len(names)

@@ -3,8 +3,15 @@
 import numpy as np
 import pytest
 
-from grefel_lib import datasets, evaluated, metrics, rebuild, runs, synthetic, training
+from grefel_lib.analysis.evaluation import evaluate_run
+from grefel_lib.commands.notebook import resolve
 from grefel_lib.config import Config
+from grefel_lib.faces import SPLITS, load_faces
+from grefel_lib.fit import fit
+from grefel_lib.metrics import confusion_counts
+from grefel_lib.report.everything import write_report
+from grefel_lib.run import BEST, BEST_EMA, start_run
+from grefel_lib.sources.synthetic import write_synthetic
 
 LAYOUTS = [
     ("ferplus", "ferplus", {}, 8),
@@ -20,32 +27,32 @@ LAYOUTS = [
 
 @pytest.mark.parametrize(("layout", "dataset", "options", "classes"), LAYOUTS)
 def test_a_layout_goes_from_files_to_metrics(layout, dataset, options, classes, tmp_path):
-    folder = synthetic.write(tmp_path / layout, layout=layout, images=220)
+    folder = write_synthetic(tmp_path / layout, layout=layout, images=220)
     config = Config.resolve(
         {"profile": "demo", "dataset": dataset, "data_dir": str(folder), "epochs": 1,
          "output_dir": str(tmp_path / "outputs"), "run_name": "r", **options}
     )  # fmt: skip
-    faces = datasets.load(config)
+    faces = load_faces(config)
     assert len(faces.class_names) == classes
-    assert all(len(faces.split(split)) > 5 for split in datasets.SPLITS)
+    assert all(len(faces.split(split)) > 5 for split in SPLITS)
     np.testing.assert_allclose(faces.targets.sum(axis=1), 1, atol=1e-6)
-    run = runs.start(config, faces.info)
-    training.fit(faces, run)
+    run = start_run(config, faces.info)
+    fit(faces, run)
 
-    gentle = runs.resolve({"checkpoint_path": str(run.path), "finetune_name": "f", "epochs": 1})
-    tuned = runs.start(gentle, faces.info)
-    training.fit(faces, tuned)
+    gentle = resolve({"checkpoint_path": str(run.path), "finetune_name": "f", "epochs": 1})
+    tuned = start_run(gentle, faces.info)
+    fit(faces, tuned)
     assert tuned.path.parent == run.path
 
     known = {"robustness_images": 10, "split": "test"}
-    found = evaluated.score(tuned, faces, gentle.replace(**known), tuned)
-    told = rebuild.everything(found, tuned)
+    found = evaluate_run(tuned, faces, gentle.replace(**known), tuned)
+    told = write_report(found, tuned)
     assert told["dataset"] == dataset
-    assert told["headline"] in (runs.BEST, runs.BEST_EMA)
+    assert told["headline"] in (BEST, BEST_EMA)
     people = layout in ("rafdb", "rafdb_compound")
     assert set(told["attributes"]) == ({"gender", "race", "age_group"} if people else set())
     for name, table in found.predictions.items():
         scores = told["checkpoints"][name]["metrics"]
         assert scores["n"] == len(faces.split("test"))
         assert 0 < scores["accuracy"] <= 1
-        assert metrics.confusion_counts(table).shape == (classes, classes)
+        assert confusion_counts(table).shape == (classes, classes)

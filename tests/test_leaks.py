@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from grefel_lib import datasets, leaks
+from grefel_lib.analysis.copies import find_copies
 from grefel_lib.config import Config
-from grefel_lib.datasets import FaceSet
+from grefel_lib.faces import FaceSet, load_faces
 
 
 def two_splits(train, test):
@@ -23,11 +23,11 @@ def two_splits(train, test):
 
 
 def test_exact_and_near_copies_are_found_and_other_faces_are_not(faces_dir):
-    faces = datasets.load(Config(dataset="ferplus", data_dir=str(faces_dir), drop_leaks=False))
+    faces = load_faces(Config(dataset="ferplus", data_dir=str(faces_dir), drop_leaks=False))
     drawn = faces.gather(np.arange(60))
     brighter = np.clip(drawn[3] * 1.1 + 8, 0, 255).astype(np.uint8)
     resaved = np.asarray(Image.fromarray(drawn[4]).resize((96, 96)).resize((48, 48)))
-    found = leaks.copies(two_splits(drawn[:50], np.stack([drawn[2], brighter, resaved, drawn[55]])))
+    found = find_copies(two_splits(drawn[:50], np.stack([drawn[2], brighter, resaved, drawn[55]])))
     assert list(found["id"]) == ["test_0", "test_1", "test_2"]
     assert list(found["copy"]) == ["train_2", "train_3", "train_4"]
     assert list(found["exact"]) == [True, False, False]
@@ -37,15 +37,15 @@ def test_exact_and_near_copies_are_found_and_other_faces_are_not(faces_dir):
 
 def test_the_exact_copies_are_those_that_drop_leaks_drops(faces_dir):
     config = Config(dataset="ferplus", data_dir=str(faces_dir))
-    whole = datasets.load(config.replace(drop_leaks=False))
-    exact = leaks.copies(whole).query("exact")
+    whole = load_faces(config.replace(drop_leaks=False))
+    exact = find_copies(whole).query("exact")
     assert len(exact) > 0
-    assert not len(leaks.copies(datasets.load(config)).query("exact"))
+    assert not len(find_copies(load_faces(config)).query("exact"))
 
 
 def test_without_any_copy_the_table_is_empty_but_has_its_columns():
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, size=(12, 48, 48), dtype=np.uint8)
-    found = leaks.copies(two_splits(noise[:6], noise[6:]))
+    found = find_copies(two_splits(noise[:6], noise[6:]))
     assert len(found) == 0
     assert list(found.columns)[:3] == ["id", "label", "copy"]

@@ -6,59 +6,67 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from grefel_lib import losses, model
 from grefel_lib.config import Config
+from grefel_lib.grefel import GReFELHead, Output, anchor_log_probs, to_sphere
+from grefel_lib.losses import (
+    anchor_loss,
+    center_loss,
+    classification_loss,
+    reliability_loss,
+    smooth_targets,
+    total_loss,
+)
 
 B, C, K, D = 6, 4, 3, 8
 
 
 def on_sphere(*shape):
-    return model.to_sphere(torch.randn(*shape))
+    return to_sphere(torch.randn(*shape))
 
 
 def test_classification_loss_by_hand():
     log_probs = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]).log()
     targets = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.5, 0.5]])
     by_hand = -(math.log(0.7) + 0.5 * math.log(0.1) + 0.5 * math.log(0.8)) / 2
-    assert losses.classification_loss(log_probs, targets).item() == pytest.approx(by_hand)
+    assert classification_loss(log_probs, targets).item() == pytest.approx(by_hand)
 
 
 def test_smoothing_keeps_the_mass_and_spreads_the_share():
-    smoothed = losses.smooth(torch.eye(C), 0.2)
+    smoothed = smooth_targets(torch.eye(C), 0.2)
     torch.testing.assert_close(smoothed.sum(1), torch.ones(C))
     assert smoothed[0, 0].item() == pytest.approx(0.8 + 0.2 / C)
 
 
 def test_anchor_loss_is_zero_for_copies_and_never_below_its_bound():
     same = on_sphere(1, 1, D).expand(C, K, D).clone().requires_grad_()
-    loss = losses.anchor_loss(same)
+    loss = anchor_loss(same)
     assert loss.item() == pytest.approx(0, abs=1e-6)
     loss.backward()
     assert torch.isfinite(same.grad).all()
     opposite = torch.stack([torch.ones(1, D), -torch.ones(1, D)])
-    assert losses.anchor_loss(opposite).item() == pytest.approx(-8, abs=1e-5)
-    assert -8 <= losses.anchor_loss(on_sphere(C, K, D)).item() <= 0
+    assert anchor_loss(opposite).item() == pytest.approx(-8, abs=1e-5)
+    assert -8 <= anchor_loss(on_sphere(C, K, D)).item() <= 0
 
 
 def test_anchor_loss_does_not_depend_on_the_scale():
     anchors = on_sphere(C, K, D)
-    torch.testing.assert_close(losses.anchor_loss(anchors), losses.anchor_loss(anchors * 10))
+    torch.testing.assert_close(anchor_loss(anchors), anchor_loss(anchors * 10))
 
 
 def test_anchor_loss_by_hand():
     anchors = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[-1.0, 0.0]]])
     by_hand = math.log((math.exp(-4) + math.exp(-8) + math.exp(-4)) / 3)
-    assert losses.anchor_loss(anchors).item() == pytest.approx(by_hand, abs=1e-6)
+    assert anchor_loss(anchors).item() == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_center_loss_by_hand_and_its_bounds():
     anchors = torch.tensor([[[1.0, 1.0], [1.0, -1.0]], [[-1.0, -1.0], [-1.0, 1.0]]])
     face = torch.tensor([[1.0, 1.0]])
-    on_it = losses.center_loss(face, anchors, torch.tensor([[1.0, 0.0]]))
-    beside = losses.center_loss(face, anchors, torch.tensor([[0.0, 1.0]]))
+    on_it = center_loss(face, anchors, torch.tensor([[1.0, 0.0]]))
+    beside = center_loss(face, anchors, torch.tensor([[0.0, 1.0]]))
     assert on_it.item() == pytest.approx(0, abs=1e-6)
     assert beside.item() == pytest.approx(2.0)  # nearest of its anchors is 2 away, D is 2
-    farthest = losses.center_loss(face, -face[None], torch.ones(1, 1))
+    farthest = center_loss(face, -face[None], torch.ones(1, 1))
     assert farthest.item() == pytest.approx(4.0)
 
 
@@ -66,30 +74,28 @@ def test_reliability_loss_targets_the_share_of_the_predicted_class_and_nothing_e
     log_probs = torch.tensor([[0.6, 0.4]]).log().requires_grad_()
     targets = torch.tensor([[0.3, 0.7]])
     logits = torch.tensor([0.4], requires_grad=True)
-    losses.reliability_loss(logits, log_probs, targets).backward()
+    reliability_loss(logits, log_probs, targets).backward()
     assert log_probs.grad is None
     assert logits.grad.item() == pytest.approx(1 / (1 + math.exp(-0.4)) - 0.3, abs=1e-6)
 
 
 def test_a_part_with_weight_zero_is_reported_but_not_added():
     config = Config(lambda_anchor=0, lambda_center=0, lambda_branch=0, lambda_rel=0)
-    output = model.GReFELHead(D, token_width=D, num_classes=C, embedding_dim=D)(
+    output = GReFELHead(D, token_width=D, num_classes=C, embedding_dim=D)(
         torch.randn(B, D), torch.randn(B, 2, D)
     )
-    parts = losses.total_loss(output, torch.eye(C)[[0, 1, 2, 3, 0, 1]], config)
+    parts = total_loss(output, torch.eye(C)[[0, 1, 2, 3, 0, 1]], config)
     torch.testing.assert_close(parts["loss"], parts["cls"])
     assert parts["anchor"] < 0 < parts["center"]
 
 
 def test_class_weights_scale_each_class():
     log_probs = torch.randn(C, C).log_softmax(1)
-    output = model.Output(log_probs)
+    output = Output(log_probs)
     config = Config(label_smoothing=0)
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
     by_hand = -(log_probs.diagonal() * weights).mean()
-    torch.testing.assert_close(
-        losses.total_loss(output, torch.eye(C), config, weights)["loss"], by_hand
-    )
+    torch.testing.assert_close(total_loss(output, torch.eye(C), config, weights)["loss"], by_hand)
 
 
 class _Largest(TorchDispatchMode):
@@ -112,8 +118,8 @@ def test_anchors_need_memory_for_distances_but_not_for_differences():
     anchors = on_sphere(classes, per_class, width).requires_grad_()
     targets = torch.rand(batch, classes).softmax(1)
     with _Largest() as largest:
-        log_probs = model.anchor_log_probs(embeddings, anchors)
-        loss = losses.classification_loss(log_probs, targets)
-        (loss + losses.center_loss(embeddings, anchors, targets)).backward()
+        log_probs = anchor_log_probs(embeddings, anchors)
+        loss = classification_loss(log_probs, targets)
+        (loss + center_loss(embeddings, anchors, targets)).backward()
     assert embeddings.grad is not None
     assert batch * classes * per_class <= largest.size < batch * classes * per_class * width / 8

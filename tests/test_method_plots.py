@@ -11,8 +11,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from grefel_lib import method_plots, plots
 from grefel_lib.labels import COLOURS, EMOTIONS
+from grefel_lib.report.faces import decision_figure
+from grefel_lib.report.method import anchor_circle, anchor_map, curves
+from grefel_lib.report.style import paper_style
 
 matplotlib.use("agg")
 C, K, N = len(EMOTIONS), 3, 40
@@ -24,7 +26,7 @@ def rng():
 
 
 def empty(axes: int = 1, height: float = 2.5, **options) -> tuple[Figure, np.ndarray]:
-    with plots.paper_style("full"):
+    with paper_style("full"):
         fig = Figure(figsize=(6.9, height))
         return fig, fig.subplots(1, axes, squeeze=False, **options)[0]
 
@@ -68,14 +70,14 @@ def draw_decision(rng, *, notes=True):
     fig, axes = empty(7, 1.75, width_ratios=(1.2, *[1] * 6))
     face = rng.integers(0, 256, size=(48, 48), dtype=np.uint8)
     notes = ["confidence 0.46"] * 5 if notes else None
-    method_plots.decision(face, np.full(C, 1 / C), values, EMOTIONS, axes, notes=notes)
+    decision_figure(face, np.full(C, 1 / C), values, EMOTIONS, axes, notes=notes)
     return fig, axes, values
 
 
 def test_curves_are_named_and_can_be_told_apart_without_colour(assert_readable):
     x = np.linspace(0, 1, 11)
     fig, (ax,) = empty()
-    method_plots.curves(pd.DataFrame({"low": x, "high": 2 * x}, index=x), ax)
+    curves(pd.DataFrame({"low": x, "high": 2 * x}, index=x), ax)
     assert_readable(fig)
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["low", "high"]
     assert len({line.get_linestyle() for line in ax.lines}) == 2
@@ -86,7 +88,7 @@ def test_anchors_lie_on_their_circle_in_the_colours_of_their_classes(assert_read
     angles = np.linspace(0, 6, 2 * K).reshape(2, K)
     anchors = 1.5 * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     fig, (ax,) = empty()
-    method_plots.anchor_circle(anchors, ["fear", "anger"], ax)
+    anchor_circle(anchors, ["fear", "anger"], ax)
     ax.set(title="start", xlabel="smallest gap")
     assert_readable(fig)
     assert ax.patches[0].get_radius() == pytest.approx(1.5)
@@ -94,14 +96,14 @@ def test_anchors_lie_on_their_circle_in_the_colours_of_their_classes(assert_read
         np.testing.assert_allclose(points.get_offsets(), given)
         assert to_hex(points.get_facecolor()[0]).upper() == COLOURS[name]
     with pytest.raises(ValueError, match="1 names for 2 classes"):
-        method_plots.anchor_circle(anchors, ["fear"], ax)
+        anchor_circle(anchors, ["fear"], ax)
 
 
 def test_a_map_holds_every_face_and_every_anchor(rng, assert_readable):
     labels = np.arange(N) % C
     points, anchors = rng.normal(size=(N, 2)), rng.normal(size=(C, K, 2))
     fig, (ax,) = empty(height=3.4)
-    method_plots.anchor_map(points, labels, anchors, EMOTIONS, ax)
+    anchor_map(points, labels, anchors, EMOTIONS, ax)
     assert_readable(fig)
     drawn = [collection.get_offsets() for collection in ax.collections]
     for i in range(C):
@@ -115,7 +117,7 @@ def test_a_class_without_a_face_still_shows_its_anchors(rng):
     _, (ax,) = empty()
     labels = np.zeros(N, dtype=int)
     anchors = rng.normal(size=(2, K, 2))
-    method_plots.anchor_map(rng.normal(size=(N, 2)), labels, anchors, EMOTIONS[:2], ax)
+    anchor_map(rng.normal(size=(N, 2)), labels, anchors, EMOTIONS[:2], ax)
     assert [len(drawn.get_offsets()) for drawn in ax.collections] == [N, K, 0, K]
 
 
@@ -135,6 +137,4 @@ def test_a_decision_shows_each_distribution_and_names_its_largest_share(rng, ass
 def test_a_decision_needs_an_axis_for_each_part(rng):
     _, axes, values = draw_decision(rng, notes=False)
     with pytest.raises(ValueError, match="6 axes for 5 distributions"):
-        method_plots.decision(
-            np.zeros((8, 8), np.uint8), np.ones(C) / C, values, EMOTIONS, axes[:6]
-        )
+        decision_figure(np.zeros((8, 8), np.uint8), np.ones(C) / C, values, EMOTIONS, axes[:6])

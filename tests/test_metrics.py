@@ -6,8 +6,19 @@ import pytest
 from scipy import stats
 from sklearn import metrics as reference
 
-from grefel_lib import metrics
 from grefel_lib.labels import EMOTIONS
+from grefel_lib.metrics import (
+    bootstrap_intervals,
+    calibration_bins,
+    compute_metrics,
+    confidence_bins,
+    confusion_counts,
+    images_in_cell,
+    mcnemar_test,
+    normalise_rows,
+    paired_difference,
+    per_class_metrics,
+)
 
 
 def table(probs, labels, names):
@@ -40,7 +51,7 @@ def by_hand():
 
 
 def test_a_case_worked_by_hand(by_hand):
-    found = metrics.evaluate(by_hand)
+    found = compute_metrics(by_hand)
     assert found["n"] == 4
     assert found["accuracy"] == 3 / 4
     assert found["mean_class_accuracy"] == pytest.approx((1 + 0 + 1) / 3)
@@ -53,7 +64,7 @@ def test_a_case_worked_by_hand(by_hand):
 
 
 def test_the_numbers_are_those_of_scikit_learn(eight):
-    found = metrics.evaluate(eight)
+    found = compute_metrics(eight)
     true, predicted = eight["label"], eight["predicted"]
     probs = eight[[f"p_{name}" for name in EMOTIONS]].to_numpy()
     codes = [EMOTIONS.index(name) for name in true]
@@ -79,12 +90,12 @@ def test_the_calibration_error_is_the_textbook_sum_over_fifteen_bins(eight):
         inside = (confidence >= low / 15) & (confidence < (low + 1) / 15)
         if inside.any():
             expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert metrics.evaluate(eight)["ece"] == pytest.approx(expected, abs=1e-12)
+    assert compute_metrics(eight)["ece"] == pytest.approx(expected, abs=1e-12)
     assert expected > 0.01
 
 
 def test_precision_recall_and_f1_of_each_class_are_those_of_scikit_learn(eight):
-    found = metrics.per_class(eight)
+    found = per_class_metrics(eight)
     precision, recall, f1, count = reference.precision_recall_fscore_support(
         eight["label"], eight["predicted"], labels=list(EMOTIONS), zero_division=0
     )
@@ -96,7 +107,7 @@ def test_precision_recall_and_f1_of_each_class_are_those_of_scikit_learn(eight):
 
 
 def test_the_confusion_matrix_is_that_of_scikit_learn_with_true_classes_in_rows(eight):
-    counts = metrics.confusion_counts(eight)
+    counts = confusion_counts(eight)
     expected = reference.confusion_matrix(eight["label"], eight["predicted"], labels=list(EMOTIONS))
     np.testing.assert_array_equal(counts, expected)
     assert counts.dtype.kind == "i"
@@ -104,29 +115,29 @@ def test_the_confusion_matrix_is_that_of_scikit_learn_with_true_classes_in_rows(
 
 
 def test_normalised_rows_sum_to_one_and_an_empty_row_stays_zero(recwarn):
-    shares = metrics.row_normalised(np.array([[1, 3], [0, 0]]))
+    shares = normalise_rows(np.array([[1, 3], [0, 0]]))
     np.testing.assert_array_equal(shares, [[0.25, 0.75], [0, 0]])
     assert not recwarn.list
 
 
 def test_a_class_nobody_has_is_left_out_of_the_means(by_hand):
     without = by_hand.iloc[:3]  # no bird
-    found = metrics.evaluate(without)
+    found = compute_metrics(without)
     assert found["mean_class_accuracy"] == pytest.approx((1 + 0) / 2)
     assert found["macro_f1"] == pytest.approx((0.8 + 0) / 2)
-    row = metrics.per_class(without).iloc[2]
+    row = per_class_metrics(without).iloc[2]
     assert (row["count"], row["precision"], row["recall"], row["f1"]) == (0, 0, 0, 0)
-    assert metrics.confusion_counts(without).shape == (3, 3)
+    assert confusion_counts(without).shape == (3, 3)
 
 
 def test_one_class_alone_is_scored():
-    found = metrics.evaluate(table([[1.0], [1.0]], [0, 0], ["neutral"]))
+    found = compute_metrics(table([[1.0], [1.0]], [0, 0], ["neutral"]))
     perfect = dict.fromkeys(("accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1"), 1)
     assert found == {"n": 2, "ece": 0, "nll": 0, "brier": 0} | perfect
 
 
 def test_certain_and_wrong_costs_a_finite_likelihood():
-    found = metrics.evaluate(table([[1.0, 0.0]], [1], ["neutral", "fear"]))
+    found = compute_metrics(table([[1.0, 0.0]], [1], ["neutral", "fear"]))
     assert found["nll"] == pytest.approx(-np.log(1e-12))
     assert found["ece"] == 1
     assert found["brier"] == 2
@@ -134,7 +145,7 @@ def test_certain_and_wrong_costs_a_finite_likelihood():
 
 def test_the_order_of_the_rows_changes_nothing(eight):
     shuffled = eight.sample(frac=1, random_state=0)
-    one, other = metrics.evaluate(eight), metrics.evaluate(shuffled)
+    one, other = compute_metrics(eight), compute_metrics(shuffled)
     assert one == pytest.approx(other, abs=1e-12)
 
 
@@ -143,12 +154,12 @@ def test_a_table_scores_the_same_after_a_trip_through_csv(eight, tmp_path):
     eight[probs] = eight[probs].astype(np.float32)
     eight.to_csv(tmp_path / "test.csv", index=False)
     again = pd.read_csv(tmp_path / "test.csv")
-    assert metrics.evaluate(again) == pytest.approx(metrics.evaluate(eight), abs=1e-6)
-    np.testing.assert_array_equal(metrics.confusion_counts(again), metrics.confusion_counts(eight))
+    assert compute_metrics(again) == pytest.approx(compute_metrics(eight), abs=1e-6)
+    np.testing.assert_array_equal(confusion_counts(again), confusion_counts(eight))
 
 
 def test_the_bins_hold_every_face_once(eight):
-    bins = metrics.reliability_bins(eight, bins=10)
+    bins = confidence_bins(eight, bins=10)
     assert bins["count"].sum() == 600
     assert ((bins["confidence"] >= bins["low"]) & (bins["confidence"] <= bins["high"])).all()
     right = (bins["accuracy"] * bins["count"]).sum()
@@ -156,7 +167,7 @@ def test_the_bins_hold_every_face_once(eight):
 
 
 def test_claims_of_zero_and_one_fall_into_the_outer_bins():
-    bins = metrics.calibration(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.0]), bins=4)
+    bins = calibration_bins(np.array([0.0, 1.0, 1.0]), np.array([0.0, 1.0, 0.0]), bins=4)
     assert list(bins["low"]) == [0, 0.75]
     assert list(bins["high"]) == [0.25, 1]
     assert list(bins["count"]) == [1, 2]
@@ -166,69 +177,69 @@ def test_claims_of_zero_and_one_fall_into_the_outer_bins():
 @pytest.mark.parametrize("claim", [np.nan, -0.2, 1.2])
 def test_a_claim_that_is_no_probability_is_refused(claim):
     with pytest.raises(ValueError, match=r"1 of 2 claims are no numbers in 0\.\.1"):
-        metrics.calibration(np.array([0.5, claim]), np.ones(2))
+        calibration_bins(np.array([0.5, claim]), np.ones(2))
     with pytest.raises(ValueError, match="bins=0"):
-        metrics.calibration(np.array([0.5]), np.ones(1), bins=0)
+        calibration_bins(np.array([0.5]), np.ones(1), bins=0)
 
 
 def test_a_cell_of_the_matrix_holds_just_its_images_most_confident_first(eight):
-    counts = metrics.confusion_counts(eight)
+    counts = confusion_counts(eight)
     for i, true in enumerate(EMOTIONS):
         for j, predicted in enumerate(EMOTIONS):
-            cell = metrics.images_in_cell(eight, true, predicted)
+            cell = images_in_cell(eight, true, predicted)
             assert len(cell) == counts[i, j]
             assert set(cell["label"]) <= {true}
             assert set(cell["predicted"]) <= {predicted}
             assert cell[f"p_{predicted}"].is_monotonic_decreasing
     with pytest.raises(ValueError, match="no class 'joy'; classes: neutral, happiness"):
-        metrics.images_in_cell(eight, "joy", "neutral")
+        images_in_cell(eight, "joy", "neutral")
 
 
 def test_an_empty_table_and_a_missing_column_are_refused(by_hand):
     with pytest.raises(ValueError, match="the predictions table is empty"):
-        metrics.evaluate(by_hand.iloc[:0])
+        compute_metrics(by_hand.iloc[:0])
     with pytest.raises(ValueError, match="no rows or no p_<class> columns"):
-        metrics.evaluate(by_hand[["id", "label", "predicted"]])
+        compute_metrics(by_hand[["id", "label", "predicted"]])
     with pytest.raises(ValueError, match="has no column label"):
-        metrics.confusion_counts(by_hand.drop(columns="label"))
+        confusion_counts(by_hand.drop(columns="label"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_probabilities_that_are_not_finite_are_refused_with_the_ids(by_hand, value):
     by_hand.loc[[1, 3], "p_dog"] = value
     with pytest.raises(ValueError, match=r"not finite for: face1, face3$"):
-        metrics.evaluate(by_hand)
+        compute_metrics(by_hand)
 
 
 def test_probabilities_that_do_not_sum_to_one_are_refused_with_the_ids(by_hand):
     by_hand.loc[2, "p_cat"] += 0.1
     by_hand.loc[0, ["p_cat", "p_dog"]] = [1.1, -0.2]
     with pytest.raises(ValueError, match=r"negative or do not sum to 1 for: face0, face2$"):
-        metrics.per_class(by_hand)
+        per_class_metrics(by_hand)
 
 
 def test_only_the_first_ids_are_named_and_the_rest_counted(eight):
     eight["p_fear"] = np.nan
     with pytest.raises(ValueError, match="face0, face1, face2, face3, face4 and 595 more"):
-        metrics.evaluate(eight)
+        compute_metrics(eight)
 
 
 def test_labels_and_predictions_must_be_classes_and_agree_with_the_probabilities(by_hand):
     with pytest.raises(ValueError, match="label 'cow' has no p_ column"):
-        metrics.evaluate(by_hand.assign(label=["cat", "cat", "cow", "bird"]))
+        compute_metrics(by_hand.assign(label=["cat", "cat", "cow", "bird"]))
     with pytest.raises(ValueError, match="label nan has no p_ column"):
-        metrics.evaluate(by_hand.assign(label=["cat", "cat", np.nan, "bird"]))
+        compute_metrics(by_hand.assign(label=["cat", "cat", np.nan, "bird"]))
     with pytest.raises(ValueError, match=r"not the most probable class for: face2$"):
-        metrics.evaluate(by_hand.assign(predicted=["cat", "cat", "dog", "bird"]))
+        compute_metrics(by_hand.assign(predicted=["cat", "cat", "dog", "bird"]))
 
 
 # -- intervals and paired tests
 
 
 def test_the_interval_of_the_accuracy_is_the_binomial_one(eight):
-    found = metrics.intervals(eight, draws=2000)
+    found = bootstrap_intervals(eight, draws=2000)
     assert list(found.columns) == ["value", "low", "high"]
-    assert set(found.index) == set(metrics.evaluate(eight)) - {"n"}
+    assert set(found.index) == set(compute_metrics(eight)) - {"n"}
     accuracy = found.loc["accuracy"]
     exact = stats.binomtest(round(accuracy["value"] * 600), 600).proportion_ci()
     assert accuracy["low"] == pytest.approx(exact.low, abs=0.008)
@@ -238,9 +249,9 @@ def test_the_interval_of_the_accuracy_is_the_binomial_one(eight):
 
 
 def test_intervals_are_reproducible_and_widen_with_the_level(eight):
-    same = [metrics.intervals(eight, draws=200, seed=3) for _ in range(2)]
+    same = [bootstrap_intervals(eight, draws=200, seed=3) for _ in range(2)]
     pd.testing.assert_frame_equal(*same)
-    wide = metrics.intervals(eight, draws=200, seed=3, level=0.99)
+    wide = bootstrap_intervals(eight, draws=200, seed=3, level=0.99)
     assert (wide["high"] - wide["low"] >= same[0]["high"] - same[0]["low"]).all()
 
 
@@ -256,26 +267,26 @@ def changed(predictions, rows, label):
 def test_mcnemar_by_hand(eight):
     right = eight.index[eight["label"] == eight["predicted"]]
     worse = changed(eight, [i for i in right if eight["label"][i] == "neutral"][:6], "fear")
-    found = metrics.mcnemar(eight, worse)
+    found = mcnemar_test(eight, worse)
     assert (found["only_first"], found["only_second"]) == (6, 0)
     assert found["p"] == pytest.approx(2 / 2**6)  # six of six, both sides
-    assert metrics.mcnemar(eight, eight)["p"] == 1
+    assert mcnemar_test(eight, eight)["p"] == 1
 
 
 def test_a_difference_is_paired_and_averages_seeds(eight):
     right = eight.index[(eight["label"] == eight["predicted"]) & (eight["label"] == "neutral")]
     worse = changed(eight, list(right[:30]), "happiness")
-    found = metrics.difference([eight], [worse], draws=300)
+    found = paired_difference([eight], [worse], draws=300)
     assert found.loc["accuracy", "value"] == pytest.approx(-30 / 600)
     assert found.loc["accuracy", "high"] < 0
-    both = metrics.difference([eight, eight], [eight, worse], draws=300)
+    both = paired_difference([eight, eight], [eight, worse], draws=300)
     assert both.loc["accuracy", "value"] == pytest.approx(-15 / 600)
-    nothing = metrics.difference([eight], [eight], draws=50)
+    nothing = paired_difference([eight], [eight], draws=50)
     assert (nothing == 0).all(axis=None)
 
 
 def test_other_images_cannot_be_compared(eight):
     with pytest.raises(ValueError, match=r"different ids \(600 and 599 rows\)"):
-        metrics.mcnemar(eight, eight.iloc[1:])
+        mcnemar_test(eight, eight.iloc[1:])
     with pytest.raises(ValueError, match="different labels"):
-        metrics.difference([eight], [eight.assign(label=eight["label"].iloc[::-1].to_numpy())])
+        paired_difference([eight], [eight.assign(label=eight["label"].iloc[::-1].to_numpy())])

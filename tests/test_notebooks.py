@@ -7,7 +7,7 @@ import statistics
 
 import pytest
 
-from grefel_lib import commands
+from grefel_lib.commands.notebook import notebook_parameters
 from grefel_lib.config import FIELDS, PROJECT_ROOT
 
 PATHS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
@@ -52,7 +52,7 @@ def test_papermill_sees_every_parameter(notebook):
     declared = [
         line.split(":")[0] for line in source(tagged(content, "parameters")[0]).splitlines()
     ]
-    assert list(commands.parameters(path)) == declared
+    assert list(notebook_parameters(path)) == declared
 
 
 def test_parameters_reach_the_library(notebook):
@@ -73,7 +73,7 @@ def test_no_variable_is_named_like_a_setting(notebook):
 
 
 def test_training_declares_every_setting_and_fine_tuning_what_it_may_change():
-    names = {p.stem: set(commands.parameters(p)) for p in PATHS}
+    names = {p.stem: set(notebook_parameters(p)) for p in PATHS}
     foreign = {"checkpoint_path", "finetune_name", "checkpoint_dir", "split"}
     foreign |= {"robustness_images", "inspect_labels", "picture"}
     assert names["03_training"] == set(FIELDS) - foreign

@@ -8,10 +8,10 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from grefel_lib import panel
+from grefel_lib.panels.panel import Pager, Panel, count_faces, html_picture, show_panel
 
 
-class Counter(panel.Panel):
+class Counter(Panel):
     title = "A counter"
 
     def __init__(self):
@@ -66,7 +66,7 @@ def test_no_handler_answers_while_controls_are_set_even_when_that_fails():
 
 
 def test_a_pager_shows_everything_once_and_stops_at_both_ends():
-    pager = panel.Pager(3, lambda: None)
+    pager = Pager(3, lambda: None)
     seen = list(range(8))[pager.page(8)]
     assert pager.back.disabled
     for _ in range(2):
@@ -84,7 +84,7 @@ def test_a_pager_shows_everything_once_and_stops_at_both_ends():
 
 def test_a_picture_has_words_and_white_paper_and_leaves_no_figure_behind():
     before = plt.get_fignums()
-    shown = panel.picture(Figure(figsize=(2, 1)), 'a "quoted" face')
+    shown = html_picture(Figure(figsize=(2, 1)), 'a "quoted" face')
     assert 'alt="a &quot;quoted&quot; face"' in shown
     assert "background:white" in shown
     assert "width:240px" in shown
@@ -93,7 +93,7 @@ def test_a_picture_has_words_and_white_paper_and_leaves_no_figure_behind():
 
 @pytest.mark.parametrize(("count", "told"), [(0, "0 faces"), (1, "1 face"), (2345, "2,345 faces")])
 def test_faces_are_counted_in_words(count, told):
-    assert panel.faces(count) == told
+    assert count_faces(count) == told
 
 
 def test_headless_no_panel_is_made(monkeypatch, capsys):
@@ -102,8 +102,8 @@ def test_headless_no_panel_is_made(monkeypatch, capsys):
 
     monkeypatch.setenv("GREFEL_PANELS", "0")
     made.title = "A counter"
-    panel.show(made)
+    show_panel(made)
     assert "A counter: live when" in capsys.readouterr().out
     monkeypatch.setenv("GREFEL_PANELS", "1")
     with pytest.raises(AssertionError, match="nobody looks"):
-        panel.show(made)
+        show_panel(made)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from grefel_lib import people
+from grefel_lib.analysis.groups import human_ceiling
 from grefel_lib.labels import EMOTIONS, VOTE_COLUMNS
 
 
@@ -18,22 +18,22 @@ def voted(*faces):
 
 
 def test_one_annotator_is_right_as_often_as_the_votes_say():
-    table = people.ceiling(voted(("fear", {"fear": 8, "surprise": 2}),
+    table = human_ceiling(voted(("fear", {"fear": 8, "surprise": 2}),
                                  ("anger", {"anger": 6, "unknown": 4})), draws=3000)  # fmt: skip
     assert table.loc["one annotator", "accuracy"] == pytest.approx(0.7, abs=0.02)
     assert table.loc["a second panel", "accuracy"] > 0.97  # ten people hardly ever say otherwise
 
 
 def test_where_all_agree_people_are_always_right():
-    table = people.ceiling(voted(*[("sadness", {"sadness": 10})] * 5))
+    table = human_ceiling(voted(*[("sadness", {"sadness": 10})] * 5))
     assert (table == 1).all(axis=None)
 
 
 def test_an_even_split_is_a_coin():
     faces = [("anger", {"anger": 5, "disgust": 5})] * 400
-    table = people.ceiling(voted(*faces), draws=50)
+    table = human_ceiling(voted(*faces), draws=50)
     assert table.loc["a second panel", "accuracy"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_without_votes_there_is_no_ceiling():
-    assert people.ceiling(voted(("fear", {})).drop(columns="votes_fear")) is None
+    assert human_ceiling(voted(("fear", {})).drop(columns="votes_fear")) is None

@@ -6,15 +6,16 @@ import numpy as np
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from grefel_lib import pictures, plots
+from grefel_lib.report.faces import face_grid
+from grefel_lib.report.style import VAL, as_drawing, as_photo, paper_style
 
 
 def test_a_photo_is_a_small_jpeg_and_its_figure_is_closed():
     grain = np.random.default_rng(0).integers(90, 110, (20, 48, 48), dtype=np.uint8)
-    with plots.paper_style("full"):
+    with paper_style("full"):
         fig = plt.figure(figsize=(6, 1.2))
-        plots.face_grid(grain, fig, ncols=10)
-    shown = pictures.photo(fig, dpi=100)
+        face_grid(grain, fig, ncols=10)
+    shown = as_photo(fig, dpi=100)
     assert not plt.fignum_exists(fig.number)
     picture = Image.open(io.BytesIO(shown.data))
     assert (picture.format, picture.size) == ("JPEG", (600, 120))
@@ -22,10 +23,10 @@ def test_a_photo_is_a_small_jpeg_and_its_figure_is_closed():
 
 
 def test_a_drawing_is_a_small_sharp_png_shown_in_the_size_of_its_figure():
-    with plots.paper_style("full"):
+    with paper_style("full"):
         fig, ax = plt.subplots(figsize=(6, 2))
-        ax.plot(np.linspace(0, 1, 50) ** 2, color=plots.VAL)
-    shown = pictures.drawing(fig, dpi=150)
+        ax.plot(np.linspace(0, 1, 50) ** 2, color=VAL)
+    shown = as_drawing(fig, dpi=150)
     assert not plt.fignum_exists(fig.number)
     picture = Image.open(io.BytesIO(shown.data))
     assert (picture.format, picture.mode, picture.size) == ("PNG", "P", (900, 300))

@@ -13,8 +13,25 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
-from grefel_lib import evaluation_plots, metrics, plots
 from grefel_lib.labels import COMPOUND, EMOTIONS, VOTE_COLUMNS
+from grefel_lib.metrics import calibration_bins, normalise_rows, wilson_interval
+from grefel_lib.report.faces import face_card, face_grid
+from grefel_lib.report.figures import (
+    class_counts,
+    confusion_matrix,
+    per_class_bars,
+    reliability_diagram,
+    training_curves,
+)
+from grefel_lib.report.style import (
+    BLUES,
+    COLOURS,
+    SHADES,
+    WIDTHS,
+    paper_style,
+    save_figure,
+    short_name,
+)
 
 matplotlib.use("agg")
 
@@ -44,9 +61,7 @@ def history(epochs: int) -> pd.DataFrame:
 def class_table(names) -> pd.DataFrame:
     recall = np.linspace(1, 0, len(names))
     count = np.geomspace(1090, 16, len(names)).astype(int)
-    ends = np.array(
-        [metrics.share_interval(*pair) for pair in zip(recall * count, count, strict=True)]
-    )
+    ends = np.array([wilson_interval(*pair) for pair in zip(recall * count, count, strict=True)])
     columns = {"class": names, "count": count, "recall": recall, "f1": recall}
     return pd.DataFrame(columns | {"recall_low": ends[:, 0], "recall_high": ends[:, 1]})
 
@@ -54,38 +69,38 @@ def class_table(names) -> pd.DataFrame:
 def draw(name: str, width: str) -> Figure:
     """One of the figures that a reader of the workbook meets, with realistic content."""
     rng = np.random.default_rng(1)
-    with plots.paper_style(width):
-        inches = plots.WIDTHS[width]
+    with paper_style(width):
+        inches = WIDTHS[width]
         fig = Figure(figsize=(inches, {"matrix": 0.9}.get(name[:6], 0.65) * inches))
         if name in ("matrix8", "matrix11"):
             names = COMPOUND if name == "matrix11" else EMOTIONS
-            plots.confusion_matrix(counts_of(len(names)), names, fig.subplots())
+            confusion_matrix(counts_of(len(names)), names, fig.subplots())
         elif name == "curves":
-            plots.training_curves(history(30), fig.subplots(2, 1))
+            training_curves(history(30), fig.subplots(2, 1))
         elif name in ("counts", "counts_log", "counts_one"):
             splits = {"train": np.geomspace(8740, 119, 8), "val": np.geomspace(1182, 13, 8)}
             table = pd.DataFrame(splits | {"test": splits["val"]}, index=EMOTIONS).astype(int)
             table = table[["train"]] if name == "counts_one" else table
-            plots.class_counts(table, fig.subplots(), log=name == "counts_log")
+            class_counts(table, fig.subplots(), log=name == "counts_log")
         elif name in ("bars8", "bars11"):
             table = class_table(EMOTIONS if name == "bars8" else COMPOUND)
-            evaluation_plots.per_class_bars(table, fig.subplots())
+            per_class_bars(table, fig.subplots())
         elif name == "reliability":
             claimed = rng.beta(4, 1.5, size=800)
-            bins = metrics.calibration(claimed, rng.random(800) < claimed**2)
-            evaluation_plots.reliability_diagram(bins, fig.subplots())
+            bins = calibration_bins(claimed, rng.random(800) < claimed**2)
+            reliability_diagram(bins, fig.subplots())
         elif name == "faces":
             faces = rng.integers(0, 256, size=(7, 48, 48), dtype=np.uint8)
-            plots.face_grid(faces, fig, ncols=4, titles=["surprise → happiness"] * 7)
+            face_grid(faces, fig, ncols=4, titles=["surprise → happiness"] * 7)
         elif name == "votes":
             faces = rng.integers(0, 256, size=(8, 48, 48, 3), dtype=np.uint8)
             votes = rng.multinomial(10, [0.1] * 10, size=8)
-            plots.face_grid(faces, fig, ncols=4, row_labels=["least", "most"], votes=votes)
+            face_grid(faces, fig, ncols=4, row_labels=["least", "most"], votes=votes)
         elif name == "cards":
             face = rng.integers(0, 256, size=(48, 48), dtype=np.uint8)
             axes = fig.subplots(1, 2, width_ratios=(1, 1.6))
             target, probs = rng.dirichlet(np.ones(8), size=2)
-            plots.face_card(face, target, EMOTIONS, axes, class_probs=probs)
+            face_card(face, target, EMOTIONS, axes, class_probs=probs)
     return fig
 
 
@@ -111,9 +126,9 @@ def texts(fig: Figure) -> set[str]:
 )
 def test_no_text_is_cut_or_covered_and_the_width_is_exact(name, width, tmp_path, monkeypatch):
     fig = draw(name, width)
-    pdf, png = plots.save(fig, tmp_path / name)
-    assert Image.open(png).width == round(300 * plots.WIDTHS[width])
-    assert f"/MediaBox [ 0 0 {72 * plots.WIDTHS[width]:g} ".encode() in pdf.read_bytes()
+    pdf, png = save_figure(fig, tmp_path / name)
+    assert Image.open(png).width == round(300 * WIDTHS[width])
+    assert f"/MediaBox [ 0 0 {72 * WIDTHS[width]:g} ".encode() in pdf.read_bytes()
     drawn = []  # matplotlib keeps ticks beyond the limits, and never draws them
     paint = Text.draw
     monkeypatch.setattr(Text, "draw", lambda text, r: (drawn.append(text), paint(text, r))[1])
@@ -137,9 +152,9 @@ def test_no_text_is_cut_or_covered_and_the_width_is_exact(name, width, tmp_path,
 @pytest.mark.parametrize("name", ["matrix8", "faces"])
 def test_a_second_save_writes_the_same_bytes(name, tmp_path):
     fig = draw(name, "column")
-    first = [path.read_bytes() for path in plots.save(fig, tmp_path / "one")]
-    second = [path.read_bytes() for path in plots.save(fig, tmp_path / "two")]
-    fresh = [path.read_bytes() for path in plots.save(draw(name, "column"), tmp_path / "three")]
+    first = [path.read_bytes() for path in save_figure(fig, tmp_path / "one")]
+    second = [path.read_bytes() for path in save_figure(fig, tmp_path / "two")]
+    fresh = [path.read_bytes() for path in save_figure(draw(name, "column"), tmp_path / "three")]
     assert first == second == fresh
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         f"{stem}.{kind}" for stem in ("one", "two", "three") for kind in ("pdf", "png")
@@ -147,12 +162,12 @@ def test_a_second_save_writes_the_same_bytes(name, tmp_path):
 
 
 def test_a_stem_with_a_point_in_it_keeps_its_name(tmp_path):
-    saved = plots.save(draw("bars8", "column"), tmp_path / "lr0.5_run")
+    saved = save_figure(draw("bars8", "column"), tmp_path / "lr0.5_run")
     assert [path.name for path in saved] == ["lr0.5_run.pdf", "lr0.5_run.png"]
 
 
 def test_fonts_are_embedded_as_truetype_though_the_style_has_ended(tmp_path):
-    pdf, _ = plots.save(draw("counts", "column"), tmp_path / "figure")
+    pdf, _ = save_figure(draw("counts", "column"), tmp_path / "figure")
     content = pdf.read_bytes()
     assert b"/CIDFontType2" in content
     assert b"/Type3" not in content
@@ -160,24 +175,24 @@ def test_fonts_are_embedded_as_truetype_though_the_style_has_ended(tmp_path):
 
 def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     fig = draw("bars8", "column")
-    old = plots.save(fig, tmp_path / "figure")[0].read_bytes()
+    old = save_figure(fig, tmp_path / "figure")[0].read_bytes()
     fig.text(0.5, 0.5, r"$\nonsense$")
     with pytest.raises(ValueError, match="nonsense"):
-        plots.save(fig, tmp_path / "figure")
+        save_figure(fig, tmp_path / "figure")
     assert (tmp_path / "figure.pdf").read_bytes() == old
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_the_style_ends_with_its_block():
     before = dict(matplotlib.rcParams)
-    with plots.paper_style("full", aspect=0.5):
+    with paper_style("full", aspect=0.5):
         assert Figure().get_size_inches() == pytest.approx((6.9, 3.45))
         assert matplotlib.rcParams["pdf.fonttype"] == 42
-    with plots.paper_style(5.5):
+    with paper_style(5.5):
         assert Figure().get_figwidth() == 5.5
     assert dict(matplotlib.rcParams) == before
     for width in ("wide", 0, -1):
-        with pytest.raises(ValueError, match="choose column, full"), plots.paper_style(width):
+        with pytest.raises(ValueError, match="choose column, full"), paper_style(width):
             pass
 
 
@@ -190,9 +205,9 @@ def test_importing_is_light():
 
 def test_a_matrix_shows_percent_of_the_row_above_the_count():
     cells = np.array([[150, 49, 1], [0, 30, 30], [0, 0, 0]])
-    with plots.paper_style("column"):
+    with paper_style("column"):
         ax = Figure(figsize=(3.3, 3)).subplots()
-        plots.confusion_matrix(cells, ["neutral", "happiness", "fear"], ax)
+        confusion_matrix(cells, ["neutral", "happiness", "fear"], ax)
     written = {}
     for text in ax.texts:
         x, y = text.get_position()
@@ -214,9 +229,9 @@ def test_small_cells_leave_the_counts_to_the_row_names():
 
 
 def test_counts_alone_can_be_shown():
-    with plots.paper_style("column"):
+    with paper_style("column"):
         ax = Figure(figsize=(3.3, 3)).subplots()
-        plots.confusion_matrix(np.array([[7, 2], [0, 9]]), ["sad", "fear"], ax, normalise=False)
+        confusion_matrix(np.array([[7, 2], [0, 9]]), ["sad", "fear"], ax, normalise=False)
     assert [text.get_text() for text in ax.texts] == ["7", "2", "0", "9"]
 
 
@@ -225,21 +240,21 @@ def test_the_colours_of_a_matrix_darken_evenly_and_its_numbers_can_be_read():
         linear = ((np.array(matplotlib.colors.to_rgb(colour)) + 0.055) / 1.055) ** 2.4
         return linear @ (0.2126, 0.7152, 0.0722)
 
-    ramp = np.array([luminance(plots.BLUES(x)) for x in np.linspace(0, 1, 65)])
+    ramp = np.array([luminance(BLUES(x)) for x in np.linspace(0, 1, 65)])
     steps = np.diff(116 * np.cbrt(ramp) - 16)  # of the lightness L*
     assert steps.max() < 0
     assert steps.min() / steps.max() < 2
-    with plots.paper_style("full"):
+    with paper_style("full"):
         ax = Figure(figsize=(6.9, 6)).subplots()
         square = np.zeros((20, 20), dtype=int)
         square[:, 0] = np.arange(0, 1000, 50)
         square[:, 1] = 1000 - square[:, 0] - 20
         square[:, 2] = 20
-        plots.confusion_matrix(square, [str(i) for i in range(20)], ax, counts=False)
-    shares = metrics.row_normalised(square)
+        confusion_matrix(square, [str(i) for i in range(20)], ax, counts=False)
+    shares = normalise_rows(square)
     for text in ax.texts:
         x, y = text.get_position()
-        paper, ink = luminance(plots.BLUES(shares[int(y), int(x)])), luminance(text.get_color())
+        paper, ink = luminance(BLUES(shares[int(y), int(x)])), luminance(text.get_color())
         contrast = (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05)
         assert contrast > 3.9, (text.get_text(), contrast)
 
@@ -247,37 +262,37 @@ def test_the_colours_of_a_matrix_darken_evenly_and_its_numbers_can_be_read():
 def test_curves_name_the_best_epoch():
     table = history(30)
     table.loc[11, "val_accuracy"] = 0.95
-    with plots.paper_style("full"):
+    with paper_style("full"):
         fig = Figure()
-        loss, accuracy = plots.training_curves(table, fig.subplots(1, 2))
+        loss, accuracy = training_curves(table, fig.subplots(1, 2))
     assert "validation (best 95.0, epoch 12)" in texts(fig)
     assert f"EMA (best {100 * table['ema_val_accuracy'].iloc[-1]:.1f}, epoch 30)" in texts(fig)
     assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss", "accuracy (%)")
 
 
 def test_one_epoch_can_be_drawn(tmp_path):
-    with plots.paper_style("full"):
+    with paper_style("full"):
         fig = Figure()
-        plots.training_curves(history(1), fig.subplots(1, 2))
-    plots.save(fig, tmp_path / "one")
+        training_curves(history(1), fig.subplots(1, 2))
+    save_figure(fig, tmp_path / "one")
     assert {"epoch", "EMA (best 87.9, epoch 1)"} <= texts(fig)
 
 
 def test_splits_differ_in_lightness_and_one_split_takes_the_class_colours():
-    grey = [np.dot(matplotlib.colors.to_rgb(c), (0.299, 0.587, 0.114)) for c in plots.SHADES]
+    grey = [np.dot(matplotlib.colors.to_rgb(c), (0.299, 0.587, 0.114)) for c in SHADES]
     assert min(np.abs(np.diff(grey))) > 0.2
     ax = draw("counts_one", "full").axes[0]
     drawn = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
-    assert drawn == [plots.COLOURS[name] for name in EMOTIONS]
+    assert drawn == [COLOURS[name] for name in EMOTIONS]
     assert "8740" in texts(draw("counts", "full"))
     with pytest.raises(ValueError, match="4 splits"):
-        plots.class_counts(pd.DataFrame(np.ones((2, 4))), ax)
+        class_counts(pd.DataFrame(np.ones((2, 4))), ax)
 
 
 def test_a_reliability_diagram_draws_every_bin_where_it_is():
-    bins = metrics.calibration(np.array([0.1, 0.9, 0.9, 0.95]), np.array([0.0, 1, 1, 0]), bins=2)
-    with plots.paper_style("column"):
-        ax = evaluation_plots.reliability_diagram(bins, Figure().subplots(), xlabel="reliability")
+    bins = calibration_bins(np.array([0.1, 0.9, 0.9, 0.95]), np.array([0.0, 1, 1, 0]), bins=2)
+    with paper_style("column"):
+        ax = reliability_diagram(bins, Figure().subplots(), xlabel="reliability")
     line = next(line for line in ax.lines if line.get_label() == "found")
     np.testing.assert_allclose(line.get_xydata(), bins[["confidence", "accuracy"]])
     assert ax.get_xlabel() == "reliability"
@@ -287,8 +302,8 @@ def test_a_reliability_diagram_draws_every_bin_where_it_is():
 
 def test_a_grid_leaves_empty_places_empty_and_frames_faces_in_colour(rng):
     faces = rng.integers(0, 256, size=(5, 8, 8), dtype=np.uint8)
-    with plots.paper_style("column"):
-        axes = plots.face_grid(faces, Figure(), ncols=3, colours=["#123456"] * 5)
+    with paper_style("column"):
+        axes = face_grid(faces, Figure(), ncols=3, colours=["#123456"] * 5)
     assert axes.shape == (2, 3)
     assert [len(ax.images) for ax in axes.flat] == [1, 1, 1, 1, 1, 0]
     np.testing.assert_array_equal(axes[1, 1].images[0].get_array(), faces[4])
@@ -317,15 +332,15 @@ def test_a_card_sets_people_beside_the_model():
 
 
 def test_short_names_are_consistent_and_unique():
-    assert plots.short_name("happiness") == "hap"
-    assert plots.short_name("fearfully angry") == "fea-ang"
+    assert short_name("happiness") == "hap"
+    assert short_name("fearfully angry") == "fea-ang"
     for names in (EMOTIONS, COMPOUND):
-        assert len({plots.short_name(name) for name in names}) == len(names)
+        assert len({short_name(name) for name in names}) == len(names)
 
 
 def test_a_wrong_number_of_names_or_titles_is_refused(rng):
-    with plots.paper_style("column"):
+    with paper_style("column"):
         with pytest.raises(ValueError, match="3 names for 2 classes"):
-            plots.confusion_matrix(np.eye(2), ["a", "b", "c"], Figure().subplots())
+            confusion_matrix(np.eye(2), ["a", "b", "c"], Figure().subplots())
         with pytest.raises(ValueError, match="1 titles for 2 faces"):
-            plots.face_grid(np.zeros((2, 8, 8), np.uint8), Figure(), titles=["one"])
+            face_grid(np.zeros((2, 8, 8), np.uint8), Figure(), titles=["one"])

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import tomllib
 
-from grefel_lib import commands, config
-from grefel_lib.config import PROJECT_ROOT
+from grefel_lib.commands.notebook import COMMANDS
+from grefel_lib.config import FIELDS, PROJECT_ROOT
 
 NAMED_BY_THE_USER = {
     "torch", "timm", "jupyterlab", "ipywidgets", "matplotlib", "seaborn", "pandas",
@@ -57,7 +57,7 @@ def test_importing_the_library_changes_nothing_and_prints_nothing():
 def test_the_readme_names_real_commands_flags_and_files():
     text = (PROJECT_ROOT / "README.md").read_text()
     known = {
-        *commands.COMMANDS,
+        *COMMANDS,
         "predict",
         "report",
         "export",
@@ -77,7 +77,7 @@ def test_the_readme_names_real_commands_flags_and_files():
         - {"rdzv-id", "rdzv-backend", "rdzv-endpoint"}
     )
     for flag in flags:
-        assert flag.replace("-", "_").removeprefix("no_") in config.FIELDS, flag
+        assert flag.replace("-", "_").removeprefix("no_") in FIELDS, flag
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if not target.startswith("http"):
             assert (PROJECT_ROOT / target).exists(), target

@@ -1,6 +1,6 @@
-"""The eight properties of the method (METHOD, section 6), each seen to fail on broken code.
+"""Eight properties of the method, each seen to fail on broken code.
 
-A property is a check of three modules: model, losses, training. It holds on ours, and fails on a
+A property is a check of three modules: grefel, losses, fit. It holds on ours, and fails on a
 copy in which one line is replaced by a mistake that public code has made, or might.
 """
 
@@ -11,11 +11,14 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from grefel_lib import datasets, losses, model, runs, training
+from grefel_lib import fit, grefel, losses
 from grefel_lib.config import Config
+from grefel_lib.faces import load_faces
+from grefel_lib.grefel import Output, to_sphere
+from grefel_lib.run import start_run
 
 B, C, K, D, F, T = 6, 5, 3, 16, 24, 9
-OURS = SimpleNamespace(model=model, losses=losses, training=training)
+OURS = SimpleNamespace(grefel=grefel, losses=losses, fit=fit)
 
 
 def broken(where, old, new):
@@ -30,7 +33,7 @@ def broken(where, old, new):
 
 def make_head(code, **changes):
     options = {"num_classes": C, "num_anchors": K, "embedding_dim": D, "attention_heads": 2}
-    head = code.model.GReFELHead(F, token_width=11, **options | changes).eval()
+    head = code.grefel.GReFELHead(F, token_width=11, **options | changes).eval()
     for classifier in (head.primary[-1], head.attentive):  # near zero at first, not for long
         if classifier is not None:
             classifier.reset_parameters()
@@ -44,8 +47,8 @@ def features(batch=B):
 def same_alone_and_in_a_batch(code, faces_dir, tmp_path):
     """1. An image is scored the same alone and in any batch."""
     faces, anchors = torch.randn(64, D), torch.randn(C, K, D)
-    together = code.model.anchor_log_probs(faces, anchors)
-    alone = torch.cat([code.model.anchor_log_probs(face[None], anchors) for face in faces])
+    together = code.grefel.anchor_log_probs(faces, anchors)
+    alone = torch.cat([code.grefel.anchor_log_probs(face[None], anchors) for face in faces])
     assert torch.equal(together, alone)
     head = make_head(code)
     pooled, tokens = features(64)
@@ -54,7 +57,7 @@ def same_alone_and_in_a_batch(code, faces_dir, tmp_path):
         assert (getattr(together, name)[:1] - getattr(alone, name)).abs().max() < 1e-5
     config = Config(backbone="test_resnet", image_size=48, backbone_weights="none",
                     embedding_dim=D)  # fmt: skip
-    net = code.model.build(config, C).eval()
+    net = code.grefel.build_model(config, C).eval()
     images = torch.randn(9, 3, 48, 48)
     with torch.no_grad():
         together, alone = net(images).log_probs[:1], net(images[:1]).log_probs
@@ -107,11 +110,11 @@ def anchors_and_attention_reach_the_prediction(code, faces_dir, tmp_path):
 
 def anchor_loss_is_bounded(code, faces_dir, tmp_path):
     """5. L_anchor is bounded below; an embedding exactly on an anchor has finite gradients."""
-    anchors = model.to_sphere(torch.randn(C, K, D)).requires_grad_()
+    anchors = to_sphere(torch.randn(C, K, D)).requires_grad_()
     for scale in (1, 10, 1000):
         assert -8 - 1e-5 <= code.losses.anchor_loss(anchors * scale) <= 1e-5
     face = anchors.detach()[0, :1].clone().requires_grad_()
-    on_it = code.model.anchor_log_probs(face, anchors)[0, 0]
+    on_it = code.grefel.anchor_log_probs(face, anchors)[0, 0]
     loss = on_it + code.losses.center_loss(face, anchors, torch.eye(C)[:1])
     (loss + code.losses.anchor_loss(anchors)).backward()
     assert torch.isfinite(face.grad).all()
@@ -122,12 +125,12 @@ def distances_one_and_four_score_by_hand(code, faces_dir, tmp_path):
     """6. A face one unit from one anchor and four from the other scores e^-1 : e^-4."""
     face = torch.tensor([[0.6, 0.8]])
     anchors = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]])
-    scores = code.model.anchor_log_probs(face, anchors).exp()[0]
+    scores = code.grefel.anchor_log_probs(face, anchors).exp()[0]
     total = math.exp(-1) + math.exp(-4)
     assert abs(scores[0].item() - math.exp(-1) / total) < 1e-6
     assert abs(scores[1].item() - math.exp(-4) / total) < 1e-6
     twice = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[3.0, 4.0], [100.0, 100.0]]])
-    scores = code.model.anchor_log_probs(face, twice).exp()[0]  # ONE softmax over all anchors
+    scores = code.grefel.anchor_log_probs(face, twice).exp()[0]  # ONE softmax over all anchors
     assert abs(scores[0].item() - 2 * math.exp(-1) / (2 * math.exp(-1) + math.exp(-4))) < 1e-6
 
 
@@ -137,12 +140,12 @@ def classes_may_be_permuted(code, faces_dir, tmp_path):
     def found(order, swap=(0, 1, 2, 3, 4)):
         draw = torch.Generator().manual_seed(5)
         p, g, t = (torch.randn(B, C, generator=draw).log_softmax(1)[:, order] for _ in range(3))
-        anchors = model.to_sphere(torch.randn(C, K, D, generator=draw))[order]
-        embeddings = model.to_sphere(torch.randn(B, D, generator=draw))
+        anchors = to_sphere(torch.randn(C, K, D, generator=draw))[order]
+        embeddings = to_sphere(torch.randn(B, D, generator=draw))
         y = torch.softmax(torch.randn(B, C, generator=draw) * 3, 1)[:, order][:, swap]
-        r = code.model.combine(g, t, code.model.confidence(g), code.model.confidence(t))
-        q = code.model.combine(p, r, code.model.confidence(p), code.model.confidence(r))
-        output = model.Output(q, p, g, t, r, embeddings=embeddings, anchors=anchors,
+        r = code.grefel.combine(g, t, code.grefel.confidence(g), code.grefel.confidence(t))
+        q = code.grefel.combine(p, r, code.grefel.confidence(p), code.grefel.confidence(r))
+        output = Output(q, p, g, t, r, embeddings=embeddings, anchors=anchors,
                               reliability_logits=torch.zeros(B))  # fmt: skip
         return code.losses.total_loss(output, y, Config())
 
@@ -159,47 +162,47 @@ def a_non_finite_loss_names_its_images(code, faces_dir, tmp_path):
         {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 1,
          "output_dir": str(tmp_path), "run_name": "spoiled"}
     )  # fmt: skip
-    faces = datasets.load(config)
+    faces = load_faces(config)
     spoiled = faces.table.index[faces.table["split"] == "train"][7]
     faces.targets[spoiled] = float("nan")
     with pytest.raises(ValueError, match=faces.table.loc[spoiled, "id"]):
-        code.training.fit(faces, runs.start(config, faces.info))
+        code.fit.fit(faces, start_run(config, faces.info))
 
 
 BREAKS = [
-    (same_alone_and_in_a_batch, "model",
+    (same_alone_and_in_a_batch, "grefel",
      'compute_mode="donot_use_mm_for_euclid_dist"', 'compute_mode="use_mm_for_euclid_dist"'),
-    (same_alone_and_in_a_batch, "model",  # attends across the batch, as in the ARBEx code
-     "looked, attention = self.attention(embeddings[:, None], seen, seen)",
-     "looked, attention = (x.transpose(0, 1) for x in self.attention(embeddings[None], "
-     "seen.flatten(0, 1)[None], seen.flatten(0, 1)[None]))"),
-    (distributions_sum_to_one, "model",  # mixes probabilities, then takes the logarithm
+    (same_alone_and_in_a_batch, "grefel",  # attends across the batch, as in the ARBEx code
+     "attended, attention = self.attention(embeddings[:, None], tokens, tokens)",
+     "attended, attention = (x.transpose(0, 1) for x in self.attention(embeddings[None], "
+     "tokens.flatten(0, 1)[None], tokens.flatten(0, 1)[None]))"),
+    (distributions_sum_to_one, "grefel",  # mixes probabilities, then takes the logarithm
      "return torch.logaddexp(log_a + (log_wa - log_sum)[:, None], "
      "log_b + (log_wb - log_sum)[:, None])",
      "w = (log_wa - log_sum).exp()[:, None]; return (log_a.exp() * w + log_b.exp() * (1 - w)).log()"
      ),
-    (distributions_sum_to_one, "model",
+    (distributions_sum_to_one, "grefel",
      "F.log_softmax(-distance / delta, dim=1)", "-distance / delta"),
-    (every_parameter_gets_a_gradient, "model",
-     "self.attentive(looked.squeeze(1))", "self.attentive(looked.squeeze(1).detach())"),
-    (every_parameter_gets_a_gradient, "model",  # anchors that classification never moves
+    (every_parameter_gets_a_gradient, "grefel",
+     "self.attentive(attended)", "self.attentive(attended.detach())"),
+    (every_parameter_gets_a_gradient, "grefel",  # anchors that classification never moves
      "scores.view(-1, classes, per_class).logsumexp(dim=2)",
      "scores.detach().view(-1, classes, per_class).logsumexp(dim=2)"),
-    (anchors_and_attention_reach_the_prediction, "model",  # balancing that reaches nothing
+    (anchors_and_attention_reach_the_prediction, "grefel",  # balancing that reaches nothing
      "return combine(p, r, confidence(p), confidence(r))", "return p"),
-    (anchors_and_attention_reach_the_prediction, "model",
+    (anchors_and_attention_reach_the_prediction, "grefel",
      "self.reliability(inputs.detach())", "self.reliability(inputs)"),
     (anchor_loss_is_bounded, "losses",  # the paper's minus sum of squared distances
      "return torch.logsumexp(-2 * squared, dim=0) - math.log(len(squared))",
      "return -torch.pdist(anchors.flatten(0, 1)).square().sum()"),
-    (anchor_loss_is_bounded, "model",
+    (anchor_loss_is_bounded, "grefel",
      """distance = torch.cdist(
         embeddings, anchors.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist"
     )""",
      "distance = (embeddings[:, None] - anchors.flatten(0, 1)).square().sum(2).sqrt()"),
-    (distances_one_and_four_score_by_hand, "model",
+    (distances_one_and_four_score_by_hand, "grefel",
      "-distance / delta", "-distance.square() / delta"),
-    (distances_one_and_four_score_by_hand, "model",  # the mean over a class's anchors
+    (distances_one_and_four_score_by_hand, "grefel",  # the mean over a class's anchors
      "logsumexp(dim=2)", "mean(dim=2).log_softmax(dim=1)"),
     (classes_may_be_permuted, "losses",  # two label maps that disagree
      "-(targets * log_probs).sum(dim=1).mean()",
@@ -207,8 +210,8 @@ BREAKS = [
     (classes_may_be_permuted, "losses",
      "-(targets * log_probs).sum(dim=1).mean()",
      "-(targets.mean(dim=1, keepdim=True) * log_probs).sum(dim=1).mean()"),
-    (a_non_finite_loss_names_its_images, "training",  # replaced by a constant, silently
-     """if not math.isfinite(told["loss"]):""", "if False:"),
+    (a_non_finite_loss_names_its_images, "fit",  # replaced by a constant, silently
+     """if not math.isfinite(parts["loss"]):""", "if False:"),
 ]  # fmt: skip
 
 

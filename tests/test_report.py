@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from strict_latex import parse
 
-from grefel_lib import report
+from grefel_lib.fit import epoch_lines
+from grefel_lib.report.tables import comparison_table, latex_table, with_intervals
 
 NASTY = r"100% of a_b & {c} $5 #1 ~x^2 \d <e> |f|"
 
@@ -15,7 +16,7 @@ def test_a_table_can_be_read_back_with_its_numbers():
         {"accuracy (%)": [87.123, 86.0], "images": [3153, 12], "note": ["good", "b_d"]},
         index=pd.Index(["best_model", "EMA & more"], name="check_point"),
     )
-    found = parse(report.latex_table(frame, caption="The test split.", label="tab:test_1"))
+    found = parse(latex_table(frame, caption="The test split.", label="tab:test_1"))
     assert found["shape"] == "lrrl"
     assert found["rows"] == [
         [r"check\_point", r"accuracy (\%)", "images", "note"],
@@ -27,7 +28,7 @@ def test_a_table_can_be_read_back_with_its_numbers():
 
 def test_special_characters_are_escaped_everywhere():
     frame = pd.DataFrame({NASTY: [NASTY]}, index=pd.Index([NASTY], name=NASTY))
-    found = parse(report.latex_table(frame, caption=NASTY + "\n" + NASTY, label="tab:x"))
+    found = parse(latex_table(frame, caption=NASTY + "\n" + NASTY, label="tab:x"))
     escaped = (
         r"100\% of a\_b \& \{c\} \$5 \#1 \textasciitilde{}x\textasciicircum{}2 "
         r"\textbackslash{}d \textless{}e\textgreater{} \textbar{}f\textbar{}"
@@ -37,7 +38,7 @@ def test_special_characters_are_escaped_everywhere():
 
 
 def test_the_parser_of_this_test_is_strict():
-    good = report.latex_table(pd.DataFrame({"a": [1.0]}), caption="c", label="tab:x")
+    good = latex_table(pd.DataFrame({"a": [1.0]}), caption="c", label="tab:x")
     parse(good)
     for bad in (
         good.replace("1.00", "1_00"),
@@ -53,19 +54,19 @@ def test_the_parser_of_this_test_is_strict():
 
 def test_what_is_missing_is_a_dash_and_a_negative_number_has_a_minus():
     frame = pd.DataFrame({"change": [-0.456, np.nan, 1.0]}, index=list("abc"))
-    found = parse(report.latex_table(frame, caption="c", label="tab:x", decimals=1))
+    found = parse(latex_table(frame, caption="c", label="tab:x", decimals=1))
     assert [row[1] for row in found["rows"][1:]] == ["$-0.5$", "--", "1.0"]
 
 
 def test_a_wide_table_spans_both_columns():
-    latex = report.latex_table(pd.DataFrame({"a": [1.0]}), caption="c", label="tab:x", wide=True)
+    latex = latex_table(pd.DataFrame({"a": [1.0]}), caption="c", label="tab:x", wide=True)
     assert latex.startswith(r"\begin{table*}")
     assert latex.rstrip().endswith(r"\end{table*}")
 
 
 def test_the_best_value_is_bold_with_all_that_print_like_it():
     frame = pd.DataFrame({"up": [1.001, 0.999, 0.5], "down": [3.0, np.nan, 2.0], "free": [1, 2, 3]})
-    latex = report.latex_table(frame, caption="c", label="t", bold={"up": "max", "down": "min"})
+    latex = latex_table(frame, caption="c", label="t", bold={"up": "max", "down": "min"})
     rows = parse(latex)["rows"][1:]
     assert [row[1] for row in rows] == [r"\textbf{1.00}", r"\textbf{1.00}", "0.50"]
     assert [row[2] for row in rows] == ["3.00", "--", r"\textbf{2.00}"]
@@ -74,13 +75,13 @@ def test_the_best_value_is_bold_with_all_that_print_like_it():
 
 def test_an_empty_table_and_a_label_latex_cannot_take_are_refused():
     with pytest.raises(ValueError, match="the table has 0 rows"):
-        report.latex_table(pd.DataFrame({"a": []}), caption="c", label="t")
+        latex_table(pd.DataFrame({"a": []}), caption="c", label="t")
     with pytest.raises(ValueError, match=r"label 'tab:\{x\}'; use letters"):
-        report.latex_table(pd.DataFrame({"a": [1]}), caption="c", label="tab:{x}")
+        latex_table(pd.DataFrame({"a": [1]}), caption="c", label="tab:{x}")
 
 
 def test_a_comparison_has_a_row_a_checkpoint_and_shares_in_percent():
-    frame = report.comparison(
+    frame = comparison_table(
         {
             "EMA": {"n": 3, "accuracy": 0.5, "ece": 0.02, "nll": 1.5, "per_class": []},
             "best": {"n": 3, "accuracy": 0.25, "ece": 0.04, "nll": 2.5},
@@ -97,13 +98,13 @@ def test_a_comparison_has_a_row_a_checkpoint_and_shares_in_percent():
 def test_nothing_to_compare_is_refused():
     for nothing in ({}, {"EMA": {"loss": 3.0}}):
         with pytest.raises(ValueError, match="no metric to compare; give dicts with some of: acc"):
-            report.comparison(nothing)
+            comparison_table(nothing)
 
 
 def test_intervals_stand_in_brackets_behind_their_value():
     found = {"metrics": {"accuracy": 0.82104, "nll": 0.5}, "intervals": {"accuracy": [0.8, 0.84],
              "nll": [0.4, 0.61]}}  # fmt: skip
-    table = report.with_intervals({"best_model": found})
+    table = with_intervals({"best_model": found})
     assert table.loc["accuracy (%)", "best_model"] == "82.1 [80.0, 84.0]"
     assert table.loc["NLL", "best_model"] == "0.50 [0.40, 0.61]"
 
@@ -116,7 +117,7 @@ def test_an_epoch_is_told_with_the_best_so_far():
         | shared
         for e, v, m in ((1, 0.7, 0.2), (2, 0.6, 0.65))
     ]
-    text = report.epoch_lines(history, 150)
+    text = epoch_lines(history, 150)
     assert text.startswith("epoch 2/150  lr 5.0e-05  grad norm 1.25")
     assert "val 60.00% (best 70.00%, epoch 1)" in text
     assert "EMA 65.00% (best 65.00%, epoch 2)" in text

@@ -5,8 +5,21 @@ import time
 
 import pytest
 
-from grefel_lib import runs
-from grefel_lib.config import Config
+from grefel_lib.commands.notebook import demo_run, resolve, resolve_evaluation
+from grefel_lib.config import PROFILES, Config
+from grefel_lib.run import (
+    BEST,
+    BEST_EMA,
+    all_runs,
+    check_run,
+    checkpoint_file,
+    every_run,
+    newest_run,
+    open_run,
+    run_folder,
+    run_id,
+    start_run,
+)
 
 
 @pytest.fixture
@@ -18,18 +31,18 @@ def touch_best(run, accuracy=0.5):
     import torch
 
     facts = {"config": {}, "val_accuracy": accuracy}
-    for name in (runs.BEST, runs.BEST_EMA):
+    for name in (BEST, BEST_EMA):
         run.save_checkpoint(name, {"x": torch.zeros(1)}, facts)
 
 
 def test_a_name_says_what_the_run_is(tmp_path):
     config = Config.resolve({"dataset": "ferplus", "head": "linear", "seed": 3})
-    assert runs.run_id(config).startswith("ferplus-vit_base_patch16_224-linear-seed3-20")
+    assert run_id(config).startswith("ferplus-vit_base_patch16_224-linear-seed3-20")
 
 
 def test_the_stored_config_is_the_resolved_one(config):
-    run = runs.start(config)
-    assert runs.open_run(run.path).config == config
+    run = start_run(config)
+    assert open_run(run.path).config == config
     environment = json.loads((run.path / "environment.json").read_text())
     assert {"torch", "timm", "python", "commit", "dirty", "gpu"} <= environment.keys()
 
@@ -39,7 +52,7 @@ def test_the_stored_config_is_the_resolved_one(config):
     [(None, "ok"), (ValueError("no"), "failed"), (KeyboardInterrupt(), "interrupted")],
 )
 def test_the_status_comes_from_the_exception(config, error, status):
-    run = runs.start(config)
+    run = start_run(config)
     assert run.status() == "new"
     try:
         with run.recording():
@@ -52,7 +65,7 @@ def test_the_status_comes_from_the_exception(config, error, status):
 
 
 def test_a_run_whose_process_is_gone_has_died(config):
-    run = runs.start(config)
+    run = start_run(config)
     with run.recording():
         told = json.loads((run.path / "status.json").read_text())
     run.write_json(told | {"status": "running", "pid": 2**22 + 1}, "status.json")
@@ -60,47 +73,47 @@ def test_a_run_whose_process_is_gone_has_died(config):
     run.write_json(told | {"status": "running", "host": "elsewhere"}, "status.json")
     assert run.status() == "running"
     with pytest.raises(ValueError, match="is running now"):
-        runs.start(config)
+        start_run(config)
 
 
 def test_the_newest_run_is_the_last_with_a_checkpoint_and_the_demo_only_if_alone(tmp_path):
     options = {"output_dir": str(tmp_path)}
     for name in ("demo", "one", "two", "three"):
-        run = runs.start(Config.resolve(options | {"run_name": name}))
+        run = start_run(Config.resolve(options | {"run_name": name}))
         if name != "three":
             touch_best(run)
         time.sleep(0.01)
-    assert runs.newest(str(tmp_path)).path.name == "two"
-    assert len(runs.all_runs(str(tmp_path))) == 4
+    assert newest_run(str(tmp_path)).path.name == "two"
+    assert len(all_runs(str(tmp_path))) == 4
 
 
 def test_without_a_run_the_way_out_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="grefel train"):
-        runs.newest(str(tmp_path))
+        newest_run(str(tmp_path))
 
 
 def test_the_better_checkpoint_on_validation_is_taken(config):
     import torch
 
-    run = runs.start(config)
-    run.save_checkpoint(runs.BEST, {"x": torch.zeros(1)}, {"val_accuracy": 0.7})
-    run.save_checkpoint(runs.BEST_EMA, {"x": torch.zeros(1)}, {"val_accuracy": 0.6})
-    assert runs.checkpoint_file(run.path).stem == runs.BEST
-    run.save_checkpoint(runs.BEST_EMA, {"x": torch.zeros(1)}, {"val_accuracy": 0.8})
-    assert runs.checkpoint_file(run.path).stem == runs.BEST_EMA
-    assert runs.checkpoint_file(run.path / "checkpoints").stem == runs.BEST_EMA
+    run = start_run(config)
+    run.save_checkpoint(BEST, {"x": torch.zeros(1)}, {"val_accuracy": 0.7})
+    run.save_checkpoint(BEST_EMA, {"x": torch.zeros(1)}, {"val_accuracy": 0.6})
+    assert checkpoint_file(run.path).stem == BEST
+    run.save_checkpoint(BEST_EMA, {"x": torch.zeros(1)}, {"val_accuracy": 0.8})
+    assert checkpoint_file(run.path).stem == BEST_EMA
+    assert checkpoint_file(run.path / "checkpoints").stem == BEST_EMA
 
 
 def test_resuming_takes_the_stored_settings(config, tmp_path):
-    run = runs.start(config.replace(lr=0.123))
-    found = runs.resolve({"resume": str(run.path), "dataset": "synthetic", "num_workers": 2})
+    run = start_run(config.replace(lr=0.123))
+    found = resolve({"resume": str(run.path), "dataset": "synthetic", "num_workers": 2})
     assert (found.lr, found.num_workers, found.run_name) == (0.123, 2, "a")
-    assert runs.folder(found) == run.path
+    assert run_folder(found) == run.path
 
 
 def test_evaluation_results_can_go_elsewhere(config, tmp_path):
-    run = runs.start(config)
-    _, results, used = runs.resolve_evaluation(
+    run = start_run(config)
+    _, results, used = resolve_evaluation(
         {"checkpoint_dir": str(run.path), "output_dir": str(tmp_path / "else"), "batch_size": 7}
     )
     assert results.path == tmp_path / "else"
@@ -111,46 +124,43 @@ def test_evaluation_results_can_go_elsewhere(config, tmp_path):
 def test_the_demo_run_is_trained_once_and_again_when_its_profile_changed(
     tmp_path, monkeypatch, faces_dir
 ):
-    from grefel_lib import config as settings
 
-    short = settings.PROFILES["demo"] | {"epochs": 1, "dataset": "ferplus"}
-    monkeypatch.setitem(settings.PROFILES, "demo", short | {"data_dir": str(faces_dir)})
-    monkeypatch.setattr(runs, "outputs", lambda name="outputs": tmp_path / name)
-    first = runs.demo()
+    short = PROFILES["demo"] | {"epochs": 1, "dataset": "ferplus"}
+    monkeypatch.setitem(PROFILES, "demo", short | {"data_dir": str(faces_dir)})
+    monkeypatch.setattr("grefel_lib.run.PROJECT_ROOT", tmp_path)
+    first = demo_run()
     stamp = (first.path / "status.json").stat().st_mtime_ns
-    assert runs.demo().path == first.path == tmp_path / "outputs/demo"
+    assert demo_run().path == first.path == tmp_path / "outputs/demo"
     assert (first.path / "status.json").stat().st_mtime_ns == stamp
-    monkeypatch.setitem(
-        settings.PROFILES, "demo", short | {"data_dir": str(faces_dir), "lr": 0.001}
-    )
-    assert runs.demo().config.lr == 0.001
-    assert runs.demo().status() == "ok"
+    monkeypatch.setitem(PROFILES, "demo", short | {"data_dir": str(faces_dir), "lr": 0.001})
+    assert demo_run().config.lr == 0.001
+    assert demo_run().status() == "ok"
 
 
 def test_everywhere_finds_runs_fine_tuned_ones_and_those_of_sweeps(other_outputs):
     for place, name in ((other_outputs, "one"), (other_outputs / "sweep", "point")):
-        runs.start(Config.resolve({"output_dir": str(place), "run_name": name}))
+        start_run(Config.resolve({"output_dir": str(place), "run_name": name}))
     config = json.loads((other_outputs / "one/config.json").read_text())
     (other_outputs / "one/finetune_a").mkdir()
     (other_outputs / "one/finetune_a/config.json").write_text(json.dumps(config))
     (other_outputs / "comparison").mkdir()  # not of a run
-    found = [run.path.relative_to(other_outputs).as_posix() for run in runs.everywhere()]
+    found = [run.path.relative_to(other_outputs).as_posix() for run in every_run()]
     assert sorted(found) == ["one", "one/finetune_a", "sweep/point"]
 
 
 def test_a_stop_can_be_asked_for_and_taken_back(config):
-    run = runs.start(config)
+    run = start_run(config)
     assert not run.asked_to_stop
     run.ask_to_stop()
-    assert runs.open_run(run.path).asked_to_stop  # any process sees it
+    assert open_run(run.path).asked_to_stop  # any process sees it
     run.ask_to_stop(False)
     run.ask_to_stop(False)
     assert not run.asked_to_stop
 
 
 def test_a_block_can_say_how_it_ended(config):
-    run = runs.start(config)
+    run = start_run(config)
     with run.recording() as ending:
         ending["status"] = "stopped"
     assert run.status() == "stopped"
-    runs.check(config)  # and can go on
+    check_run(config)  # and can go on

@@ -6,12 +6,14 @@ import os
 import pandas as pd
 import pytest
 
-from grefel_lib import cli, commands, runs, sweep
-from grefel_lib.folders import Folder
+from grefel_lib.commands.cli import main
+from grefel_lib.commands.sweep import is_finished, over_seeds, run_sweep, sweep_points
+from grefel_lib.files import Folder
+from grefel_lib.run import open_run, outputs_folder, run_folder, start_run
 
 
 def names(**options):
-    return [point.name for point in sweep.points("train", "s", **options)]
+    return [point.name for point in sweep_points("train", "s", **options)]
 
 
 def test_every_combination_once_with_the_seed_slowest():
@@ -23,11 +25,11 @@ def test_every_combination_once_with_the_seed_slowest():
 
 
 def test_a_case_is_settings_that_go_together():
-    (linear, none) = sweep.points("train", "s", cases=["head=linear", "correction=none,lr=1e-3"],
+    (linear, none) = sweep_points("train", "s", cases=["head=linear", "correction=none,lr=1e-3"],
                                   given={"epochs": "2"})  # fmt: skip
     assert linear.config().head == "linear"
     assert (none.config().correction, none.config().lr, none.config().epochs) == ("none", 1e-3, 2)
-    assert runs.folder(none.config()) == runs.outputs() / "s/correction=none-lr=1e-3"
+    assert run_folder(none.config()) == outputs_folder() / "s/correction=none-lr=1e-3"
 
 
 def test_a_path_as_a_value_gives_a_folder_name():
@@ -49,7 +51,7 @@ def test_a_path_as_a_value_gives_a_folder_name():
 ])  # fmt: skip
 def test_a_bad_grid_is_refused_before_the_first_run(options, told):
     with pytest.raises(ValueError, match=told):
-        sweep.points("train", "s", **options)
+        sweep_points("train", "s", **options)
 
 
 @pytest.mark.parametrize(("command", "name", "told"), [
@@ -59,7 +61,7 @@ def test_a_bad_grid_is_refused_before_the_first_run(options, told):
 ])  # fmt: skip
 def test_a_bad_command_or_name_is_refused(command, name, told):
     with pytest.raises(ValueError, match=told):
-        sweep.points(command, name)
+        sweep_points(command, name)
 
 
 SWEEP = (
@@ -75,7 +77,7 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
     text = SWEEP.replace("--grid num_anchors=1,2 ", "")
     argv = [*text.split(), "--dataset", "ferplus", "--data-dir", str(faces_dir),
             "--output-dir", str(tmp_path)]  # fmt: skip
-    assert cli.main(argv) == 1
+    assert main(argv) == 1
     told = capfd.readouterr()
     (line,) = [line for line in told.err.splitlines() if line.startswith("grefel sweep: error")]
     assert line.endswith("1 of 3 points failed: backbone_weights=file-seed=3")
@@ -84,7 +86,7 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
     assert list(table["status"]) == ["ok", "ok", "not started"]
     assert "no weight file" in table.loc["backbone_weights=file-seed=3", "error"]
     for point in ("head=linear-seed=3", "backbone_weights=none-seed=3"):
-        run = runs.open_run(tmp_path / "s" / point)
+        run = open_run(tmp_path / "s" / point)
         assert json.loads((run.path / "metrics.json").read_text())["split"] == "test"
         assert (run.path / "03_training.ipynb").is_file()
         assert float(table.loc[point, "val_accuracy"]) > 0.1
@@ -92,8 +94,10 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
         assert float(table.loc[point, "val_nll"]) == pytest.approx(last["val_loss"])
 
     ran = []
-    monkeypatch.setattr(commands, "run", lambda command, given: ran.append(given))
-    assert cli.main(argv) == 0  # the stand-in does not fail
+    monkeypatch.setattr(
+        "grefel_lib.commands.sweep.run_command", lambda command, given: ran.append(given)
+    )
+    assert main(argv) == 0  # the stand-in does not fail
     assert [given["backbone_weights"] for given in ran[:1]] == ["/no/such/file"]
     assert sum("finished before" in line for line in capfd.readouterr().out.splitlines()) == 2
 
@@ -105,7 +109,7 @@ def test_means_leave_unfinished_runs_out_and_tell_the_spread(monkeypatch, tmp_pa
         "val_accuracy": [0.5, 0.7, 0.6, 0.1], "val_nll": [1.0, 0.5, 2.0, 9.0],
         "ema_val_accuracy": [0.4, 0.8, 0.6, 0.1], "ema_val_nll": [1.0, 0.4, 3.0, 9.0],
     })  # fmt: skip
-    means = sweep.over_seeds(table)
+    means = over_seeds(table)
     assert list(means.index) == ["head=linear", "delta=1"]
     assert list(means["seeds"]) == [2, 1]
     row = means.loc["head=linear"]
@@ -113,29 +117,31 @@ def test_means_leave_unfinished_runs_out_and_tell_the_spread(monkeypatch, tmp_pa
     assert row["val_nll"] == pytest.approx(1.5)
     assert row["ema_val_nll"] == pytest.approx(2.0)
     assert (row["lowest"], row["highest"]) == (0.5, 0.6)
-    monkeypatch.setattr(sweep, "run", lambda *_, **__: table.assign(error=""))
+    monkeypatch.setattr(
+        "grefel_lib.commands.sweep.run_sweep", lambda *_, **__: table.assign(error="")
+    )
     argv = ["sweep", "train", "--name", "s", "--seeds", "0,1", "--output-dir", str(tmp_path)]
-    assert cli.main(argv) == 0
+    assert main(argv) == 0
     told = capsys.readouterr().out
     assert told.index("delta=1-seed=1") < told.index("mean over seeds") < told.index("0.55")
     nothing = table[["point", "status"]].assign(status="not started")
-    assert sweep.over_seeds(nothing).empty
+    assert over_seeds(nothing).empty
 
 
 def test_an_interrupted_point_goes_on_and_other_settings_are_refused(faces_dir, tmp_path):
     given = {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 1,
              "output_dir": str(tmp_path)}  # fmt: skip
-    (point,) = sweep.points("train", "s", given=given)
-    run = runs.start(point.config())
-    assert not sweep.finished(point)
+    (point,) = sweep_points("train", "s", given=given)
+    run = start_run(point.config())
+    assert not is_finished(point)
     run.write_json({"status": "ok"}, "status.json")
-    assert sweep.finished(point)
-    (evaluated,) = sweep.points("train", "s", given=given, evaluate=True)
-    assert not sweep.finished(evaluated)
-    (other,) = sweep.points("train", "s", given=given | {"lr": "1e-4"})
+    assert is_finished(point)
+    (evaluated,) = sweep_points("train", "s", given=given, evaluate=True)
+    assert not is_finished(evaluated)
+    (other,) = sweep_points("train", "s", given=given | {"lr": "1e-4"})
     with pytest.raises(ValueError, match=r"other settings \(lr 0\.004 there, 0\.0001 here\)"):
-        sweep.finished(other)
-    table = sweep.run([other], Folder(tmp_path / "s"), say=lambda line: None)
+        is_finished(other)
+    table = run_sweep([other], Folder(tmp_path / "s"), say=lambda line: None)
     assert "other settings" in table["error"][0]
 
 
@@ -143,8 +149,8 @@ def test_submitits_local_executor_runs_point_after_point(faces_dir, tmp_path):
     pytest.importorskip("submitit", reason="the cluster extra is not installed")
     given = {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 1,
              "output_dir": str(tmp_path)}  # fmt: skip
-    todo = sweep.points("train", "s", grid=["backbone_weights=/no/such/file,none"], given=given)
-    table = sweep.run(todo, Folder(tmp_path / "s"), say=lambda line: None, cluster="local",
+    todo = sweep_points("train", "s", grid=["backbone_weights=/no/such/file,none"], given=given)
+    table = run_sweep(todo, Folder(tmp_path / "s"), say=lambda line: None, cluster="local",
                       options={"timeout_min": "5"})  # fmt: skip
     assert list(table["status"]) == ["not started", "ok"]
     assert "no weight file at /no/such/file" in table["error"][0]
@@ -155,9 +161,9 @@ def test_submitits_local_executor_runs_point_after_point(faces_dir, tmp_path):
 
 def test_an_unknown_cluster_or_option_is_refused(tmp_path):
     pytest.importorskip("submitit", reason="the cluster extra is not installed")
-    todo = sweep.points("train", "s", given={"output_dir": str(tmp_path)})
+    todo = sweep_points("train", "s", given={"output_dir": str(tmp_path)})
     for cluster, options, told in (
         ("pbs", {}, "slurm or local"), ("local", {"gpus": "1"}, "does not take these options"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=told):
-            sweep.run(todo, Folder(tmp_path / "s"), say=print, cluster=cluster, options=options)
+            run_sweep(todo, Folder(tmp_path / "s"), say=print, cluster=cluster, options=options)

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from grefel_lib import labels, synthetic
+from grefel_lib.labels import EMOTIONS, FER2013_CODES, FOLDER_NAMES, RAFDB_CODES, VOTE_COLUMNS
+from grefel_lib.sources.synthetic import (
+    LAYOUTS,
+    draw_face,
+    mix_emotions,
+    simulate_votes,
+    write_synthetic,
+)
 
 USAGE_FOLDERS = {
     "Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test",
@@ -28,7 +35,7 @@ def read_csv(path):
 
 
 def vote_array(rows):
-    return np.array([[int(row[column]) for column in labels.VOTE_COLUMNS] for row in rows])
+    return np.array([[int(row[column]) for column in VOTE_COLUMNS] for row in rows])
 
 
 def image_path(folder, row):
@@ -41,7 +48,7 @@ def person(seed):
 
 @pytest.fixture(scope="module")
 def ferplus(tmp_path_factory):
-    return synthetic.write(tmp_path_factory.mktemp("data") / "plus", images=IMAGES)
+    return write_synthetic(tmp_path_factory.mktemp("data") / "plus", images=IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +58,11 @@ def ferplus_rows(ferplus):
 
 @pytest.fixture(scope="module")
 def rafdb(tmp_path_factory):
-    return synthetic.write(tmp_path_factory.mktemp("data") / "raf", layout="rafdb", images=100)
+    return write_synthetic(tmp_path_factory.mktemp("data") / "raf", layout="rafdb", images=100)
 
 
 def test_every_annotator_votes_once_and_clear_faces_get_clear_votes():
-    votes = synthetic.simulate_votes(np.repeat(np.eye(8), 200, axis=0), person(0), annotators=10)
+    votes = simulate_votes(np.repeat(np.eye(8), 200, axis=0), person(0), annotators=10)
     assert votes.shape == (1600, 10)
     assert (votes.sum(axis=1) == 10).all()
     share = votes.reshape(8, 200, 10).mean(axis=1) / 10
@@ -64,23 +71,23 @@ def test_every_annotator_votes_once_and_clear_faces_get_clear_votes():
 
 def test_an_ambiguous_face_divides_the_votes():
     mixture = np.tile(0.5 * np.eye(8)[2] + 0.5 * np.eye(8)[6], (500, 1))
-    share = synthetic.simulate_votes(mixture, person(0)).mean(axis=0) / 10
+    share = simulate_votes(mixture, person(0)).mean(axis=0) / 10
     assert abs(share[2] - share[6]) < 0.05
     assert share[2] > 0.35
 
 
 def test_true_mixtures_are_distributions_led_by_their_emotion():
     emotions = np.repeat(np.arange(8), 300)
-    mixtures = synthetic.mix_emotions(emotions, person(0))
+    mixtures = mix_emotions(emotions, person(0))
     np.testing.assert_allclose(mixtures.sum(axis=1), 1)
     assert (mixtures >= 0).all()
     leads = mixtures.argmax(axis=1) == emotions
     assert 0.85 < leads.mean() < 1
 
 
-@pytest.mark.parametrize("layout", synthetic.LAYOUTS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_seed_fixes_every_byte(layout, tmp_path):
-    one, same = (tree(synthetic.write(tmp_path / n, layout=layout, images=100)) for n in "ab")
+    one, same = (tree(write_synthetic(tmp_path / n, layout=layout, images=100)) for n in "ab")
     assert one == same
     assert len(one) >= 1
 
@@ -88,7 +95,7 @@ def test_a_seed_fixes_every_byte(layout, tmp_path):
 @pytest.mark.parametrize("layout", ["ferplus", "rafdb"])
 def test_another_seed_draws_other_people(layout, tmp_path):
     one, other = (
-        tree(synthetic.write(tmp_path / str(seed), layout=layout, images=100, seed=seed))
+        tree(write_synthetic(tmp_path / str(seed), layout=layout, images=100, seed=seed))
         for seed in (0, 1)
     )
     pictures = [{data for path, data in files.items() if path.endswith(("png", "jpg"))}
@@ -152,8 +159,10 @@ def test_copies_are_pixel_identical_and_cross_every_pair_of_splits(ferplus, ferp
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_every_class_has_a_handful_of_majority_labels_in_every_split(seed, tmp_path, monkeypatch):
-    monkeypatch.setattr(synthetic, "draw_face", lambda *_: np.zeros((48, 48), dtype=np.uint8))
-    synthetic.write(tmp_path / "new", images=1500, seed=seed)
+    monkeypatch.setattr(
+        "grefel_lib.sources.synthetic.draw_face", lambda *_: np.zeros((48, 48), dtype=np.uint8)
+    )
+    write_synthetic(tmp_path / "new", images=1500, seed=seed)
     rows = read_csv(tmp_path / "new" / "fer2013new.csv")
     votes, usages = vote_array(rows), np.array([row["Usage"] for row in rows])
     votes[votes == 1] = 0
@@ -168,7 +177,7 @@ def test_every_class_has_a_handful_of_majority_labels_in_every_split(seed, tmp_p
 
 def test_a_linear_model_on_pixels_learns_something_but_not_the_task():
     emotions = np.arange(1200) % 8
-    faces = [synthetic.draw_face(labels.EMOTIONS[e], person(i)) for i, e in enumerate(emotions)]
+    faces = [draw_face(EMOTIONS[e], person(i)) for i, e in enumerate(emotions)]
     pixels = np.stack(faces).reshape(1200, -1) / 255
     pixels = (pixels - pixels.mean(axis=0)) / pixels.std(axis=0)
     train, test = pixels[:1000], pixels[1000:]
@@ -181,32 +190,32 @@ def test_a_linear_model_on_pixels_learns_something_but_not_the_task():
 def test_fer2013_holds_the_rows_of_ferplus_with_its_own_noisy_labels(
     ferplus, ferplus_rows, tmp_path
 ):
-    synthetic.write(tmp_path / "fer", layout="fer2013", images=IMAGES)
+    write_synthetic(tmp_path / "fer", layout="fer2013", images=IMAGES)
     rows = read_csv(tmp_path / "fer" / "fer2013.csv")
     assert list(rows[0]) == ["emotion", "pixels", "Usage"]
     assert [row["Usage"] for row in rows] == [row["Usage"] for row in ferplus_rows]
-    assert {int(row["emotion"]) for row in rows} == set(labels.FER2013_CODES)
+    assert {int(row["emotion"]) for row in rows} == set(FER2013_CODES)
     agree = []
     for row, voted in zip(rows, ferplus_rows, strict=True):
         pixels = np.array(row["pixels"].split(), dtype=np.uint8).reshape(48, 48)
         if voted["Image name"]:
             with Image.open(image_path(ferplus, voted)) as image:
                 np.testing.assert_array_equal(pixels, np.asarray(image))
-            winner = labels.VOTE_COLUMNS[vote_array([voted])[0].argmax()]
-            agree.append(labels.FER2013_CODES[int(row["emotion"])] == winner)
+            winner = VOTE_COLUMNS[vote_array([voted])[0].argmax()]
+            agree.append(FER2013_CODES[int(row["emotion"])] == winner)
     assert 0.55 < np.mean(agree) < 0.8
 
 
 def test_fer2013_folders_sort_the_same_rows_by_emotion(tmp_path):
-    synthetic.write(tmp_path / "csv", layout="fer2013", images=100)
-    synthetic.write(tmp_path / "kaggle", layout="fer2013_folders", images=100)
+    write_synthetic(tmp_path / "csv", layout="fer2013", images=100)
+    write_synthetic(tmp_path / "kaggle", layout="fer2013_folders", images=100)
     expected = set()
     for number, row in enumerate(read_csv(tmp_path / "csv" / "fer2013.csv")):
         folder = "train" if row["Usage"] == "Training" else "test"
-        emotion = labels.FER2013_CODES[int(row["emotion"])]
+        emotion = FER2013_CODES[int(row["emotion"])]
         expected.add((folder, emotion, f"{row['Usage']}_{number}.jpg"))
     files = [path.split("/") for path in tree(tmp_path / "kaggle")]
-    assert {(top, labels.FOLDER_NAMES[name], file) for top, name, file in files} == expected
+    assert {(top, FOLDER_NAMES[name], file) for top, name, file in files} == expected
 
 
 def test_rafdb_has_a_label_an_image_a_box_and_landmarks_for_every_row(rafdb):
@@ -216,7 +225,7 @@ def test_rafdb_has_a_label_an_image_a_box_and_landmarks_for_every_row(rafdb):
     assert lines[0].startswith("train_00001.jpg ")
     assert "test_0001.jpg" in codes
     assert Counter(name.split("_")[0] for name in codes) == {"train": 80, "test": 20}
-    assert {int(code) for code in codes.values()} == set(labels.RAFDB_CODES)
+    assert {int(code) for code in codes.values()} == set(RAFDB_CODES)
     for name in codes:
         stem = name.removesuffix(".jpg")
         with Image.open(basic / "Image" / "aligned" / f"{stem}_aligned.jpg") as aligned:
@@ -248,7 +257,7 @@ def test_the_aligned_face_is_the_box_of_the_original(rafdb):
 
 
 def test_rafdb_compound_has_its_eleven_classes_in_both_splits(tmp_path):
-    folder = synthetic.write(tmp_path / "raf", layout="rafdb_compound", images=120) / "compound"
+    folder = write_synthetic(tmp_path / "raf", layout="rafdb_compound", images=120) / "compound"
     lines = (folder / "EmoLabel" / "list_patition_label.txt").read_text().split()
     classes = {
         (name.split("_")[0], int(c)) for name, c in zip(lines[::2], lines[1::2], strict=True)
@@ -258,7 +267,7 @@ def test_rafdb_compound_has_its_eleven_classes_in_both_splits(tmp_path):
 
 
 def test_the_kaggle_mirror_holds_the_aligned_faces_of_rafdb(rafdb, tmp_path):
-    folder = synthetic.write(tmp_path / "raf", layout="rafdb_kaggle", images=100)
+    folder = write_synthetic(tmp_path / "raf", layout="rafdb_kaggle", images=100)
     for split, count in (("train", 80), ("test", 20)):
         rows = read_csv(folder / f"{split}_labels.csv")
         assert len(rows) == count
@@ -270,7 +279,7 @@ def test_the_kaggle_mirror_holds_the_aligned_faces_of_rafdb(rafdb, tmp_path):
 
 def test_an_empty_folder_is_filled_and_nothing_else_is_left_beside_it(tmp_path):
     (tmp_path / "faces").mkdir()
-    assert synthetic.write(tmp_path / "faces", images=100) == tmp_path / "faces"
+    assert write_synthetic(tmp_path / "faces", images=100) == tmp_path / "faces"
     assert [path.name for path in tmp_path.iterdir()] == ["faces"]
     assert (tmp_path / "faces" / "fer2013new.csv").is_file()
 
@@ -278,21 +287,21 @@ def test_an_empty_folder_is_filled_and_nothing_else_is_left_beside_it(tmp_path):
 def test_a_folder_that_is_not_empty_is_refused_and_untouched(tmp_path):
     (tmp_path / "mine.txt").write_text("keep me")
     with pytest.raises(ValueError, match="not empty"):
-        synthetic.write(tmp_path, images=100)
+        write_synthetic(tmp_path, images=100)
     assert tree(tmp_path) == {"mine.txt": b"keep me"}
 
 
 def test_a_file_is_refused_as_the_destination(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(NotADirectoryError, match="is a file"):
-        synthetic.write(tmp_path / "file", images=100)
+        write_synthetic(tmp_path / "file", images=100)
 
 
 def test_an_unknown_layout_and_too_few_images_are_refused_with_the_choices(tmp_path):
     with pytest.raises(ValueError, match="'affectnet'; choose from: ferplus, fer2013"):
-        synthetic.write(tmp_path / "new", layout="affectnet")
+        write_synthetic(tmp_path / "new", layout="affectnet")
     with pytest.raises(ValueError, match="images=99"):
-        synthetic.write(tmp_path / "new", images=99)
+        write_synthetic(tmp_path / "new", images=99)
     assert not list(tmp_path.iterdir())
 
 
@@ -300,7 +309,7 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(synthetic, "_csv", fail)
+    monkeypatch.setattr("grefel_lib.sources.synthetic._csv", fail)
     with pytest.raises(OSError, match="No space left"):
-        synthetic.write(tmp_path / "new", images=100)
+        write_synthetic(tmp_path / "new", images=100)
     assert not list(tmp_path.iterdir())

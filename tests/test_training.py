@@ -13,26 +13,35 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from grefel_lib import datasets, evaluation, losses, model, optim, runs, training
+from grefel_lib.commands.notebook import resolve
 from grefel_lib.config import Config
+from grefel_lib.faces import FaceSet, load_faces
+from grefel_lib.fit import NonFiniteLossError, backward, fit, start_training
+from grefel_lib.grefel import GReFEL, build_model
+from grefel_lib.losses import total_loss
+from grefel_lib.optim import balanced_class_weights, epoch_batches, lr_factor, parameter_groups
+from grefel_lib.predict import predict
+from grefel_lib.restore import load_model
+from grefel_lib.run import BEST, BEST_EMA, LAST, Run, checkpoint_file, open_run, start_run
+from grefel_lib.sources.synthetic import write_synthetic
 
 # -- what one update needs
 
 
 def test_the_learning_rate_warms_up_linearly_and_ends_near_zero():
-    factors = [optim.lr_factor(update, 100, 10) for update in range(100)]
+    factors = [lr_factor(update, 100, 10) for update in range(100)]
     np.testing.assert_allclose(np.diff(factors[:10]), 1 / 11)
     assert factors[10] == 1
     assert factors[55] == pytest.approx(0.5)
     assert 0 < factors[99] < 1e-3
-    assert optim.lr_factor(0, 1, 0) == 1
+    assert lr_factor(0, 1, 0) == 1
 
 
 def test_norms_biases_and_anchors_are_not_decayed():
     config = Config(backbone="test_vit", image_size=64, backbone_weights="none", weight_decay=0.1,
                     backbone_lr_scale=0.25)  # fmt: skip
-    net = model.build(config, 5)
-    groups = optim.parameter_groups(net, config)
+    net = build_model(config, 5)
+    groups = parameter_groups(net, config)
     found = {id(p): group for group in groups for p in group["params"]}
     assert len(found) == len(list(net.parameters()))
     for name, parameter in net.named_parameters():
@@ -45,7 +54,7 @@ def test_norms_biases_and_anchors_are_not_decayed():
 
 def labelled(counts):
     labels = np.repeat(np.arange(len(counts)), counts)
-    return datasets.FaceSet(
+    return FaceSet(
         images=np.zeros((len(labels), 4, 4), np.uint8),
         table=pd.DataFrame({"label": labels, "row": np.arange(len(labels))}),
         targets=np.eye(len(counts), dtype=np.float32)[labels],
@@ -56,7 +65,7 @@ def labelled(counts):
 
 def test_class_weights_have_mean_one_over_the_faces():
     faces = labelled([30, 5, 0, 1])
-    weights = optim.class_weights(faces)
+    weights = balanced_class_weights(faces)
     assert weights[torch.tensor(faces.table["label"].to_numpy())].mean().item() == pytest.approx(1)
     assert (weights[0] * 30).item() == pytest.approx((weights[1] * 5).item())
     assert weights[2] == 0
@@ -65,14 +74,14 @@ def test_class_weights_have_mean_one_over_the_faces():
 def test_every_face_comes_once_an_epoch_in_a_new_order():
     faces = labelled([30, 7])
     config = Config(batch_size=8)
-    first, second = (np.concatenate(optim.epoch_batches(faces, config)) for _ in range(2))
+    first, second = (np.concatenate(epoch_batches(faces, config)) for _ in range(2))
     assert sorted(first) == sorted(second) == list(range(37))
     assert not np.array_equal(first, second)
 
 
 def test_balanced_sampling_draws_as_many_of_each_class():
     faces = labelled([30, 7, 2])
-    drawn = np.concatenate(optim.epoch_batches(faces, Config(balanced_sampling=10, batch_size=8)))
+    drawn = np.concatenate(epoch_batches(faces, Config(balanced_sampling=10, batch_size=8)))
     assert np.bincount(faces.table["label"].to_numpy()[drawn]).tolist() == [10, 10, 10]
 
 
@@ -94,13 +103,13 @@ def small(faces_dir, folder, **changes):
 
 
 def train(config, say=None):
-    faces = datasets.load(config)
-    run = runs.start(config, faces.info)
-    training.fit(faces, run, say=say)
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+    fit(faces, run, say=say)
     return run
 
 
-def weights(run, name=runs.LAST):
+def weights(run, name=LAST):
     return load_file(run.path / "checkpoints" / f"{name}.safetensors")
 
 
@@ -126,16 +135,16 @@ def test_a_run_leaves_everything_it_promises(straight):
 
 def test_the_best_checkpoints_are_those_of_the_best_validation_accuracy(straight):
     history = straight.history()
-    for name, column in ((runs.BEST, "val_accuracy"), (runs.BEST_EMA, "ema_val_accuracy")):
+    for name, column in ((BEST, "val_accuracy"), (BEST_EMA, "ema_val_accuracy")):
         _, facts = straight.load_checkpoint(name)
         assert facts["val_accuracy"] == pytest.approx(history[column].max(), abs=1e-12)
         assert facts["epoch"] == history["epoch"][history[column].idxmax()]
 
 
 def test_a_saved_checkpoint_scores_validation_as_training_did(straight):
-    trained = evaluation.load(runs.checkpoint_file(straight.path, which=runs.BEST_EMA))
-    faces = datasets.load(straight.config).split("val")
-    table = evaluation.predict(trained.model, faces, trained.config)
+    trained = load_model(checkpoint_file(straight.path, which=BEST_EMA))
+    faces = load_faces(straight.config).split("val")
+    table = predict(trained.model, faces, trained.config)
     accuracy = (table["label"] == table["predicted"]).mean()
     assert accuracy == pytest.approx(trained.facts["val_accuracy"], abs=1e-12)
 
@@ -144,7 +153,7 @@ def test_the_moving_average_warms_up_instead_of_standing_still(straight):
     last = weights(straight)
     key = "head.primary.0.weight"
     ours, average = last[f"model/{key}"], last[f"ema/{key}"]
-    start = model.build(straight.config, 8)
+    start = build_model(straight.config, 8)
     del start
     assert not torch.equal(ours, average)
     # 0.9999 without warm-up would leave the average within 0.5% of its start after 30 updates
@@ -169,7 +178,7 @@ def test_killed_in_mid_epoch_the_same_command_ends_with_the_same_weights(
     flags = [f for f in flags if not f.startswith(("--output_dir", "--profile"))]
     command = [sys.executable, "-m", "grefel_lib.cli", "train", "--profile", "demo", *flags,
                "--output-dir", str(tmp_path)]  # fmt: skip
-    run = runs.Run(tmp_path / "small", config)
+    run = Run(tmp_path / "small", config)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while not (run.path / "history.csv").is_file():  # written last in an epoch
@@ -190,36 +199,36 @@ def test_killed_in_mid_epoch_the_same_command_ends_with_the_same_weights(
     assert "continuing" in done.stdout
     assert run.status() == "ok"
     assert_same(weights(run), weights(straight))
-    for name in (runs.BEST, runs.BEST_EMA, "epoch_0002"):
+    for name in (BEST, BEST_EMA, "epoch_0002"):
         assert_same(weights(run, name), weights(straight, name))
 
 
 def test_a_finished_run_is_not_trained_again_and_a_changed_one_is_refused(straight):
     with pytest.raises(ValueError, match="is finished"):
-        runs.start(straight.config)
+        start_run(straight.config)
     with pytest.raises(ValueError, match="is finished"):
-        runs.start(straight.config.replace(lr=0.5))
+        start_run(straight.config.replace(lr=0.5))
 
 
 def test_an_unfinished_run_refuses_other_settings_and_names_them(faces_dir, tmp_path):
     config = small(faces_dir, tmp_path)
-    runs.start(config)
+    start_run(config)
     with pytest.raises(ValueError, match=r"lr .* there, 0\.5 here"):
-        runs.start(config.replace(lr=0.5))
-    assert runs.start(config.replace(num_workers=1)).path == tmp_path / "small"
+        start_run(config.replace(lr=0.5))
+    assert start_run(config.replace(num_workers=1)).path == tmp_path / "small"
 
 
 def test_micro_batches_give_the_gradient_of_the_whole_batch(faces_dir, tmp_path):
     options = {"backbone": "test_vit", "image_size": 64, "drop_rate": 0.0, "output_stride": 0}
     config = small(faces_dir, tmp_path, **options)  # no batch norm: it sees the micro-batch
-    trainer = training._Trainer(datasets.load(config), runs.start(config), say=print)
+    training = start_training(load_faces(config), start_run(config), print)
     images, targets = torch.randn(32, 3, 64, 64), torch.rand(32, 8).softmax(1)
     found = {}
     for micro in (32, 12, 1):
-        trainer.micro = micro
-        trainer.optimizer.zero_grad()
-        parts = {k: v.item() for k, v in trainer._accumulate(images, targets, 32).items()}
-        gradients = {n: p.grad.clone() for n, p in trainer.net.named_parameters()}
+        training.micro = micro
+        training.optimizer.zero_grad()
+        parts = {k: v.item() for k, v in backward(training, images, targets, 32, print).items()}
+        gradients = {n: p.grad.clone() for n, p in training.net.named_parameters()}
         found[micro] = (parts, gradients)
     for micro in (12, 1):
         assert found[micro][0] == pytest.approx(found[32][0], rel=1e-4)
@@ -228,14 +237,14 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(faces_dir, tmp_path)
 
 
 def test_out_of_memory_halves_the_micro_batch_and_says_so(faces_dir, tmp_path, monkeypatch):
-    forward = model.GReFEL.forward
+    forward = GReFEL.forward
 
     def small_memory(self, images):
         if self.training and len(images) > 8:
             raise torch.OutOfMemoryError("pretend")
         return forward(self, images)
 
-    monkeypatch.setattr(model.GReFEL, "forward", small_memory)
+    monkeypatch.setattr(GReFEL, "forward", small_memory)
     said = []
     run = train(small(faces_dir, tmp_path, epochs=1), say=said.append)
     assert run.status() == "ok"
@@ -246,7 +255,7 @@ def test_out_of_memory_halves_the_micro_batch_and_says_so(faces_dir, tmp_path, m
 def test_a_non_finite_loss_stops_with_the_image_ids_and_keeps_the_last_epoch(
     faces_dir, tmp_path, monkeypatch
 ):
-    total = losses.total_loss
+    total = total_loss
     calls = []
 
     def spoiled(*args):
@@ -254,11 +263,11 @@ def test_a_non_finite_loss_stops_with_the_image_ids_and_keeps_the_last_epoch(
         parts = total(*args)
         return parts if len(calls) != 14 else parts | {"loss": parts["loss"] * float("nan")}
 
-    monkeypatch.setattr(losses, "total_loss", spoiled)
+    monkeypatch.setattr("grefel_lib.fit.total_loss", spoiled)
     config = small(faces_dir, tmp_path)
-    with pytest.raises(training.NonFiniteLossError, match=r"epoch 2, update 14.*train_\d+"):
+    with pytest.raises(NonFiniteLossError, match=r"epoch 2, update 14.*train_\d+"):
         train(config)
-    run = runs.open_run(tmp_path / "small")
+    run = open_run(tmp_path / "small")
     assert run.status() == "failed"
     assert len(run.history()) == 1
     assert all(torch.isfinite(v).all() for v in weights(run).values() if v.is_floating_point())
@@ -273,13 +282,13 @@ def test_early_stopping_ends_when_validation_stands_still(faces_dir, tmp_path):
 
 
 def test_training_never_reads_the_test_split(faces_dir, tmp_path, monkeypatch):
-    split = datasets.FaceSet.split
+    split = FaceSet.split
 
     def watched(self, name):
         assert name != "test"
         return split(self, name)
 
-    monkeypatch.setattr(datasets.FaceSet, "split", watched)
+    monkeypatch.setattr(FaceSet, "split", watched)
     assert train(small(faces_dir, tmp_path, epochs=1)).status() == "ok"
 
 
@@ -313,10 +322,10 @@ def test_every_option_trains_and_learns_something(faces_dir, tmp_path, changes):
     assert history["train_loss_cls"].iloc[1] < history["train_loss_cls"].iloc[0]
     grefel = changes.get("head") != "linear" and changes.get("correction") != "none"
     if changes.get("correction") == "trust":
-        assert run.load_checkpoint(runs.LAST)[1]["trust"] == 1.0
+        assert run.load_checkpoint(LAST)[1]["trust"] == 1.0
     if changes.get("ema_decay") == 0:
         assert (history["ema_val_accuracy"] == history["val_accuracy"]).all()
-    names = weights(run, runs.BEST).keys()
+    names = weights(run, BEST).keys()
     parts = {name.split(".")[1] for name in names if name.startswith("head.")}
     assert ("anchors" in parts) == (changes.get("branches", "both") != "attention" and grefel)
     assert ("attention" in parts) == (changes.get("branches", "both") != "anchors" and grefel)
@@ -328,11 +337,11 @@ def test_every_option_trains_and_learns_something(faces_dir, tmp_path, changes):
 
 def finetune(straight, tmp_path, **changes):
     namespace = {"checkpoint_path": str(straight.path), "finetune_name": "f", "epochs": 1} | changes
-    config = runs.resolve(namespace)
+    config = resolve(namespace)
     said = []
-    faces = datasets.load(config)
-    run = runs.start(config, faces.info)
-    training.fit(faces, run, say=said.append)
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+    fit(faces, run, say=said.append)
     return run, "\n".join(said)
 
 
@@ -341,8 +350,8 @@ def test_fine_tuning_starts_from_the_checkpoint_and_names_its_parent(straight, t
     assert run.path == straight.path / "finetune_f"
     assert "start fresh" not in said
     ours, theirs = (
-        weights(run, runs.BEST),
-        weights(straight, runs.checkpoint_file(straight.path).stem),
+        weights(run, BEST),
+        weights(straight, checkpoint_file(straight.path).stem),
     )
     torch.testing.assert_close(
         ours["head.reduce.weight"], theirs["head.reduce.weight"], atol=1e-6, rtol=0
@@ -351,11 +360,10 @@ def test_fine_tuning_starts_from_the_checkpoint_and_names_its_parent(straight, t
 
 
 def test_fine_tuning_on_other_classes_makes_a_new_head_and_says_so(straight, tmp_path):
-    from grefel_lib import synthetic
 
-    data = synthetic.write(tmp_path / "fer2013", layout="fer2013", images=300, seed=3)
+    data = write_synthetic(tmp_path / "fer2013", layout="fer2013", images=300, seed=3)
     run, said = finetune(
         straight, tmp_path, dataset="fer2013", data_dir=str(data), finetune_name="seven"
     )
     assert "class layers start fresh" in said
-    assert weights(run, runs.BEST)["head.anchors"].shape[0] == 7
+    assert weights(run, BEST)["head.anchors"].shape[0] == 7

@@ -5,8 +5,10 @@ import time
 import pandas as pd
 import pytest
 
-from grefel_lib import datasets, runs, training, training_panel
-from grefel_lib.training_panel import TrainingPanel, in_words, seconds_left
+from grefel_lib.faces import load_faces
+from grefel_lib.fit import fit
+from grefel_lib.panels.training import TrainingPanel, in_words, seconds_left
+from grefel_lib.run import LAST, start_run
 
 
 @pytest.fixture(autouse=True)
@@ -17,7 +19,7 @@ def _no_thread(monkeypatch):
 
 @pytest.fixture(scope="module")
 def faces(small_run):
-    return datasets.load(small_run.config)
+    return load_faces(small_run.config)
 
 
 def history(*seconds):
@@ -47,17 +49,17 @@ def test_a_finished_run_is_shown_and_cannot_be_stopped(small_run):
 
 
 def test_a_run_is_followed_from_before_its_first_epoch(tiny):
-    run = runs.start(tiny)
+    run = start_run(tiny)
     panel = TrainingPanel(run)
     assert panel.state.value == "new: epoch 0 of 2"
-    faces = datasets.load(tiny)
+    faces = load_faces(tiny)
     seen = []
 
     def say(_):
         panel.look()
         seen.append((panel.state.value, panel.bar.value, panel.stop.disabled))
 
-    training.fit(faces, run, say=say)
+    fit(faces, run, say=say)
     panel.look()
     assert [bar for _, bar, _ in seen][-2:] == [1, 2]
     assert seen[-2][0].startswith("running: epoch 1 of 2")
@@ -68,12 +70,14 @@ def test_a_run_is_followed_from_before_its_first_epoch(tiny):
 
 def test_nothing_is_drawn_again_while_nothing_changed(small_run, monkeypatch):
     panel = TrainingPanel(small_run)
-    monkeypatch.setattr(training_panel, "picture", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(
+        "grefel_lib.panels.training.html_picture", lambda *_: pytest.fail("drawn again")
+    )
     panel.look()
 
 
 def test_the_button_asks_to_stop_and_takes_it_back(tiny):
-    run = runs.start(tiny)
+    run = start_run(tiny)
     with run.recording():
         panel = TrainingPanel(run)
         panel.stop.click()
@@ -86,9 +90,9 @@ def test_the_button_asks_to_stop_and_takes_it_back(tiny):
 
 
 def test_a_stopped_run_has_saved_everything_and_ends_as_a_straight_one(tiny, tmp_path):
-    faces = datasets.load(tiny)
-    straight = training.fit(faces, runs.start(tiny.replace(run_name="straight")))
-    run = runs.start(tiny)
+    faces = load_faces(tiny)
+    straight = fit(faces, start_run(tiny.replace(run_name="straight")))
+    run = start_run(tiny)
     said = []
 
     def say(line):
@@ -96,20 +100,20 @@ def test_a_stopped_run_has_saved_everything_and_ends_as_a_straight_one(tiny, tmp
         if "epoch" in line:
             run.ask_to_stop()
 
-    first = training.fit(faces, run, say=say)
+    first = fit(faces, run, say=say)
     assert (len(first), run.status()) == (1, "stopped")
-    assert run.load_checkpoint(runs.LAST)[1]["epoch"] == 1
+    assert run.load_checkpoint(LAST)[1]["epoch"] == 1
     assert "--resume" in said[-1]
     assert not run.asked_to_stop
     run.ask_to_stop()  # a leftover does not stop the continuation
-    both = training.fit(faces, run)
+    both = fit(faces, run)
     assert run.status() == "ok"
     assert both["val_loss"].tolist() == straight["val_loss"].tolist()
 
 
 def test_another_run_can_be_chosen_and_only_the_newest_monitor_looks(small_run, other_outputs):
     config = small_run.config.replace(output_dir=str(other_outputs), run_name="other")
-    other = runs.start(config)
+    other = start_run(config)
     first, panel = TrainingPanel(small_run), TrainingPanel(small_run)
     assert TrainingPanel.newest is panel is not first
     assert panel.chosen.options == (small_run.name, other.name)
@@ -120,7 +124,7 @@ def test_another_run_can_be_chosen_and_only_the_newest_monitor_looks(small_run, 
 
 def test_the_thread_ends_when_a_newer_monitor_looks(small_run, monkeypatch):
     monkeypatch.undo()
-    monkeypatch.setattr(training_panel, "SECONDS", 0.01)
+    monkeypatch.setattr("grefel_lib.panels.training.SECONDS", 0.01)
     first = TrainingPanel(small_run)
     looks = []
     monkeypatch.setattr(first, "look", lambda: looks.append(1))

@@ -7,8 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from grefel_lib import backbone, losses, model
+from grefel_lib.backbone import build_backbone, check_backbone
 from grefel_lib.config import Config
+from grefel_lib.grefel import build_model
+from grefel_lib.losses import total_loss
 from grefel_lib.window_attention import CrossAttention, WindowCrossAttention, window_sides
 
 B, C, SIZE, T = 3, 7, 64, 12  # 3 x 2 x 2 tokens
@@ -50,7 +52,7 @@ def tiny(**changes):
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return model.build(tiny(), C).eval()
+    return build_model(tiny(), C).eval()
 
 
 # -- shapes
@@ -80,7 +82,7 @@ def test_every_level_has_its_size_and_gives_as_many_tokens_as_the_smallest():
 @pytest.mark.parametrize(("size", "sides"), [(48, (6, 3, 2)), (96, (12, 6, 3)), (112, (14, 7, 4))])
 def test_other_image_sizes_have_other_windows(size, sides):
     assert window_sides(size) == sides
-    extractor = backbone.build(tiny(image_size=size))
+    extractor = build_backbone(tiny(image_size=size))
     assert extractor.forward_features(torch.randn(2, 3, size, size)).shape == (
         2,
         1 + 3 * sides[-1] ** 2,
@@ -212,7 +214,7 @@ def test_every_parameter_gets_a_gradient_but_none_of_the_spared_ones_decays(net)
         if isinstance(part, nn.BatchNorm2d):  # the last of a residual branch starts at zero
             nn.init.ones_(part.weight)
     output = net(torch.randn(B, 3, SIZE, SIZE))
-    losses.total_loss(output, torch.eye(C)[:B], tiny())["loss"].backward()
+    total_loss(output, torch.eye(C)[:B], tiny())["loss"].backward()
     sums = {n: 0 if p.grad is None else p.grad.abs().sum() for n, p in net.named_parameters()}
     assert [name for name, total in sums.items() if total == 0] == []
     spared = net.no_weight_decay() - {"head.anchors"}
@@ -245,14 +247,14 @@ def test_a_linear_head_is_the_plain_classifier_and_weights_come_from_files(tmp_p
     whole = {}
     for name in ("test_resnet", "test_efficientnet"):
         config = Config(backbone=name, backbone_weights="none", image_size=SIZE, output_stride=32)
-        whole[name] = backbone.build(config, num_classes=5).state_dict()
+        whole[name] = build_backbone(config, num_classes=5).state_dict()
         save_file(whole[name], tmp_path / f"{name}.safetensors")
     config = tiny(
         head="linear",
         backbone_weights=str(tmp_path / "test_resnet.safetensors"),
         landmark_weights=str(tmp_path / "test_efficientnet.safetensors"),
     )
-    linear = model.build(config, C).eval()
+    linear = build_model(config, C).eval()
     nn.init.normal_(linear.backbone.get_classifier().weight)  # it starts from zero
     images = torch.randn(2, 3, SIZE, SIZE)
     logits = linear.backbone(images)
@@ -277,7 +279,7 @@ REFUSED = [
 @pytest.mark.parametrize(("changes", "told"), REFUSED)
 def test_what_gives_no_three_levels_is_refused_before_anything_is_built(changes, told):
     with pytest.raises((ValueError, FileNotFoundError), match=told):
-        backbone.check(tiny(**changes))
+        check_backbone(tiny(**changes))
 
 
 def test_a_checkpoint_brings_the_weights_of_both_networks():

@@ -7,39 +7,45 @@ import torch
 from bench_training import drawn
 from matplotlib import pyplot as plt
 
-from grefel_lib import datasets, evaluation, metrics, model, plots
+from grefel_lib.environment import autocast, pick_device
+from grefel_lib.faces import load_faces
+from grefel_lib.grefel import build_model
 from grefel_lib.labels import EMOTIONS
+from grefel_lib.metrics import bootstrap_intervals, compute_metrics, confusion_counts
+from grefel_lib.predict import predict, predict_each, to_input
+from grefel_lib.report.figures import confusion_matrix
+from grefel_lib.report.style import paper_style
 
 
 def predict_against_forward(quick: bool) -> dict:
     """`predict` against the forward alone on ready inputs; two checkpoints in one pass."""
     small = {"backbone": "test_resnet", "image_size": 48} if quick else {}
     with drawn(300 if quick else 1500, **small) as config:
-        faces = datasets.load(config).split("train")
-        device = evaluation.pick_device("auto")
+        faces = load_faces(config).split("train")
+        device = pick_device("auto")
         memory = torch.channels_last if config.channels_last else torch.contiguous_format
         nets = {
-            name: model.build(config, 8).to(device, memory_format=memory).eval()
+            name: build_model(config, 8).to(device, memory_format=memory).eval()
             for name in ("one", "other")
         }
         one = nets["one"]
         cuts = range(config.batch_size, len(faces), config.batch_size)
         ready = [
-            evaluation.to_input(torch.from_numpy(faces.gather(chosen)), one, config, device)
+            to_input(torch.from_numpy(faces.gather(chosen)), one, config, device)
             for chosen in np.array_split(np.arange(len(faces)), cuts)
         ]
 
         @torch.inference_mode()
         def bare() -> None:
             for images in ready:
-                with evaluation.autocast(config, device):
+                with autocast(config, device):
                     one(images)
 
         rounds = 1 if quick else 5
-        single = measure.ratio(lambda: evaluation.predict(one, faces, config), bare, rounds=rounds)
+        single = measure.ratio(lambda: predict(one, faces, config), bare, rounds=rounds)
         both = measure.ratio(
-            lambda: evaluation.predict_each(nets, faces, config),
-            lambda: [evaluation.predict(net, faces, config) for net in nets.values()],
+            lambda: predict_each(nets, faces, config),
+            lambda: [predict(net, faces, config) for net in nets.values()],
             rounds=rounds,
         )
     return {
@@ -63,14 +69,14 @@ def numbers_of_many(quick: bool) -> dict:
                          predicted=names[probs.argmax(axis=1)])  # fmt: skip
 
     def figure() -> None:
-        with plots.paper_style("column"):
+        with paper_style("column"):
             fig, ax = plt.subplots()
-            plots.confusion_matrix(metrics.confusion_counts(table), EMOTIONS, ax)
+            confusion_matrix(confusion_counts(table), EMOTIONS, ax)
             fig.canvas.draw()
             plt.close(fig)
 
-    steps = {"metrics": lambda: metrics.evaluate(table), "figure": figure,
-             "intervals": lambda: metrics.intervals(table)}  # fmt: skip
+    steps = {"metrics": lambda: compute_metrics(table), "figure": figure,
+             "intervals": lambda: bootstrap_intervals(table)}  # fmt: skip
     found = {name: measure.seconds(step) for name, step in steps.items()}
     return {"ours": f"{count:,} predictions", "seconds": found, "ratio": sum(found.values()) / 10,
             "other": "10 s", "wanted": "below 1"}  # fmt: skip

@@ -10,8 +10,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from grefel_lib import augment, datasets, synthetic
+from grefel_lib.batches import augment, prepare_input, to_float
 from grefel_lib.config import Config
+from grefel_lib.faces import load_faces
+from grefel_lib.sources.synthetic import write_synthetic
 
 SIZE, BATCH = 224, 64
 HALF = (0.5, 0.5, 0.5)
@@ -47,8 +49,8 @@ def input_pipeline(quick: bool) -> dict:
     `host` is what stays on the CPU where a GPU augments: gathering uint8 faces from the cache.
     """
     with tempfile.TemporaryDirectory() as root:
-        data = synthetic.write(Path(root) / "FERPlus", images=200 if quick else 1000)
-        faces = datasets.load(Config(dataset="ferplus", data_dir=str(data)))
+        data = write_synthetic(Path(root) / "FERPlus", images=200 if quick else 1000)
+        faces = load_faces(Config(dataset="ferplus", data_dir=str(data)))
         order = np.random.default_rng(0).permutation(len(faces))
         batches = np.array_split(order, range(BATCH, len(order), BATCH))
         paths = [data / file for file in faces.table["file"]]
@@ -57,8 +59,8 @@ def input_pipeline(quick: bool) -> dict:
 
         def ours() -> None:
             for chosen in batches:
-                floats = augment.augment(augment.to_float(faces.gather(chosen)), "standard")
-                augment.prepare(floats, SIZE, HALF, HALF)
+                floats = augment(to_float(faces.gather(chosen)), "standard")
+                prepare_input(floats, SIZE, HALF, HALF)
 
         def host() -> None:
             for chosen in batches:

@@ -12,9 +12,21 @@ import numpy as np
 import pandas as pd
 import torch
 
-from grefel_lib import datasets, evaluation, losses, model, runs, synthetic, training
 from grefel_lib.config import Config
-from grefel_lib.readers import FERPLUS_FOLDERS, USAGES
+from grefel_lib.environment import autocast, memory_layout, pick_device
+from grefel_lib.faces import load_faces
+from grefel_lib.fit import Training, fit, start_training, train_epoch
+from grefel_lib.grefel import build_model
+from grefel_lib.losses import total_loss
+from grefel_lib.predict import to_input
+from grefel_lib.run import start_run
+from grefel_lib.sources.layouts import FERPLUS_FOLDERS, USAGES
+from grefel_lib.sources.synthetic import write_synthetic
+
+
+def silent(line: str) -> None:
+    """Takes the lines of a training, and drops them."""
+
 
 LITE = {"profile": "lite", "dataset": "ferplus", "backbone_weights": "none", "epochs": 1}
 
@@ -26,7 +38,7 @@ def drawn(images: int, **settings) -> Iterator[Config]:
     Beyond a thousand the faces repeat: drawing them would take longer than what is measured.
     """
     with tempfile.TemporaryDirectory() as root:
-        data = synthetic.write(Path(root) / "FERPlus", images=min(images, 1000))
+        data = write_synthetic(Path(root) / "FERPlus", images=min(images, 1000))
         _repeat(data, images)
         places = {"data_dir": str(data), "output_dir": root, "run_name": "bench"}
         yield Config.resolve(LITE | settings | places)
@@ -50,10 +62,10 @@ def _repeat(data: Path, images: int) -> None:
     pd.concat(copies).head(images).to_csv(path, index=False)
 
 
-def started(config: Config) -> training._Trainer:
-    """A trainer before its first epoch."""
-    faces = datasets.load(config)
-    return training._Trainer(faces, runs.start(config, faces.info), say=lambda line: None)
+def started(config: Config) -> Training:
+    """A training before its first epoch."""
+    faces = load_faces(config)
+    return start_training(faces, start_run(config, faces.info), silent)
 
 
 def fit_against_bare_loop(quick: bool) -> dict:
@@ -64,24 +76,24 @@ def fit_against_bare_loop(quick: bool) -> dict:
     """
     small = {"backbone": "test_resnet", "image_size": 48} if quick else {}
     with drawn(300 if quick else 1000, **small) as config:
-        trainer = started(config)
-        device, order = trainer.device, trainer._order()
+        training = started(config)
+        device, order = training.device, training.batches()
         batches = [
-            (evaluation.to_input(torch.from_numpy(trainer.train.gather(chosen)), trainer.net,
-                                 config, device), torch.from_numpy(trainer.train.targets[chosen]))
+            (to_input(torch.from_numpy(training.train.gather(chosen)), training.net,
+                                 config, device), torch.from_numpy(training.train.targets[chosen]))
             for chosen in order
         ]  # fmt: skip
 
         def bare() -> None:
-            trainer.net.train()
+            training.net.train()
             for images, targets in batches:
-                with evaluation.autocast(config, device):
-                    output = trainer.net(images)
-                losses.total_loss(output, targets.to(device), config)["loss"].backward()
-                trainer.optimizer.step()
-                trainer.optimizer.zero_grad(set_to_none=True)
+                with autocast(config, device):
+                    output = training.net(images)
+                total_loss(output, targets.to(device), config)["loss"].backward()
+                training.optimizer.step()
+                training.optimizer.zero_grad(set_to_none=True)
 
-        found = measure.ratio(trainer.learn, bare, rounds=1 if quick else 5)
+        found = measure.ratio(lambda: train_epoch(training, silent), bare, rounds=1 if quick else 5)
     return found | {"ours": "fit", "other": "bare loop", "wanted": "at most 1.05",
                     "backbone": config.backbone, "faces": sum(map(len, order))}  # fmt: skip
 
@@ -93,8 +105,8 @@ def head_against_backbone(quick: bool) -> dict:
     """
     name, size, few = ("test_vit", 64, 4) if quick else ("vit_base_patch16_224", 224, 4)
     config = Config(backbone=name, image_size=size, backbone_weights="none")
-    net = model.build(config, 8).train()
-    plain = model.build(config.replace(head="linear"), 8).train()
+    net = build_model(config, 8).train()
+    plain = build_model(config.replace(head="linear"), 8).train()
     width = plain.backbone.num_features
     tokens = plain.backbone.forward_features(torch.rand(1, 3, size, size)).shape[1]
     tokens -= plain.backbone.num_prefix_tokens
@@ -104,10 +116,10 @@ def head_against_backbone(quick: bool) -> dict:
     def head() -> None:
         pooled = torch.rand(64, width, requires_grad=True)
         output = net.head(pooled, torch.rand(64, tokens, width, requires_grad=True))
-        losses.total_loss(output, targets, config)["loss"].backward()
+        total_loss(output, targets, config)["loss"].backward()
 
     def backbone() -> None:
-        losses.total_loss(plain(faces), targets[:few], config)["loss"].backward()
+        total_loss(plain(faces), targets[:few], config)["loss"].backward()
 
     found = measure.ratio(head, backbone, rounds=1 if quick else 5)
     for key in ("ratio", "ratios"):
@@ -145,18 +157,18 @@ def switches(quick: bool) -> dict:
 
 
 def _step(config: Config, few: int):
-    net = model.build(config, 8).train()
-    device = evaluation.pick_device("auto")
+    net = build_model(config, 8).train()
+    device = pick_device("auto")
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
     net.to(device, memory_format=memory)
     forward = torch.compile(net) if config.compile else net
-    images = evaluation.layout(torch.rand(few, 3, config.image_size, config.image_size), config)
+    images = memory_layout(torch.rand(few, 3, config.image_size, config.image_size), config)
     images, targets = images.to(device), torch.rand(few, 8).softmax(1).to(device)
 
     def step() -> None:
-        with evaluation.autocast(config, device):
+        with autocast(config, device):
             output = forward(images)
-        losses.total_loss(output, targets, config)["loss"].backward()
+        total_loss(output, targets, config)["loss"].backward()
         net.zero_grad(set_to_none=True)
 
     return step
@@ -167,13 +179,13 @@ def two_processes(quick: bool) -> dict:
     small = {"backbone": "test_resnet", "image_size": 48} if quick else {}
     seconds: dict[int, list[float]] = {1: [], 2: []}
     with drawn(300 if quick else 700, **small) as config:
-        faces = datasets.load(config)
+        faces = load_faces(config)
         for number in range(1 if quick else 3):
             for count in (2, 1):
-                run = runs.start(
+                run = start_run(
                     config.replace(processes=count, run_name=f"p{count}-{number}"), faces.info
                 )
-                training.fit(faces, run)
+                fit(faces, run)
                 speed = run.history()["images_per_second"].iloc[-1]
                 seconds[count].append(len(faces.split("train")) / speed)
     ratios = [a / b for a, b in zip(seconds[2], seconds[1], strict=True)]
@@ -191,15 +203,15 @@ def scale(quick: bool) -> dict:
     rows = {}
     for images in (300, 600) if quick else (1000, 10_000, 100_000):
         with drawn(images, profile="demo", epochs=1) as config:
-            datasets.load(config)  # fills the cache
-            warm = measure.seconds(lambda config=config: datasets.load(config))
-            trainer = started(config)
+            load_faces(config)  # fills the cache
+            warm = measure.seconds(lambda config=config: load_faces(config))
+            training = started(config)
             before = time.perf_counter()
-            trainer.learn()
+            train_epoch(training, silent)
             rows[images] = {
                 "warm_start_seconds": warm,
                 "milliseconds_per_face": 1000 * (time.perf_counter() - before)
-                / len(trainer.train),
+                / len(training.train),
                 "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             }  # fmt: skip
     first, last = rows[min(rows)], rows[max(rows)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from grefel_lib import environment
+from grefel_lib.environment import describe_environment
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -48,7 +48,7 @@ def machine() -> dict[str, Any]:
         processor = names[0] if names else processor
     except OSError:
         pass  # not Linux
-    facts = environment.describe()
+    facts = describe_environment()
     return {
         "processor": processor,
         "cores": os.cpu_count(),

@@ -16,8 +16,8 @@ import bench_inputs
 import bench_training
 import measure
 
-from grefel_lib import runs
-from grefel_lib.folders import Folder
+from grefel_lib.files import Folder
+from grefel_lib.run import outputs_folder
 
 BENCHMARKS = {
     call.__name__: call
@@ -45,7 +45,7 @@ def main() -> None:
     if strange:
         parser.error(f"no benchmark {strange[0]!r}; there are {', '.join(BENCHMARKS)}")
     logging.disable(logging.WARNING)
-    folder = Folder(runs.outputs(arguments.output))
+    folder = Folder(outputs_folder(arguments.output))
     for name in arguments.names or BENCHMARKS:
         before = time.perf_counter()
         with ProcessPoolExecutor(1, get_context("spawn")) as alone:  # with a peak memory of its own

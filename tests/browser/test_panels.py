@@ -18,8 +18,11 @@ import driving
 import pytest
 from PIL import Image
 
-from grefel_lib import datasets, explaining, runs, training
 from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.faces import load_faces
+from grefel_lib.fit import fit
+from grefel_lib.run import LAST, open_run, outputs_folder, start_run
+from grefel_lib.sources.photo import group_picture
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
@@ -43,9 +46,9 @@ def small(faces_dir, tmp_path_factory):
 def trained(small):
     """A run for the notebooks that read one."""
     config = Config.resolve(small | {"epochs": 2, "run_name": "small"})
-    faces = datasets.load(config)
-    run = runs.start(config, faces.info)
-    training.fit(faces, run)
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+    fit(faces, run)
     return run
 
 
@@ -203,12 +206,12 @@ def test_training_monitor(opened, small):
         photograph(panel, "training")
         panel.get_by_role("button", name="stop after this epoch").click()
         expect(panel).to_contain_text(re.compile(r"(stopped|ok): epoch"))  # it may be done
-        shutil.rmtree(runs.outputs() / "watched")
+        shutil.rmtree(outputs_folder() / "watched")
         return
     page.command("docmanager:save")
     page.page.close()  # the kernel goes on
 
-    run = runs.open_run("watched", small["output_dir"])
+    run = open_run("watched", small["output_dir"])
     before = len(run.history())
     lines = [
         "from grefel_lib import panel, runs",
@@ -223,7 +226,7 @@ def test_training_monitor(opened, small):
     there.get_by_role("button", name="stop after this epoch").click()
     expect(there).to_contain_text("stopped: epoch")
     assert before < len(run.history()) < run.config.epochs
-    assert run.load_checkpoint(runs.LAST)[1]["epoch"] == len(run.history())
+    assert run.load_checkpoint(LAST)[1]["epoch"] == len(run.history())
     assert not run.asked_to_stop
 
     page.open()  # the tab again
@@ -278,9 +281,9 @@ def test_face_panel(opened, small, trained, tmp_path, app):
     panel = page.panel("Try a face")
     assert "4 faces" in shown(panel)
     photograph(panel, "face")
-    faces = datasets.load(trained.config).split("val").gather(range(2))
+    faces = load_faces(trained.config).split("val").gather(range(2))
     file = tmp_path / "two.png"
-    Image.fromarray(explaining.group_picture(faces)).save(file)
+    Image.fromarray(group_picture(faces)).save(file)
     with page.page.expect_file_chooser() as chooser:
         panel.get_by_role("button", name="choose a picture").click()
     chooser.value.set_files(file)

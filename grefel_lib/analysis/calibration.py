@@ -1,0 +1,176 @@
+"""Does a model know how sure it may be? Calibration, temperature, and errors seen coming.
+
+Everything is computed from a table of predictions (see `metrics`).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from scipy import optimize
+from sklearn.metrics import roc_auc_score
+
+from grefel_lib.metrics import (
+    BINS,
+    calibration_bins,
+    class_probabilities,
+    compute_metrics,
+    table_classes,
+)
+
+
+def calibration_errors(predictions: pd.DataFrame) -> dict[str, float]:
+    """Every calibration number of a table.
+
+    Returns:
+        ece (15 bins of equal width), ece_mass (15 bins of equal count), classwise_ece (mean over
+        classes of the error of that class's probability, 15 bins of equal width), brier, nll; and
+        where the table holds votes: soft_nll and soft_brier, against the distribution of all
+        emotion votes instead of the label (faces without an emotion vote left out).
+
+    Source: Guo et al. 2017 (ECE); Nixon et al. 2019 (equal mass); Kull et al. 2019 (classwise).
+    """
+    probs = class_probabilities(predictions)
+    truth = (predictions["label"].to_numpy()[:, None] == table_classes(predictions)).astype(float)
+    right = (predictions["label"] == predictions["predicted"]).to_numpy(dtype=float)
+    plain = compute_metrics(predictions)
+    found = {
+        "ece": plain["ece"],
+        "ece_mass": _gap(probs.max(axis=1), right, mass=True),
+        "classwise_ece": float(
+            np.mean([_gap(p, t) for p, t in zip(probs.T, truth.T, strict=True)])
+        ),
+        "brier": plain["brier"],
+        "nll": plain["nll"],
+    }
+    votes, some = vote_distribution(predictions)
+    if votes is not None:
+        told = probs[some]
+        found["soft_nll"] = float(-(votes * np.log(told.clip(1e-12))).sum(axis=1).mean())
+        found["soft_brier"] = float(((told - votes) ** 2).sum(axis=1).mean())
+    return found
+
+
+def vote_distribution(predictions: pd.DataFrame) -> tuple[np.ndarray | None, np.ndarray]:
+    """What people said: the shares of the emotion votes.
+
+    Returns:
+        (M, C) shares, or None where the table holds no votes; and (N,) which faces they are of:
+        those with an emotion vote.
+    """
+    columns = [f"votes_{name}" for name in table_classes(predictions)]
+    if not set(columns) <= set(predictions.columns):
+        return None, np.zeros(len(predictions), dtype=bool)
+    votes = predictions[columns].to_numpy(dtype=float)
+    some = votes.sum(axis=1) > 0
+    return votes[some] / votes[some].sum(axis=1, keepdims=True), some
+
+
+def fit_temperature(validation: pd.DataFrame) -> float:
+    """The temperature that makes validation labels most likely: softmax(log p / T).
+
+    Raises:
+        ValueError: See `metrics.probabilities`.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, 2017.
+    """
+    log_probs = np.log(class_probabilities(validation).clip(1e-12))
+    labels = _codes(validation)
+    rows = np.arange(len(labels))
+
+    def nll(log_temperature: float) -> float:
+        scaled = log_probs / np.exp(log_temperature)
+        return float((np.logaddexp.reduce(scaled, axis=1) - scaled[rows, labels]).mean())
+
+    return float(np.exp(optimize.minimize_scalar(nll, bounds=(-3, 3), method="bounded").x))
+
+
+def with_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
+    """The same table with its probabilities sharpened (T < 1) or softened (T > 1).
+
+    No prediction changes; only p_<class> does.
+
+    Raises:
+        ValueError: The temperature is not above 0.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0; got {temperature}")
+    columns = [f"p_{name}" for name in table_classes(predictions)]
+    scaled = np.log(class_probabilities(predictions).clip(1e-12)) / temperature
+    scaled = np.exp(scaled - np.logaddexp.reduce(scaled, axis=1)[:, None])
+    return predictions.assign(**dict(zip(columns, scaled.T, strict=True)))
+
+
+def risk_coverage(sureness: np.ndarray, wrong: np.ndarray) -> pd.DataFrame:
+    """The error among the faces a model is surest about, for every share of faces kept.
+
+    Args:
+        sureness: (N,) confidence or reliability; larger is surer. Faces with the same value are
+            kept or left out together.
+        wrong: (N,) 1 for an error, 0 for none.
+
+    Returns:
+        One row a distinct sureness, from the surest on: coverage (share kept), risk (error rate
+        among them).
+
+    Source: El-Yaniv and Wiener, 2010.
+    """
+    sureness, wrong = np.asarray(sureness, dtype=float), np.asarray(wrong, dtype=float)
+    if len(sureness) != len(wrong) or not len(wrong):
+        raise ValueError(f"{len(sureness)} values of sureness for {len(wrong)} faces")
+    order = np.argsort(-sureness, kind="stable")
+    last = np.append(np.diff(sureness[order]) != 0, True)  # of a group of equals
+    kept = np.arange(1, len(order) + 1)[last]
+    errors = np.cumsum(wrong[order])[last]
+    return pd.DataFrame({"coverage": kept / len(order), "risk": errors / kept})
+
+
+def aurc(curve: pd.DataFrame) -> float:
+    """Area under a risk-coverage curve: the mean risk over all shares kept; lower is better.
+
+    Source: Geifman et al., Bias-Reduced Uncertainty Estimation, 2019.
+    """
+    return float((curve["risk"] * curve["coverage"].diff().fillna(curve["coverage"])).sum())
+
+
+def confidence_measures(predictions: pd.DataFrame) -> Mapping[str, np.ndarray]:
+    """What a table offers as a measure of sureness: confidence, and reliability where it has it."""
+    offered = {"confidence": class_probabilities(predictions).max(axis=1)}
+    if "reliability" in predictions:
+        offered["reliability"] = predictions["reliability"].to_numpy(dtype=float)
+    return offered
+
+
+def error_detection(predictions: pd.DataFrame) -> pd.DataFrame:
+    """How well each measure of sureness foretells the errors.
+
+    Returns:
+        One row a measure: auroc (chance that an error is less sure than a right answer; NaN where
+        there is no error, or nothing else) and aurc.
+    """
+    wrong = (predictions["label"] != predictions["predicted"]).to_numpy()
+    rows = {
+        name: {
+            "auroc": roc_auc_score(~wrong, values) if 0 < wrong.sum() < len(wrong) else np.nan,
+            "aurc": aurc(risk_coverage(values, wrong)),
+        }
+        for name, values in confidence_measures(predictions).items()
+    }
+    return pd.DataFrame(rows).T
+
+
+def _gap(claimed: np.ndarray, found: np.ndarray, *, mass: bool = False) -> float:
+    """Mean distance between claim and outcome over 15 bins, weighted by their faces."""
+    if mass:
+        order = np.argsort(claimed, kind="stable")
+        parts = [part for part in np.array_split(order, BINS) if len(part)]
+        gaps = [abs(found[part].mean() - claimed[part].mean()) * len(part) for part in parts]
+        return float(sum(gaps) / len(claimed))
+    table = calibration_bins(claimed, found)
+    return float(
+        ((table["accuracy"] - table["confidence"]).abs() * table["count"]).sum() / len(found)
+    )
+
+
+def _codes(predictions: pd.DataFrame) -> np.ndarray:
+    return pd.Index(table_classes(predictions)).get_indexer(predictions["label"])

@@ -1,0 +1,293 @@
+"""Many runs in, tables out: seeds side by side, means with intervals, paired tests.
+
+A run takes part once it is evaluated: it has metrics.json and its predictions. Nothing here needs
+a model, so published runs without checkpoints compare as well as those just trained.
+"""
+
+import gzip
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
+from grefel_lib.config import SETTINGS, Config
+from grefel_lib.files import Folder, relative
+from grefel_lib.metrics import bootstrap_intervals, compute_metrics, mcnemar_test, paired_difference
+from grefel_lib.run import all_runs, outputs_folder
+
+PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
+
+
+def collect_runs(output_dir: str = "outputs") -> list[Evaluation]:
+    """Every evaluated run in a folder, by name.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: See `same_faces`.
+    """
+    found = evaluated_runs(output_dir)
+    check_same_faces(found)
+    return found
+
+
+def evaluated_runs(output_dir: str = "outputs") -> list[Evaluation]:
+    """Every evaluated run in a folder, by name, whatever it was scored on.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    found = [
+        load_evaluation(run, headline_only=True)
+        for run in all_runs(output_dir)
+        if (run.path / "metrics.json").is_file()
+    ]
+    if not found:
+        raise FileNotFoundError(
+            f"no evaluated run under {relative(outputs_folder(output_dir))}; first: "
+            f"grefel evaluate --checkpoint-dir RUN, or grefel sweep train ... --evaluate"
+        )
+    return sorted(found, key=lambda result: result.run.name)
+
+
+def check_same_faces(results: Sequence[Evaluation]) -> None:
+    """Refuse to compare what cannot be.
+
+    Raises:
+        ValueError: They were scored on different faces, splits or protocols.
+    """
+    told = ("dataset", "protocol", "split", "fingerprint")
+    for other, key in itertools.product(results[1:], told):
+        if other.saved[key] != results[0].saved[key]:
+            raise ValueError(
+                f"{results[0].run.name} and {other.run.name} cannot be compared: {key} is "
+                f"{results[0].saved[key]!r} in one and {other.saved[key]!r} in the other"
+            )
+
+
+def group_variants(results: Iterable[Evaluation]) -> dict[str, list[Evaluation]]:
+    """Runs that differ in nothing but their seed, together and in order of the seeds.
+
+    A variant is named by what sets it apart: "linear head", or "GReFEL, correction none". Linear
+    heads come first.
+
+    Raises:
+        ValueError: A variant holds the same seed twice.
+    """
+    results = list(results)
+    settings = [_settings(result.config) for result in results]
+    varying = [
+        key
+        for key in settings[0]
+        if key != "head" and len({s[key] for s in settings if s[key] is not None}) > 1
+    ]
+    groups: dict[str, list[Evaluation]] = {}
+    order = sorted(zip(settings, results, strict=True), key=lambda p: p[0]["head"] != "linear")
+    for own, result in order:
+        head = {"linear": "linear head", "grefel": "GReFEL"}[own["head"]]
+        parts = [f"{key} {own[key]}" for key in varying if own[key] is not None]
+        groups.setdefault(", ".join([head, *parts]), []).append(result)
+    for name, members in groups.items():
+        members.sort(key=lambda result: result.config.seed)
+        seeds = [result.config.seed for result in members]
+        if len(set(seeds)) < len(seeds):
+            names = ", ".join(result.run.name for result in members)
+            raise ValueError(f"{name}: the same seed twice ({names}); move one of them away")
+    return groups
+
+
+def seed_table(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
+    """One row a run, nothing averaged: variant, seed, checkpoint, epoch, val_accuracy, metrics."""
+    rows = [
+        {
+            "variant": name,
+            "seed": result.config.seed,
+            "checkpoint": result.headline,
+            "epoch": result.saved_headline["epoch"],
+            "val_accuracy": result.saved_headline["val_accuracy"],
+            **result.saved_headline["metrics"],
+        }
+        for name, members in groups.items()
+        for result in members
+    ]
+    return pd.DataFrame(rows).drop(columns="n")
+
+
+def summarise_variants(
+    groups: Mapping[str, Sequence[Evaluation]], *, draws: int = 1000
+) -> dict[str, pd.DataFrame]:
+    """Each variant's mean over its seeds.
+
+    Returns:
+        By metric, one row a variant: value (mean over seeds), low and high (95% bootstrap interval
+        of that mean, images resampled), spread (standard deviation over seeds; NaN for one seed),
+        seeds (their number).
+    """
+    tables: dict[str, dict[str, pd.Series]] = {}
+    for name, members in groups.items():
+        found = bootstrap_intervals(*(result.table for result in members), draws=draws)
+        each = pd.DataFrame([compute_metrics(result.table) for result in members])
+        found["spread"] = each.std(ddof=1)
+        found["seeds"] = len(members)
+        for metric, row in found.iterrows():
+            tables.setdefault(metric, {})[name] = row
+    return {metric: pd.DataFrame(rows).T for metric, rows in tables.items()}
+
+
+def paired_differences(
+    groups: Mapping[str, Sequence[Evaluation]], reference: str, *, draws: int = 1000
+) -> pd.DataFrame:
+    """Each variant against one of them, on the same faces.
+
+    Returns:
+        One row a variant and metric: difference (means over seeds), low, high (95%, paired
+        bootstrap); and mcnemar (exact p of each pair of equal seeds, in order of the seeds,
+        to two digits).
+
+    Raises:
+        ValueError: There is no such variant.
+    """
+    if reference not in groups:
+        raise ValueError(f"no variant {reference!r}; there are: {'; '.join(groups)}")
+    base = groups[reference]
+    rows = []
+    for name, members in groups.items():
+        if name == reference:
+            continue
+        sides = [[r.table for r in side] for side in (base, members)]
+        found = paired_difference(*sides, draws=draws)
+        by_seed = {result.config.seed: result for result in base}
+        p = [
+            float(f"{mcnemar_test(by_seed[r.config.seed].table, r.table)['p']:.2g}")
+            for r in members
+            if r.config.seed in by_seed
+        ]
+        for metric, row in found.iterrows():
+            rows.append({"variant": name, "metric": metric, **row.rename({"value": "difference"})})
+            rows[-1]["mcnemar"] = p if metric == "accuracy" else None
+    return pd.DataFrame(rows)
+
+
+def prediction_agreement(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
+    """How often two runs give a face the same answer, within variants and between them.
+
+    Returns:
+        Rows "two seeds of a variant" and "two variants" (as far as there are such pairs): mean,
+        min, max over the pairs.
+    """
+    answers = [(name, r.table["predicted"]) for name, side in groups.items() for r in side]
+    pairs = pd.DataFrame(
+        {
+            "pairs": "two seeds of a variant" if mine == other else "two variants",
+            "same": (a == b).mean(),
+        }
+        for (mine, a), (other, b) in itertools.combinations(answers, 2)
+    )
+    return pairs.groupby("pairs")["same"].agg(["mean", "min", "max"]).rename_axis(None)
+
+
+def detection_table(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
+    """How well wrong labels were found in runs with `label_noise`, mean and range over seeds.
+
+    Returns:
+        One row a noise and measure: noise_kind, label_noise, measure, auroc (mean), min, max,
+        seeds. Empty where no run was asked.
+    """
+    rows = [
+        {"noise_kind": r.config.noise_kind, "label_noise": r.config.label_noise, "measure": name,
+         "auroc": value}
+        for members in groups.values() for r in members
+        for name, value in r.saved.get("label_detection", {}).items()
+    ]  # fmt: skip
+    if not rows:
+        return pd.DataFrame()
+    noise = pd.DataFrame(rows).groupby(["noise_kind", "label_noise", "measure"], sort=False)
+    table = noise["auroc"].agg(["mean", "min", "max", "size"])
+    return table.set_axis(["auroc", "min", "max", "seeds"], axis=1).reset_index()
+
+
+def write_comparison(groups: Mapping[str, Sequence[Evaluation]], folder: Folder) -> None:
+    """Write what a comparison found as tables that name no face, to be shared.
+
+    tables/: about.json (data, protocol, selection), seeds.csv, summary.csv, differences.csv (to the
+    first variant), and detection.csv where labels were made wrong.
+    """
+    first = next(iter(groups.values()))[0]
+    told = ("dataset", "protocol", "split", "training_leaks_dropped", "selection")
+    about = {key: first.saved[key] for key in told} | {"faces": len(first.table)}
+    folder.write_json(about, "tables", "about.json")
+    folder.write_table(seed_table(groups), "tables", "seeds.csv")
+    parts = summarise_variants(groups)
+    long = pd.concat(parts, names=["metric", "variant"])
+    folder.write_table(long, "tables", "summary.csv", index=True)
+    folder.write_table(paired_differences(groups, next(iter(groups))), "tables", "differences.csv")
+    if len(detection := detection_table(groups)):
+        folder.write_table(detection, "tables", "detection.csv")
+
+
+def read_comparison(path: Path) -> dict[str, Any]:
+    """What `write_tables` wrote: about, seeds, summary (by metric, as `summary`), and so on."""
+    found: dict[str, Any] = {p.stem: pd.read_csv(p) for p in sorted(path.glob("*.csv"))}
+    found["about"] = json.loads((path / "about.json").read_text())
+    long = found["summary"].set_index(["metric", "variant"])
+    found["summary"] = {m: long.loc[m] for m in long.index.unique("metric")}
+    return found
+
+
+def comparison_folder(output_dir: str) -> Folder:
+    """Where a comparison's tables and figures go: beside its runs; outputs/ for published ones."""
+    inside = outputs_folder(output_dir)
+    published = inside.is_relative_to(outputs_folder(PUBLISHED))
+    return Folder(outputs_folder() / "comparison" if published else inside / "comparison")
+
+
+def published_results(dataset: str = "") -> pd.DataFrame:
+    """What others report, on one data set or on all, with their protocol and what became of it.
+
+    Columns: dataset, method, accuracy and mean class accuracy (percent), protocol, what others
+    found, source.
+    """
+    table = pd.read_csv(Path(__file__).with_name("published.csv"))
+    mine = table["dataset"] == dataset if dataset in set(table["dataset"]) else slice(None)
+    return table[mine].reset_index(drop=True)
+
+
+def publish_runs(results: Iterable[Evaluation], destination: Path) -> list[Path]:
+    """Copy what a reader needs to check a result: settings, history, metrics, predictions.
+
+    No weights, no images and no paths of this machine go along. The predictions keep what the
+    comparison reads, to five significant digits.
+
+    Raises:
+        FileExistsError: A run of that name is there already, with other predictions.
+    """
+    made = []
+    for result in results:
+        target = Folder(destination / result.run.path.name)
+        config = result.config.to_dict()
+        for key in ("data_dir", "backbone_weights", "checkpoint_path", "output_dir"):
+            config[key] = Path(config[key]).name
+        kept = ("id", "label", "predicted", "agreed", "reliability")
+        columns = [c for c in result.table if c in kept or c.startswith("p_")]
+        text = result.table.to_csv(index=False, float_format="%.5g", columns=columns)
+        content = gzip.compress(text.encode(), mtime=0)  # the same bytes whenever it is made
+        name = f"{result.saved['split']}_{result.saved['headline']}.csv.gz"
+        there = target.path / "predictions" / name
+        if there.is_file() and there.read_bytes() != content:
+            raise FileExistsError(f"{relative(there)} exists with other predictions; move it away")
+        target.write_json(config, "config.json")
+        target.write_json(result.saved, "metrics.json")
+        target.write_text((result.run.path / "history.csv").read_text(), "history.csv")
+        target.write_bytes(content, "predictions", name)
+        made.append(target.path)
+    return made
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What can set a variant apart; None where a setting has no effect."""
+    names = [name for name, setting in SETTINGS.items() if setting.sets_apart]
+    values = {name: None if config.unmet(name) else getattr(config, name) for name in names}
+    return values | {"backbone_weights": Path(config.backbone_weights).name}

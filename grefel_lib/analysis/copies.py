@@ -1,0 +1,75 @@
+"""The same face on both sides: exact and near copies of test faces among the training faces."""
+
+import imagehash
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from grefel_lib.faces import FaceSet
+
+BITS = 6  # of 64 that the perceptual hashes of near copies may differ in
+
+
+ALIKE = 0.9  # correlation of the pixels that a near copy reaches
+
+
+def perceptual_hashes(images: np.ndarray) -> np.ndarray:
+    """(N,) uint64 of faces (N, H, W[, 3]): the signs of their 64 lowest frequencies (pHash)."""
+    found = [imagehash.phash(Image.fromarray(image)).hash for image in images]
+    return np.packbits(np.reshape(found, (len(images), 64)), axis=1).view(np.uint64)[:, 0]
+
+
+def find_copies(faces: FaceSet, split: str = "test", *, among: str = "train") -> pd.DataFrame:
+    """Which faces of one split occur in another, exactly or nearly.
+
+    A near copy has almost the same perceptual hash (six bits of 64 at most) and, pixel by pixel,
+    correlates with its original at 0.9 or more: re-saved, relit or slightly cropped.
+
+    Args:
+        faces: All splits; load them without `drop_leaks` to see what it drops.
+        split: Where copies are looked for.
+        among: Where their originals are.
+
+    Returns:
+        One row a face that has a copy: id, label, copy (the id of the closest face in `among`),
+        copy_label, exact (same pixels), bits (hash distance), correlation. Labels are class names.
+    """
+    here, there = faces.split(split), faces.split(among)
+    ours, theirs = (part.gather(np.arange(len(part))) for part in (here, there))
+    hashes = perceptual_hashes(theirs)
+    flat = [_standardised(part) for part in (ours, theirs)]
+    by_pixels = dict(zip(there.table["image_hash"], range(len(there)), strict=True))
+    names = np.asarray(faces.class_names)
+    rows = []
+    for i, mine in enumerate(perceptual_hashes(ours)):
+        bits = np.bitwise_count(hashes ^ mine)
+        near = np.flatnonzero(bits <= BITS)
+        exact = by_pixels.get(here.table["image_hash"].iloc[i])
+        near = near if exact is None else np.array([exact])
+        if not len(near):
+            continue
+        alike = flat[1][near] @ flat[0][i]
+        best = int(alike.argmax())
+        if exact is None and alike[best] < ALIKE:
+            continue
+        found = near[best]
+        rows.append(
+            {
+                "id": here.table["id"].iloc[i],
+                "label": names[here.table["label"].iloc[i]],
+                "copy": there.table["id"].iloc[found],
+                "copy_label": names[there.table["label"].iloc[found]],
+                "exact": exact is not None,
+                "bits": int(bits[found]),
+                "correlation": float(alike[best]),
+            }
+        )
+    columns = ["id", "label", "copy", "copy_label", "exact", "bits", "correlation"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _standardised(images: np.ndarray) -> np.ndarray:
+    """(N, P) float32: rows of mean 0 and length 1, so that a product is a correlation."""
+    flat = images.reshape(len(images), -1).astype(np.float32)
+    flat -= flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)

@@ -1,0 +1,327 @@
+"""What an evaluation saves and reads back; every number and figure follows from it, no model.
+
+`evaluate_run` needs the model and the faces, and takes as long as they need; `load_evaluation`
+takes a moment.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from grefel_lib.analysis.calibration import (
+    calibration_errors,
+    error_detection,
+    fit_temperature,
+    with_temperature,
+)
+from grefel_lib.analysis.copies import find_copies
+from grefel_lib.analysis.groups import attribute_accuracy, copy_accuracy, human_ceiling
+from grefel_lib.analysis.robustness import evaluate_corruptions
+from grefel_lib.analysis.suspects import label_detection
+from grefel_lib.config import Config
+from grefel_lib.faces import FaceSet, load_faces
+from grefel_lib.files import Folder, atomic, relative
+from grefel_lib.metrics import (
+    bootstrap_intervals,
+    check_predictions,
+    compute_metrics,
+    per_class_metrics,
+    reorder_classes,
+    table_classes,
+)
+from grefel_lib.predict import attention_maps, look_inside, predict, predict_each
+from grefel_lib.restore import load_model
+from grefel_lib.run import BEST, BEST_EMA, Run, checkpoint_file
+
+INSIDE = 1000  # faces whose embedding and attention are saved, for maps
+FACTS = (  # of metrics.json, that no table of predictions holds
+    "dataset", "fingerprint", "protocol", "split", "training_leaks_dropped", "labels_made_wrong",
+    "selection", "headline",
+)  # fmt: skip
+SELECTION = "validation accuracy"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluated run; what was not asked for is None or empty."""
+
+    run: Run
+    config: Config  # of the run, with the split that was evaluated
+    facts: Mapping[str, Any]  # FACTS, and for each checkpoint its epoch and val_accuracy
+    predictions: Mapping[str, pd.DataFrame]  # by checkpoint
+    validation: Mapping[str, pd.DataFrame]  # by checkpoint, of the validation split
+    history: pd.DataFrame | None = None
+    training: pd.DataFrame | None = None  # the headline's predictions of the training faces
+    copies: pd.DataFrame | None = None  # test faces that training holds too, see `find_copies`
+    robustness: pd.DataFrame | None = None  # see `evaluate_corruptions`; of the headline
+    inside: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    saved: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # metrics.json, as read
+
+    @property
+    def headline(self) -> str:
+        """The checkpoint with the higher validation accuracy, whatever the test split says."""
+        return self.facts["headline"]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The headline's predictions."""
+        return self.predictions[self.headline]
+
+    @property
+    def saved_headline(self) -> Mapping[str, Any]:
+        """The headline's part of metrics.json, as read."""
+        return self.saved["checkpoints"][self.headline]
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """The content of metrics.json: every number of the evaluation, from its predictions.
+
+        dataset, protocol, split, leaks dropped, the selection rule, the headline checkpoint; for
+        each checkpoint its epoch, validation accuracy, metrics, their 95% intervals (images
+        resampled), calibration, temperature (fitted on validation; null without it) and the
+        calibration after it, sureness (how well errors are predicted), per_class; and of the
+        headline, where known: people (what annotators reach), copies (accuracy on faces that
+        training holds too), attributes (accuracy by group of person), label_detection.
+
+        Raises:
+            ValueError: The checkpoints were scored on different images.
+        """
+        if len({tuple(table["id"]) for table in self.predictions.values()}) > 1:
+            sizes = ", ".join(f"{name} {len(t)}" for name, t in self.predictions.items())
+            raise ValueError(f"different images were scored ({sizes}); score all on one split")
+        content = dict(self.facts) | {
+            "checkpoints": {
+                name: dict(self.facts["checkpoints"][name])
+                | _checkpoint_metrics(table, self.validation.get(name))
+                for name, table in self.predictions.items()
+            }
+        }
+        people = human_ceiling(self.table)
+        copies = None if self.copies is None else copy_accuracy(self.table, self.copies)
+        for name, part in (("people", people), ("copies", copies)):
+            if part is not None:
+                content[name] = part.to_dict(orient="index")
+        content["attributes"] = {
+            name: table.to_dict(orient="index")
+            for name, table in attribute_accuracy(self.table).items()
+        }
+        if self.training is not None:
+            content["label_detection"] = label_detection(self.training)
+        return content
+
+    def in_order(self, names: Sequence[str]) -> "Evaluation":
+        """The same with its classes in another order, for figures and tables.
+
+        Raises:
+            ValueError: The names are not the classes, each once.
+        """
+        known = table_classes(self.table)
+        if sorted(names) != sorted(known):
+            raise ValueError(f"the class order must hold each of {', '.join(known)} once")
+        inside = dict(self.inside)
+        if "anchors" in inside:
+            inside["anchors"] = inside["anchors"][[known.index(name) for name in names]]
+
+        def sort(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+            return {name: reorder_classes(table, names) for name, table in tables.items()}
+
+        return dataclasses.replace(
+            self,
+            predictions=sort(self.predictions),
+            validation=sort(self.validation),
+            inside=inside,
+        )
+
+    def attention_of(self, ids: Sequence[str]) -> np.ndarray:
+        """(N, side, side) attention of the attentive correction; scales are added up.
+
+        Raises:
+            ValueError: There is a face that `inside` does not hold.
+        """
+        rows = pd.Index(self.inside["ids"]).get_indexer(ids)
+        if (rows < 0).any():
+            raise ValueError(f"{(rows < 0).sum()} of {len(rows)} faces are not among those kept")
+        return attention_maps(self.inside["attention"][rows], self.config)
+
+
+def _checkpoint_metrics(table: pd.DataFrame, validation: pd.DataFrame | None) -> dict[str, Any]:
+    intervals = bootstrap_intervals(table)
+    temperature = None if validation is None else fit_temperature(validation)
+    after = None if temperature is None else with_temperature(table, temperature)
+    sureness = error_detection(table).replace({float("nan"): None})
+    return {
+        "metrics": compute_metrics(table),
+        "intervals": {name: [row["low"], row["high"]] for name, row in intervals.iterrows()},
+        "calibration": calibration_errors(table),
+        "temperature": temperature,
+        "calibration_after": None if after is None else calibration_errors(after),
+        "sureness": sureness.to_dict(orient="index"),
+        "per_class": per_class_metrics(table).to_dict(orient="records"),
+    }
+
+
+def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> Evaluation:
+    """Score a run on a split and write everything there is to know of it into a folder.
+
+    Both checkpoints score the split and the validation split; the headline alone scores the
+    training faces (`inspect_labels`) and corrupted faces (`robustness_images`).
+
+    Args:
+        run: A trained run.
+        faces: All splits.
+        config: split, robustness_images, inspect_labels; batch size, device and workers.
+        results: Gets predictions/, inside/, copies.csv and robustness.csv.
+
+    Raises:
+        ValueError: The classes of the faces are not those of the run.
+    """
+    split = config.split
+    models = {
+        name: load_model(checkpoint_file(run.path, which=name), device=config.device)
+        for name in (BEST, BEST_EMA)
+    }
+    for trained in models.values():
+        if trained.class_names != faces.class_names:
+            raise ValueError(
+                f"the run knows {', '.join(trained.class_names)}, but {faces.info['dataset']} has "
+                f"{', '.join(faces.class_names)}; fine-tune the run on this data set first"
+            )
+    nets = {name: trained.model for name, trained in models.items()}
+    tables: dict[str, dict[str, pd.DataFrame]] = {"val": {}}
+    for part in dict.fromkeys((split, "val")):
+        tables[part] = {
+            name: _written(results, table, "predictions", f"{part}_{name}")
+            for name, table in predict_each(nets, faces.split(part), config).items()
+        }
+    known = {n: {k: t.facts[k] for k in ("epoch", "val_accuracy")} for n, t in models.items()}
+    headline = better_checkpoint(known)
+    net = nets[headline]
+    facts = {
+        "dataset": faces.info["dataset"],
+        "fingerprint": faces.info["fingerprint"],
+        "protocol": faces.info["protocol"],
+        "split": split,
+        "training_leaks_dropped": faces.info["leaks_dropped"],
+        "labels_made_wrong": faces.info.get("labels_made_wrong", 0),
+        "selection": SELECTION,
+        "headline": headline,
+        "checkpoints": known,
+    }
+    inside = look_inside(net, faces.split(split).sample(INSIDE), config)
+    path = results.file("inside", f"{split}_{headline}.npz")
+    atomic(path, lambda temporary: _write_arrays(temporary, inside))
+    extra: dict[str, pd.DataFrame] = {}
+    if config.inspect_labels and split != "train":
+        table = predict(net, faces.split("train"), config)
+        extra["training"] = _written(results, table, "predictions", f"train_{headline}")
+    if config.robustness_images:
+        some = faces.split(split).sample(config.robustness_images)
+        rows = evaluate_corruptions(net, some, config)
+        extra["robustness"] = _written(results, pd.DataFrame(list(rows)), "robustness")
+    if split != "train":
+        whole = load_faces(config.replace(drop_leaks=False))
+        extra["copies"] = _written(results, find_copies(whole, split), "copies")
+    validation = tables["val"] if split != "val" else {}
+    return Evaluation(
+        run, config, facts, tables[split], validation, read_table(run, "history"),
+        inside=inside, **extra,
+    )  # fmt: skip
+
+
+def better_checkpoint(checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
+    """The checkpoint with the highest val_accuracy; the first of equals."""
+    return max(checkpoints, key=lambda name: checkpoints[name]["val_accuracy"])
+
+
+def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
+    """Read what `evaluate_run` wrote, and the facts of metrics.json.
+
+    Published runs, which hold the headline's predictions alone, load as well.
+
+    Args:
+        run: An evaluated run.
+        headline_only: Read only the headline's predictions, as a comparison of many runs does.
+
+    Raises:
+        FileNotFoundError: The run was not evaluated, or its predictions are gone.
+    """
+    if not (run.path / "metrics.json").is_file():
+        raise FileNotFoundError(
+            f"run {run.name} was not evaluated; first: grefel evaluate --checkpoint-dir {run.name}"
+        )
+    content = json.loads((run.path / "metrics.json").read_text())
+    facts = {key: content[key] for key in FACTS if key in content}
+    known = ("epoch", "val_accuracy")
+    checkpoints = {n: {k: c[k] for k in known} for n, c in content["checkpoints"].items()}
+    facts |= {"checkpoints": checkpoints}
+    split, headline = content["split"], content["headline"]
+    config = run.config.replace(split=split)
+
+    def read(part: str) -> dict[str, pd.DataFrame]:
+        tables = {name: read_table(run, "predictions", f"{part}_{name}") for name in checkpoints}
+        return {
+            name: check_predictions(table) for name, table in tables.items() if table is not None
+        }
+
+    if headline_only:
+        tables = {headline: _headline(run, split, headline)}
+        return Evaluation(run, config, facts, tables, {}, saved=content)
+    predictions = read(split)
+    if headline not in predictions:
+        predictions[headline] = _headline(run, split, headline)
+    return Evaluation(
+        run,
+        config,
+        facts,
+        predictions,
+        read("val") if split != "val" else {},
+        history=read_table(run, "history"),
+        training=read_table(run, "predictions", f"train_{headline}") if split != "train" else None,
+        copies=read_table(run, "copies"),
+        robustness=read_table(run, "robustness"),
+        inside=_read_arrays(run.path / "inside" / f"{split}_{headline}.npz"),
+        saved=content,
+    )
+
+
+def read_table(run: Folder, *parts: str) -> pd.DataFrame | None:
+    """A table of a run, as written or gzipped; None where there is none."""
+    for ending in (".csv", ".csv.gz"):
+        path = run.path.joinpath(*parts[:-1], parts[-1] + ending)
+        if path.is_file():
+            return pd.read_csv(path)
+    return None
+
+
+def _headline(run: Run, split: str, headline: str) -> pd.DataFrame:
+    table = read_table(run, "predictions", f"{split}_{headline}")
+    if table is None:
+        stem = relative(run.path / "predictions" / f"{split}_{headline}")
+        raise FileNotFoundError(f"run {run.name} has no predictions at {stem}.csv")
+    return check_predictions(table)
+
+
+def _written(results: Folder, table: pd.DataFrame, *parts: str) -> pd.DataFrame:
+    """Write a table and read it back: the numbers are those of `load_evaluation`, bit for bit."""
+    results.write_table(table, *parts[:-1], f"{parts[-1]}.csv")
+    table = read_table(results, *parts)
+    return check_predictions(table) if parts[0] == "predictions" else table
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        return {}
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)

@@ -1,0 +1,108 @@
+"""One face taken apart: what each branch says, where the model looked, whom it resembles."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from grefel_lib.config import Config
+from grefel_lib.faces import FaceSet, load_faces
+from grefel_lib.predict import attention_maps, like_training, look_inside, score_images
+from grefel_lib.restore import Trained
+
+REMEMBERED = 1000  # training faces
+ANCHORS, NEIGHBOURS = 3, 4  # nearest anchors that are shown, and nearest training faces of each
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What a model says of one face; None what its head does not have."""
+
+    face: np.ndarray  # (H, W[, 3]) uint8, as the model got it
+    class_names: tuple[str, ...]
+    distributions: Mapping[str, np.ndarray]  # (C,) primary, geometric, attentive, corrected
+    reliability: float | None
+    attention: np.ndarray | None  # (side, side)
+    distances: np.ndarray | None  # (C, K) to the anchors
+
+    @property
+    def before(self) -> str:
+        """The class of the primary distribution; a linear head has one distribution only."""
+        first = next(iter(self.distributions.values()))
+        return self.class_names[int(first.argmax())]
+
+    @property
+    def predicted(self) -> str:
+        """The class of the corrected distribution."""
+        return self.class_names[int(self.distributions["corrected"].argmax())]
+
+    def nearest(self, count: int = ANCHORS) -> list[tuple[int, int]]:
+        """Class and number of the nearest anchors, nearest first; empty without anchors."""
+        if self.distances is None:
+            return []
+        order = self.distances.ravel().argsort(kind="stable")[:count]
+        return [divmod(int(i), self.distances.shape[1]) for i in order]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Some training faces, and how far each is from every anchor."""
+
+    faces: FaceSet
+    distances: np.ndarray  # (N, C, K)
+
+    def near(self, anchor: tuple[int, int], count: int = NEIGHBOURS) -> np.ndarray:
+        """Positions of the faces nearest to an anchor, nearest first."""
+        return self.distances[:, anchor[0], anchor[1]].argsort(kind="stable")[:count]
+
+
+def explain_face(trained: Trained, crop: np.ndarray) -> Explained:
+    """Score one face crop (H, W[, 3]) uint8 and keep everything the head says."""
+    output = score_images(trained, [crop])
+    found = {"primary": output.primary_log_probs, "geometric": output.geometric_log_probs,
+             "attentive": output.attentive_log_probs, "corrected": output.log_probs}  # fmt: skip
+    attention = distances = None
+    if output.attention is not None:
+        weights = output.attention.float().cpu().numpy()
+        attention = attention_maps(weights, trained.config)[0]
+    if output.anchors is not None:
+        anchors, embedding = output.anchors.float().cpu(), output.embeddings.float().cpu()
+        distances = np.linalg.norm(anchors.numpy() - embedding.numpy()[0], axis=2)
+    return Explained(
+        like_training(crop, trained.config.dataset),
+        trained.class_names,
+        {k: v[0].float().exp().cpu().numpy() for k, v in found.items() if v is not None},
+        None if output.reliability is None else float(output.reliability[0]),
+        attention,
+        distances,
+    )
+
+
+def remember_faces(
+    trained: Trained, config: Config, *, say: Callable[[str], None] = print
+) -> Memory | None:
+    """Embed a thousand training faces of a run, evenly spaced.
+
+    Args:
+        trained: From `evaluation.load`.
+        config: Of the run; says where the data set is.
+        say: Told when there is nothing to remember.
+
+    Returns:
+        None where the head has no anchors, or the data set is not on this machine.
+    """
+    if trained.model.head is None or trained.model.head.anchors is None:
+        say("this head has no anchors")
+        return None
+    try:
+        faces = load_faces(config).split("train")
+    except (OSError, ValueError) as error:
+        say(f"training faces are not shown: {error}")
+        return None
+    faces = faces.sample(REMEMBERED)
+    inside = look_inside(trained.model, faces, trained.config)
+    anchors, embeddings = inside["anchors"], inside["embeddings"].astype(np.float32)
+    flat = anchors.reshape(-1, anchors.shape[-1])
+    squared = 2 * anchors.shape[-1] - 2 * embeddings @ flat.T  # both lie on one sphere
+    distances = np.sqrt(np.maximum(squared, 0)).reshape(len(faces), *anchors.shape[:2])
+    return Memory(faces, distances)

@@ -1,0 +1,116 @@
+"""Accuracy by group of faces: those that training holds too, and groups of people."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from grefel_lib.labels import RAFDB_ATTRIBUTES, VOTE_COLUMNS
+from grefel_lib.metrics import table_classes, wilson_interval
+
+SMALLEST = 20  # faces of a group that takes part in the largest gap
+
+
+def by_group(predictions: pd.DataFrame, groups: Sequence) -> pd.DataFrame:
+    """Accuracy of parts of a table apart.
+
+    Args:
+        predictions: N rows.
+        groups: (N,) the group of each face; faces without one (NaN or None) are left out.
+
+    Returns:
+        One row a group, by name: count, accuracy, low, high (95%, see `metrics.share_interval`).
+    """
+    right = (predictions["label"] == predictions["predicted"]).to_numpy()
+    table = pd.DataFrame({"group": np.asarray(groups), "right": right}).groupby("group")["right"]
+    table = table.agg(["size", "sum"])
+    ends = [wilson_interval(*pair) for pair in table[["sum", "size"]].to_numpy()]
+    return pd.DataFrame(
+        {
+            "count": table["size"],
+            "accuracy": table["sum"] / table["size"],
+            "low": [low for low, _ in ends],
+            "high": [high for _, high in ends],
+        },
+        index=table.index,
+    )
+
+
+def copy_accuracy(predictions: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy on faces that have a copy in the training split, and on those that have none.
+
+    Args:
+        predictions: N rows.
+        copies: From `find_copies`.
+
+    Returns:
+        One row a group that occurs: count, accuracy, low, high (95%). The exact copies' originals
+        were left out of training if `drop_leaks` was on.
+    """
+    exact = copies.set_index("id")["exact"]
+    status = predictions["id"].map(exact).map({True: "exact copy", False: "near copy"})
+    table = by_group(predictions, status.fillna("no copy"))
+    order = [name for name in ("no copy", "near copy", "exact copy") if name in table.index]
+    return table.loc[order]
+
+
+def attribute_accuracy(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Accuracy by gender, race and age group, where the data set records them.
+
+    Returns:
+        By attribute, one row a group: count, accuracy, low, high (95%).
+    """
+    return {
+        name: by_group(predictions, predictions[name])
+        for name in RAFDB_ATTRIBUTES
+        if name in predictions and predictions[name].notna().any()
+    }
+
+
+def largest_gap(table: pd.DataFrame) -> tuple[str, str, float]:
+    """The best and the worst served group of 20 faces or more, and how far apart they are.
+
+    Returns:
+        Their names and the difference of their accuracies; ("", "", NaN) with fewer than two.
+    """
+    large = table.loc[table["count"] >= SMALLEST, "accuracy"]
+    if len(large) < 2:
+        return "", "", np.nan
+    return large.idxmax(), large.idxmin(), float(large.max() - large.min())
+
+
+def human_ceiling(
+    predictions: pd.DataFrame, *, draws: int = 200, seed: int = 0
+) -> pd.DataFrame | None:
+    """How often people would give a face its label, from the votes it got.
+
+    Args:
+        predictions: A table with votes_<column> for all ten columns.
+        draws: Panels drawn for each face.
+        seed: Of the drawing.
+
+    Returns:
+        None without votes. Else one row a judge, with its accuracy and the 95% range over draws:
+        "one annotator" (one of the votes, at random; unknown and non-face count as wrong) and
+        "a second panel" (ten votes drawn anew from the face's own, the class with most of them; a
+        tie is broken at random). Both flatter people a little: the label came from these votes.
+    """
+    columns = [f"votes_{name}" for name in VOTE_COLUMNS]
+    if not set(columns) <= set(predictions.columns):
+        return None
+    votes = predictions[columns].to_numpy(dtype=float)
+    seen = votes.sum(axis=1) > 0
+    shares = votes[seen] / votes[seen].sum(axis=1, keepdims=True)
+    label = pd.Index(VOTE_COLUMNS).get_indexer(predictions["label"])[seen]
+    classes = len(table_classes(predictions))
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[float]] = {"one annotator": [], "a second panel": []}
+    for _ in range(draws):
+        panel = rng.multinomial(10, shares).astype(float)  # (N, 10)
+        one = rng.multinomial(1, shares).argmax(axis=1)
+        untied = panel[:, :classes] + rng.random((len(panel), classes)) / 2
+        found["one annotator"].append((one == label).mean())
+        found["a second panel"].append((untied.argmax(axis=1) == label).mean())
+    table = pd.DataFrame(found)
+    ends = table.quantile([0.025, 0.975])
+    return pd.DataFrame({"accuracy": table.mean(), "low": ends.iloc[0], "high": ends.iloc[1]})

@@ -1,0 +1,73 @@
+"""Which training labels look wrong? Scores, a list for people to look at, and a known truth.
+
+The truth is injected: `flip` makes labels wrong on purpose, and `detection` says how well the
+scores find them. A model has seen the labels it is asked about, so a long training on few faces
+learns the wrong ones by heart and finds fewer.
+"""
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from grefel_lib.metrics import class_probabilities, table_classes
+
+
+def suspicion(predictions: pd.DataFrame) -> pd.DataFrame:
+    """How wrong each face's label looks; larger is more suspect.
+
+    Returns:
+        loss (negative log-probability of the label: the usual measure); and, where the table has
+        reliability, reliability: the share of people expected to disagree with the label. They
+        are expected to give the predicted class its reliability, and the others the rest, as the
+        model divides it.
+    """
+    probs = class_probabilities(predictions)
+    names = pd.Index(table_classes(predictions))
+    rows = np.arange(len(probs))
+    of_label = probs[rows, names.get_indexer(predictions["label"])]
+    table = pd.DataFrame({"loss": -np.log(of_label.clip(1e-12))}, index=predictions.index)
+    if "reliability" in predictions:
+        sure = predictions["reliability"].to_numpy(dtype=float)
+        top = probs[rows, names.get_indexer(predictions["predicted"])]
+        rest = (1 - sure) * of_label / np.maximum(1 - top, 1e-12)
+        agrees = (predictions["label"] == predictions["predicted"]).to_numpy()
+        table["reliability"] = 1 - np.where(agrees, sure, rest)
+    return table
+
+
+def label_detection(predictions: pd.DataFrame) -> dict[str, float]:
+    """How well each measure finds the labels that were made wrong.
+
+    Args:
+        predictions: Training faces with label and true_label (`Config.label_noise`).
+
+    Returns:
+        By measure of `suspicion`: AUROC, the chance that a wrong label looks more suspect than a
+        right one. Empty where nothing, or everything, is wrong or no truth is known.
+    """
+    if "true_label" not in predictions:
+        return {}
+    wrong = (predictions["label"] != predictions["true_label"]).to_numpy()
+    if wrong.all() or not wrong.any():
+        return {}
+    table = suspicion(predictions)
+    return {name: float(roc_auc_score(wrong, table[name])) for name in table}
+
+
+def most_suspect(predictions: pd.DataFrame, count: int = 100) -> pd.DataFrame:
+    """The training faces whose labels look most wrong, for people to judge.
+
+    Returns:
+        Up to `count` rows, the most suspect first, indexed as in `predictions`: id, label,
+        predicted, confidence, reliability, loss, true_label and votes_<column> where known.
+    """
+    scores = suspicion(predictions)
+    told = predictions.assign(
+        confidence=class_probabilities(predictions).max(axis=1), loss=scores["loss"]
+    )
+    measure = "reliability" if "reliability" in scores else "loss"
+    order = scores.sort_values([measure, "loss"], ascending=False, kind="stable").index[:count]
+    wanted = ("id", "label", "predicted", "confidence", "reliability", "loss", "true_label")
+    columns = [name for name in wanted if name in told]
+    columns += [name for name in told if name.startswith("votes_")]
+    return told.loc[order, columns]

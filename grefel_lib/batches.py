@@ -1,0 +1,191 @@
+"""From uint8 faces to the backbone's input: augmentation, MixUp and CutMix, resize, normalise.
+
+Everything works on whole batches on the device that holds them, with one draw PER IMAGE (the
+torchvision v2 transforms draw once a batch). Random numbers come from torch's global generator.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from grefel_lib.faces import FaceSet
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How far an augmentation may go; every value is the largest possible change."""
+
+    degrees: float
+    zoom: float  # share of the size
+    shift: float  # share of the size
+    brightness: float
+    contrast: float
+    noise: float  # standard deviation, of a value range of 1
+    erase: float  # probability that a rectangle is blanked
+
+
+STRENGTHS = {
+    "none": None,
+    "standard": Strength(15, 0.1, 0.08, 0.2, 0.2, 0.0, 0.25),
+    "heavy": Strength(25, 0.2, 0.12, 0.4, 0.4, 0.06, 0.5),
+}
+
+
+def to_float(images: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
+    """Move uint8 faces to the device and into the value range 0 to 1.
+
+    Args:
+        images: (B, H, W) grey or (B, H, W, 3) colour, uint8.
+        device: Where the result lives.
+
+    Returns:
+        (B, 1, H, W) or (B, 3, H, W) float32.
+    """
+    batch = torch.as_tensor(images).to(device, non_blocking=True)
+    batch = batch.unsqueeze(1) if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
+    return batch.to(torch.float32).div_(255)
+
+
+def augment(images: Tensor, strength: str) -> Tensor:
+    """Flip, rotate, zoom, shift, relight and partly cover each face, each in its own way.
+
+    Args:
+        images: (B, 1 or 3, H, W) in 0..1, at their source size.
+        strength: A key of `STRENGTHS`; "none" returns the images unchanged.
+
+    Returns:
+        (B, 1 or 3, H, W) in 0..1.
+    """
+    limit = STRENGTHS[strength]
+    if limit is None:
+        return images
+    images = _move(images, limit)
+    images = _relight(images, limit)
+    return _erase(images, limit.erase)
+
+
+def _uniform(batch: int, most: float, device: torch.device) -> Tensor:
+    return (torch.rand(batch, device=device) * 2 - 1) * most
+
+
+def _move(images: Tensor, limit: Strength) -> Tensor:
+    batch, device = len(images), images.device
+    angle = _uniform(batch, math.radians(limit.degrees), device)
+    zoom = 1 + _uniform(batch, limit.zoom, device)
+    flip = torch.where(torch.rand(batch, device=device) < 0.5, -1.0, 1.0)
+    cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
+    shift = torch.stack([_uniform(batch, 2 * limit.shift, device) for _ in range(2)], dim=1)
+    # maps output to input coordinates, both in -1..1
+    rotation = torch.stack([cos * flip, -sin, sin * flip, cos], dim=1).view(batch, 2, 2)
+    theta = torch.cat([rotation, shift[:, :, None]], dim=2)  # (B, 2, 3)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _relight(images: Tensor, limit: Strength) -> Tensor:
+    batch, device = len(images), images.device
+    brightness = _uniform(batch, limit.brightness, device).view(-1, 1, 1, 1)
+    contrast = 1 + _uniform(batch, limit.contrast, device).view(-1, 1, 1, 1)
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    images = (images - mean) * contrast + mean + brightness * mean
+    if limit.noise:
+        level = torch.rand(batch, 1, 1, 1, device=device) * limit.noise
+        images = images + torch.randn_like(images) * level
+    return images.clamp(0, 1)
+
+
+def _erase(images: Tensor, probability: float) -> Tensor:
+    batch, _, height, width = images.shape
+    device = images.device
+    rows = torch.arange(height, device=device).view(1, -1, 1) / height
+    columns = torch.arange(width, device=device).view(1, 1, -1) / width
+    size = 0.1 + 0.25 * torch.rand(batch, 2, 1, 1, device=device)
+    start = torch.rand(batch, 2, 1, 1, device=device) * (1 - size)
+    inside = (rows >= start[:, 0]) & (rows < start[:, 0] + size[:, 0])
+    inside = inside & (columns >= start[:, 1]) & (columns < start[:, 1] + size[:, 1])
+    inside = inside & (torch.rand(batch, 1, 1, device=device) < probability)  # (B, H, W)
+    fill = images.mean(dim=(2, 3), keepdim=True)
+    return torch.where(inside.unsqueeze(1), fill, images)
+
+
+def mix_batch(
+    images: Tensor, targets: Tensor, *, mixup_alpha: float, cutmix_alpha: float, prob: float
+) -> tuple[Tensor, Tensor]:
+    """Blend the faces of a batch, and their targets, by MixUp or CutMix.
+
+    One of the two is picked with equal chance when both are on; one draw a batch.
+
+    Args:
+        images: (B, ch, H, W) float.
+        targets: (B, C) distributions.
+        mixup_alpha: Of MixUp's Beta distribution; 0 turns it off.
+        cutmix_alpha: Of CutMix's; 0 turns it off.
+        prob: Chance that the batch is mixed at all.
+
+    Returns:
+        The mixed images and targets, of the same shapes.
+    """
+    ways = [
+        way(alpha=alpha, num_classes=targets.shape[1])
+        for way, alpha in ((v2.MixUp, mixup_alpha), (v2.CutMix, cutmix_alpha))
+        if alpha > 0
+    ]
+    if not ways or torch.rand(()).item() >= prob:
+        return images, targets
+    return ways[int(torch.randint(len(ways), ()))](images, targets)
+
+
+def prepare_input(
+    images: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Tensor:
+    """Resize to the backbone's size, make three channels, normalise once.
+
+    Args:
+        images: (B, 1 or 3, H, W) in 0..1.
+        size: Side of the result in pixels.
+        mean: Three values, the backbone's own.
+        std: Three values, the backbone's own.
+
+    Returns:
+        (B, 3, size, size) float32.
+    """
+    if images.shape[-2:] != (size, size):
+        images = F.interpolate(
+            images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+        )
+    images = images.expand(-1, 3, -1, -1)
+    middle = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
+    spread = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
+    return (images - middle) / spread
+
+
+class _Batches(Dataset):
+    """Gathers whole batches by their indices: one item is one batch."""
+
+    def __init__(self, faces: FaceSet) -> None:
+        self.faces = faces
+
+    def __getitem__(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        images = torch.from_numpy(self.faces.gather(indices))
+        return images, torch.from_numpy(self.faces.targets[indices]), indices
+
+
+def batch_loader(
+    faces: FaceSet, indices: Iterable[np.ndarray], *, num_workers: int = 0, pin: bool = False
+) -> DataLoader:
+    """A loader of (images uint8, targets (B, C), indices) for the batches of indices given."""
+    return DataLoader(
+        _Batches(faces),
+        sampler=list(indices),
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=pin,
+        generator=torch.Generator(),  # leaves the global one alone, so workers change nothing
+    )

@@ -1,0 +1,307 @@
+"""`grefel`: the notebooks as commands, and the few things that need no notebook."""
+
+import argparse
+import difflib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from grefel_lib import __version__
+from grefel_lib.commands import COMMANDS, SWEEPABLE, NotebookError
+from grefel_lib.config import FIELDS, FINETUNE_PROFILES, PROFILES, command_settings
+
+# Everything else is imported where it is used: `grefel --help` starts without torch.
+
+Add = Callable[[str, str, Any], argparse.ArgumentParser]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Errors are one line on stderr."""
+    argv = [_with_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
+    if hasattr(signal, "SIGTERM"):  # Slurm's way to say stop: end like Ctrl-C, with everything kept
+        signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    parser, commands = _parser(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    try:
+        if unknown:
+            _refuse(unknown[0], commands[arguments.command])
+        arguments.run(arguments)
+    except KeyboardInterrupt:
+        print(
+            "grefel: interrupted; run the same command with its --run-name to go on",
+            file=sys.stderr,
+        )
+        return 130
+    except (ValueError, OSError, NotebookError) as error:
+        line = " ".join(str(error).split())
+        print(f"grefel {arguments.command}: error: {line}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _with_dashes(word: str) -> str:
+    """--batch_size=64 -> --batch-size=64: both spellings are taken."""
+    if not word.startswith("--"):
+        return word
+    flag, sign, value = word.partition("=")
+    return flag.replace("_", "-") + sign + value
+
+
+def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = argparse.ArgumentParser(
+        prog="grefel",
+        description="GReFEL for facial expression recognition. Every command runs its notebook; "
+        "the executed notebook is the record of the run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"grefel {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands: dict[str, argparse.ArgumentParser] = {}
+
+    def add(name: str, text: str, run: Any) -> argparse.ArgumentParser:
+        commands[name] = subparsers.add_parser(
+            name, help=text, description=text, allow_abbrev=False
+        )
+        commands[name].set_defaults(run=run)
+        return commands[name]
+
+    for name, (_, text) in COMMANDS.items():
+        command = add(name, text, _run_notebook)
+        command.usage = f"grefel {name} [--SETTING VALUE ...]"
+        _add_settings(command, name)
+    _add_sweep(add, argv)
+    _add_others(add)
+    return parser, commands
+
+
+def _add_sweep(add: Add, argv: list[str]) -> None:
+    text = "train or fine-tune at every point of a grid, skipping finished ones"
+    sweep = add("sweep", text, _sweep)
+    sweep.usage = "grefel sweep train|finetune --name NAME [--SETTING VALUE ...]"
+    sweep.add_argument("notebook", metavar="train|finetune")
+    sweep.add_argument("--name", default="", help="the sweep's folder under outputs/")
+    sweep.add_argument("--grid", action="append", default=[], metavar="KEY=V1,V2",
+                       help="values of one setting; give it once for each setting")  # fmt: skip
+    sweep.add_argument("--case", action="append", default=[], metavar="KEY=V,KEY=V",
+                       help="settings that go together; give it once for each case")  # fmt: skip
+    sweep.add_argument("--seeds", default="", metavar="0,1,2")
+    sweep.add_argument("--evaluate", action="store_true", help="read the test split after each run")
+    sweep.add_argument("--cluster", default="", metavar="slurm|local",
+                       help="run through submitit (install the extra: cluster)")  # fmt: skip
+    sweep.add_argument("--cluster-option", action="append", default=[], metavar="KEY=VALUE",
+                       help="as timeout_min=600 or slurm_partition=gpu")  # fmt: skip
+    command = argv[1] if argv[:1] == ["sweep"] and argv[1:2] and argv[1] in SWEEPABLE else "train"
+    _add_settings(sweep, command, leave_out=("seed",))
+
+
+def _add_others(add: Add) -> None:
+    predict = add("predict", "predict single images or folders of face crops", _predict)
+    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders")
+    predict.add_argument("--checkpoint-path", default="",
+                         help="run or checkpoint file (default: the newest run)")  # fmt: skip
+    predict.add_argument("--output", default="", help="also write the table to this CSV file")
+    predict.add_argument("--device", default="auto")
+    report = add("report", "rebuild an evaluated run's figures, tables and model card", _report)
+    report.add_argument("run_folder", metavar="RUN", help="run folder or its name")
+    venues = "cvpr, icml, aaai, ieee, eccv, neurips"
+    report.add_argument("--venue", default="paper", help=f"widths of the figures: {venues}")
+    report.add_argument("--class-order", default="", metavar="A,B,C",
+                        help="order of the classes in figures and tables")  # fmt: skip
+    export = add("export", "write a run as an ONNX file, checked against PyTorch", _export)
+    export.add_argument("run_folder", metavar="RUN", help="run or checkpoint file")
+    export.add_argument("--output", type=Path, help="the file (default: RUN/model.onnx)")
+    kinds = add("data", "make data", None).add_subparsers(
+        dest="kind", required=True, metavar="KIND"
+    )
+    text = "write drawn faces in the file layout of FERPlus"
+    drawn = kinds.add_parser("synthetic", help=text, description=text, allow_abbrev=False)
+    drawn.add_argument("dest", type=Path, help="a new or empty folder")
+    drawn.add_argument("--images", type=int, default=3000)
+    drawn.add_argument("--seed", type=int, default=0)
+    drawn.set_defaults(run=_synthetic)
+    text = "copy evaluated runs without weights and images, to be shared"
+    publish = add("publish", text, _publish)
+    publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs")
+    publish.add_argument("dest", type=Path, metavar="DEST", help="folder that gets a folder a run")
+    add("demo", "run every notebook headless on the built-in faces", _demo)
+
+
+def _add_settings(
+    parser: argparse.ArgumentParser, command: str, *, leave_out: Sequence[str] = ()
+) -> None:
+    """A flag for each setting that the command takes, in the settings' groups."""
+    groups: dict[str, Any] = {}
+    for name, setting in command_settings(command).items():
+        if name in leave_out:
+            continue
+        if setting.group not in groups:
+            groups[setting.group] = parser.add_argument_group(setting.group)
+        flag = name.replace("_", "-")
+        about = "; ".join(filter(None, (setting.range, _default(name, command))))
+        text = f"{setting.help} ({about})" if about else setting.help
+        add, kind = groups[setting.group].add_argument, FIELDS[name].type
+        if kind is bool:
+            add(f"--{flag}", dest=name, nargs="?", const="true", help=text, metavar="true|false")
+            add(f"--no-{flag}", dest=name, action="store_const", const="false",
+                help=argparse.SUPPRESS)  # fmt: skip
+        else:
+            metavar = (
+                "|".join(map(str, setting.choices)) or {int: "N", float: "X", str: "TEXT"}[kind]
+            )
+            add(f"--{flag}", dest=name, metavar=metavar, help=text)
+
+
+def _default(name: str, command: str) -> str:
+    """The default of a setting in words, and what the profiles have instead."""
+    default, profiles = FIELDS[name].default, PROFILES
+    default = "auto" if name == "profile" else default
+    own = f"default {default}" if default != "" else ""
+    if command == "finetune" and name in command_settings("train"):
+        own, profiles = "default: as in the run", FINETUNE_PROFILES
+    elif command == "evaluate" and name in command_settings("train"):
+        own, profiles = "default: as in the run", {}
+    elif command == "compare":
+        own = "default notebooks/published_runs"
+    others = [f"{profile} {values[name]}" for profile, values in profiles.items() if name in values]
+    return "; ".join(filter(None, (own, ", ".join(others))))
+
+
+def _refuse(flag: str, parser: argparse.ArgumentParser) -> None:
+    known = [option for option in parser._option_string_actions if option.startswith("--")]
+    near = difflib.get_close_matches(flag.split("=")[0], known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "see --help"
+    raise ValueError(f"unknown argument {flag}; {hint}")
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings among the arguments, as far as they were given."""
+    return {k: v for k, v in vars(arguments).items() if k in FIELDS and v is not None}
+
+
+def _run_notebook(arguments: argparse.Namespace) -> None:
+    if arguments.command == "train" and "TORCHELASTIC_RUN_ID" in os.environ:  # one of many
+        from grefel_lib.commands.worker import train_worker
+
+        train_worker(_settings(arguments))
+        return
+    from grefel_lib.commands.notebook import run_command
+
+    run_command(arguments.command, _settings(arguments))
+
+
+def _sweep(arguments: argparse.Namespace) -> None:
+    from grefel_lib.commands.sweep import over_seeds, run_sweep, sweep_points
+    from grefel_lib.files import Folder
+    from grefel_lib.run import outputs_folder
+
+    given = _settings(arguments)
+    todo = sweep_points(
+        arguments.notebook,
+        arguments.name,
+        grid=arguments.grid,
+        cases=arguments.case,
+        seeds=arguments.seeds,
+        given=given,
+        evaluate=arguments.evaluate,
+    )
+    options = dict(option.partition("=")[::2] for option in arguments.cluster_option)
+    folder = Folder(outputs_folder(given.get("output_dir", "outputs")) / arguments.name)
+    table = run_sweep(
+        todo,
+        folder,
+        say=lambda line: print(f"grefel sweep: {line}", flush=True),
+        cluster=arguments.cluster,
+        options=options,
+    )
+    print(table.drop(columns="error").round(4).to_string(index=False))
+    if 0 < len(means := over_seeds(table)) < len(table):
+        print(f"\nmean over seeds\n{means.round(4).rename_axis(None).to_string()}\n")
+    print(f"wrote {folder.name}/table.csv")
+    failed = table.loc[table["error"] != "", "point"]
+    if len(failed):
+        raise ValueError(f"{len(failed)} of {len(table)} points failed: {', '.join(failed)}")
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    from grefel_lib.predict import predict_files
+    from grefel_lib.restore import load_model
+    from grefel_lib.run import checkpoint_file, newest_run
+    from grefel_lib.sources.layouts import find_images
+
+    paths = find_images(arguments.images)
+    name = arguments.checkpoint_path or newest_run().path
+    trained = load_model(checkpoint_file(name), device=arguments.device)
+    table = predict_files(trained, paths)
+    shown = table[["file", "predicted", "probability", "reliability"]]
+    print(shown.to_string(index=False, float_format="{:.3f}".format))
+    if arguments.output:
+        target = Path(arguments.output)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(target, index=False)
+        print(f"wrote {target}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from grefel_lib.analysis.evaluation import load_evaluation
+    from grefel_lib.report.everything import write_report
+    from grefel_lib.run import open_run
+
+    run = open_run(arguments.run_folder)
+    found = load_evaluation(run)
+    if arguments.class_order:
+        found = found.in_order([name.strip() for name in arguments.class_order.split(",")])
+    write_report(found, run, venue=arguments.venue)
+    print(f"wrote metrics.json, model_card.md, figures/ and tables/ in {run.name}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from grefel_lib.commands.export import export_onnx
+    from grefel_lib.faces import load_faces
+    from grefel_lib.files import relative
+    from grefel_lib.restore import load_model
+    from grefel_lib.run import checkpoint_file
+
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of every fold it left out
+    trained = load_model(checkpoint_file(arguments.run_folder), device="cpu")
+    faces = load_faces(trained.config).split("val")
+    path = arguments.output or trained.path.parents[1] / "model.onnx"
+    done = export_onnx(trained, faces, path)
+    print(f"wrote {relative(done.path)} ({done.path.stat().st_size / 1e6:.1f} MB); it differs "
+          f"from PyTorch by {done.largest_difference:.0e} at the most")  # fmt: skip
+    print(
+        f"one face on this CPU: onnxruntime {done.onnx_ms:.1f} ms, PyTorch {done.torch_ms:.1f} ms"
+    )
+
+
+def _synthetic(arguments: argparse.Namespace) -> None:
+    from grefel_lib.sources.synthetic import write_synthetic
+
+    folder = write_synthetic(arguments.dest, images=arguments.images, seed=arguments.seed)
+    print(f"wrote {arguments.images} drawn faces to {folder}")
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from grefel_lib.analysis.compare import collect_runs, publish_runs
+
+    made = publish_runs(collect_runs(arguments.source), arguments.dest)
+    print(f"wrote {len(made)} runs to {arguments.dest}")
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from grefel_lib.commands.notebook import NOTEBOOKS, execute_notebook
+    from grefel_lib.files import relative
+    from grefel_lib.run import outputs_folder
+
+    folder = outputs_folder() / "demo_notebooks"
+    for notebook in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
+        print(f"grefel demo: {notebook.name}", flush=True)
+        execute_notebook(notebook, folder / notebook.name, {})
+    print(f"all notebooks ran; open them in {relative(folder)}{os.sep}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,335 @@
+"""A command is a notebook: its parameters are the flags, its executed copy is the record."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import papermill
+from filelock import FileLock
+from IPython import get_ipython
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config as TraitConfig
+
+from grefel_lib.analysis.compare import PUBLISHED, collect_runs, comparison_folder
+from grefel_lib.backbone import check_backbone
+from grefel_lib.commands import COMMANDS, NotebookError
+from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config, check_name
+from grefel_lib.faces import load_faces
+from grefel_lib.files import read_facts, relative
+from grefel_lib.fit import fit
+from grefel_lib.run import (
+    Run,
+    check_run,
+    checkpoint_file,
+    newest_run,
+    open_run,
+    outputs_folder,
+    run_folder,
+    start_run,
+)
+
+log = logging.getLogger(__name__)
+
+NOTEBOOKS = PROJECT_ROOT / "notebooks"
+
+
+_FRIENDLY = (
+    "ValueError", "FileNotFoundError", "NotADirectoryError", "IsADirectoryError", "OSError",
+    "PermissionError", "ConnectionError", "NonFiniteLossError", "FileExistsError",
+    "ProcessError",
+)  # fmt: skip
+
+
+def notebook_path(command: str) -> Path:
+    """The notebook behind a command."""
+    return NOTEBOOKS / COMMANDS[command][0]
+
+
+def run_command(command: str, given: Mapping[str, Any]) -> Path:
+    """Check everything that can be checked now, then run a command's notebook.
+
+    Args:
+        command: A key of COMMANDS.
+        given: Values by parameter name; text is converted as the parameter's type asks.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ValueError, OSError: Bad settings, a run folder in the way, bad data, no weights.
+        NotebookError: See `execute`.
+    """
+    given = dict(given)
+    if "output_dir" in given:
+        given["output_dir"] = str(Path(given["output_dir"]).expanduser().absolute())
+    folder = _compared(given) if command == "compare" else _prepared(command, given)
+    for key, value in given.items():  # typed: papermill would pass text as text
+        given[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
+    source = notebook_path(command)
+    print(f"grefel {command}: {relative(folder)}", flush=True)
+    execute_notebook(source, folder / source.name, given)
+    return folder
+
+
+def _prepared(command: str, given: dict[str, Any]) -> Path:
+    """Check settings, run folder, data and weights; the run's name, which may hold the time, is
+    fixed in `given`. Returns the folder."""
+
+    outputs = given.get("output_dir", "outputs")
+    if command == "finetune" and not given.get("checkpoint_path"):
+        given["checkpoint_path"] = str(newest_run(outputs, finetuned=False).path)
+    if command == "evaluate":
+        if not given.get("checkpoint_dir"):
+            given["checkpoint_dir"] = str(newest_run().path)
+        _, results, config = resolve_evaluation(given)
+        load_faces(config)  # bad data is told now, in one line; good data is cached
+        return results.path
+    config = resolve(given, command=command)
+    folder = check_run(config)
+    if not given.get("resume"):
+        name = "finetune_name" if config.checkpoint_path else "run_name"
+        given[name] = folder.name
+        if config.checkpoint_path:
+            given[name] = folder.name.removeprefix("finetune_")
+    load_faces(config)
+    check_backbone(config)
+    return folder
+
+
+def _compared(given: dict[str, Any]) -> Path:
+
+    output_dir = resolve_comparison(given)
+    collect_runs(output_dir)
+    return comparison_folder(output_dir).path
+
+
+def execute_notebook(notebook: Path, output: Path, given: dict[str, Any]) -> None:
+    """Run a notebook headless through papermill, its printed lines passed on.
+
+    Args:
+        notebook: The source.
+        output: Where the executed copy goes; its folder is made, and removed again if the
+            notebook fails before it has written anything else there.
+        given: Parameters, plain scalars.
+
+    Raises:
+        NotebookError: A cell failed; one line says how.
+        OSError: The output folder cannot be made.
+    """
+    if not notebook.is_file():
+        raise FileNotFoundError(
+            f"no notebook at {notebook}; grefel works from a checkout of the project, installed "
+            f"with: pip install -e ."
+        )
+    os.environ |= {"GREFEL_PANELS": "0"}  # also when this command runs inside an open notebook
+    # papermill warns of settings outside the parameters cell, but passes them on
+    logging.getLogger("papermill").addFilter(lambda r: "unknown parameter" not in r.getMessage())
+    fresh = not output.parent.exists()
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"cannot make the folder {output.parent}: {error.strerror}") from error
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(output),
+            parameters=given,
+            kernel_name="python3",
+            progress_bar=sys.stderr.isatty(),
+            stdout_file=_Unbuffered(sys.stdout),
+            stderr_file=_Unbuffered(sys.stderr),
+            coalesce_streams=True,
+            store_widget_state=False,
+            autosave_cell_every=30,
+            config=TraitConfig(KernelManager={"transport_encryption": "auto"}),
+        )
+    except PapermillExecutionError as error:
+        known = error.ename in _FRIENDLY
+        kept = _remove_if_empty(output, fresh)
+        where = f" (see {relative(output)})" if kept and not known else ""
+        message = error.evalue if known else f"{error.ename}: {error.evalue}"
+        raise NotebookError(f"{message}{where}") from error
+
+
+def _remove_if_empty(output: Path, fresh: bool) -> bool:
+    if not fresh or {p.name for p in output.parent.iterdir()} - {output.name}:
+        return True
+    output.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        output.parent.rmdir()
+    return False
+
+
+class _Unbuffered:
+    """Passes text on at once, so that a log file can be followed."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def notebook_parameters(command: str) -> dict[str, Any]:
+    """What this notebook's parameters cell assigns, and papermill's cell below it.
+
+    Nothing else in the kernel counts, whatever its name. The parameters cell is the last cell run
+    that holds annotated assignments alone, one of them to a setting; papermill's begins with
+    "# Parameters".
+
+    Args:
+        command: Whose settings are allowed; see `check_parameters`.
+
+    Raises:
+        ValueError: An unknown name, or no notebook runs this.
+    """
+    shell = get_ipython()
+    if shell is None:
+        raise ValueError("outside a notebook the parameters must be given, as a dict")
+    parameters: dict[str, Any] = {}
+    for source in shell.history_manager.input_hist_parsed:
+        try:
+            body = ast.parse(source).body
+        except SyntaxError:
+            continue
+        injected = source.startswith("# Parameters")
+        kind = ast.Assign if injected else ast.AnnAssign
+        if not body or not all(isinstance(line, kind) for line in body):
+            continue
+        targets = [line.targets[0] if injected else line.target for line in body]
+        names = [target.id for target in targets if isinstance(target, ast.Name)]
+        if not injected:
+            if not SETTINGS.keys() & set(names):
+                continue
+            parameters = {}
+        for name, line in zip(names, body, strict=True):
+            try:
+                parameters[name] = ast.literal_eval(line.value)
+            except ValueError:  # an expression: its value as it stands now
+                parameters[name] = shell.user_ns[name]
+    return check_parameters(command, parameters)
+
+
+def check_parameters(command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that were given (not None), all of them settings that the command takes.
+
+    Raises:
+        ValueError: A name that no setting has, with the nearest; or a setting of other commands.
+    """
+    for name in parameters:
+        check_name(name, SETTINGS, "parameter")
+        if command not in SETTINGS[name].commands:
+            raise ValueError(
+                f"{name} is no setting of {command}, but of {', '.join(SETTINGS[name].commands)}"
+            )
+    return {name: value for name, value in parameters.items() if value is not None}
+
+
+def resolve(parameters: Mapping[str, Any] | None = None, *, command: str = "train") -> Config:
+    """The config that a notebook's parameters ask for.
+
+    `resume` takes the stored config of the run it names; `checkpoint_path` takes that run's
+    config under the fine-tuning profile. Fine-tuning without it starts from the demo run.
+
+    Args:
+        parameters: Values by name; without them, those of the notebook that calls this.
+        command: train, finetune or explore.
+
+    Raises:
+        ValueError: A bad value, an unknown name, or a setting beside `resume`.
+        FileNotFoundError: The run or checkpoint is not there.
+    """
+    if parameters is None:
+        overrides = notebook_parameters(command)
+    else:
+        overrides = check_parameters(command, parameters)
+    if command == "finetune" and not overrides.get("checkpoint_path"):
+        overrides["checkpoint_path"] = str(demo_run().path)
+    config = Config.resolve(overrides)
+    if config.resume:
+        run = open_run(config.resume, config.output_dir)
+        for name, (stored, value) in run.config.differences(config).items():
+            free = SETTINGS[name].may_change or name in ("profile", "dataset")
+            if name in overrides and not free:
+                raise ValueError(
+                    f"run {run.name} was started with {name}={stored!r} and cannot go on with "
+                    f"{value!r}; leave it out, or start a new run"
+                )
+        given = {name: getattr(config, name) for name in overrides if SETTINGS[name].may_change}
+        given |= {"run_name": run.path.name, "output_dir": str(run.path.parent), "resume": ""}
+        return run.config.replace(**given)
+    if config.checkpoint_path:
+        source = checkpoint_file(config.checkpoint_path, config.output_dir)
+        parent = Config.from_dict(read_facts(source)["config"])
+        config = Config.resolve(overrides, parent=parent)
+        if Path(config.checkpoint_path).suffix != ".safetensors":  # a run, not one of its files
+            source = source.parent.parent
+        return config.replace(checkpoint_path=relative(source))
+    return config
+
+
+def resolve_evaluation(
+    parameters: Mapping[str, Any] | None = None, *, command: str = "evaluate"
+) -> tuple[Run, Run, Config]:
+    """The run that is evaluated, where the results go, and the config with what was asked for.
+
+    Without `checkpoint_dir` it is the built-in demo run. `output_dir` sends the results elsewhere.
+
+    Args:
+        parameters: Values by name; without them, those of the notebook that calls this.
+        command: evaluate or explain.
+
+    Raises:
+        ValueError: A bad value or an unknown name.
+        FileNotFoundError: No such run.
+    """
+    if parameters is None:
+        overrides = notebook_parameters(command)
+    else:
+        overrides = check_parameters(command, parameters)
+    checked = Config.resolve(overrides)
+    run = open_run(checked.checkpoint_dir) if checked.checkpoint_dir else demo_run()
+    values = {name: getattr(checked, name) for name in overrides if name != "output_dir"}
+    config = run.config.on_data(**values)
+    elsewhere = "output_dir" in overrides
+    return run, Run(outputs_folder(checked.output_dir) if elsewhere else run.path, config), config
+
+
+def resolve_comparison(parameters: Mapping[str, Any] | None = None) -> str:
+    """The folder whose evaluated runs are compared; the published runs without one."""
+    if parameters is None:
+        overrides = notebook_parameters("compare")
+    else:
+        overrides = check_parameters("compare", parameters)
+    return str(overrides.get("output_dir", PUBLISHED))
+
+
+def demo_run() -> Run:
+    """The small built-in run that any notebook can fall back on: found, or trained now, once."""
+    config = Config.resolve({"profile": "demo", "run_name": "demo"})
+    path = run_folder(config)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if (path / "config.json").is_file():
+            run = open_run(path)
+            if run.config.differences(config):  # made by another version of the profile
+                shutil.rmtree(path)
+            elif run.status() == "ok":
+                return run
+        log.info("training the built-in demo run once ...")
+        faces = load_faces(config)
+        run = start_run(config, faces.info)
+        fit(faces, run)
+    return run

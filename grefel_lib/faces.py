@@ -1,0 +1,369 @@
+"""Any data set in, one FaceSet out: protocols, splits, leaks, a cache of decoded images."""
+
+import dataclasses
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.labels import CLASS_NAMES, EMOTIONS, VOTE_COLUMNS, class_index
+from grefel_lib.sources.layouts import Source, find_source
+
+log = logging.getLogger(__name__)
+
+
+SPLITS = ("train", "val", "test")
+
+
+VALIDATION_SHARE, VALIDATION_SEED = 0.1, 0  # where a set has no validation split; never the run's
+
+
+@dataclass(frozen=True)
+class FaceSet:
+    """Faces with their labels; splits share one memory-mapped array of images."""
+
+    images: np.ndarray  # (M, H, W) or (M, H, W, 3) uint8, every decoded image of the data set
+    table: pd.DataFrame  # N rows: id, split, row (in images), label, image_hash, file, votes
+    targets: np.ndarray  # (N, C) float32, rows sum to 1
+    class_names: tuple[str, ...]
+    info: dict[str, Any]  # dataset, protocol, fingerprint, what was dropped, warnings
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def split(self, name: str) -> "FaceSet":
+        """The faces of one split: train, val or test."""
+        if name not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}; got {name!r}")
+        return self.take(np.flatnonzero(self.table["split"] == name))
+
+    def take(self, indices: np.ndarray) -> "FaceSet":
+        """The faces at table positions (N,)."""
+        table = self.table.iloc[indices].reset_index(drop=True)
+        return dataclasses.replace(self, table=table, targets=self.targets[indices])
+
+    def sample(self, count: int) -> "FaceSet":
+        """So many faces, evenly spaced: always the same ones; all of a smaller set."""
+        if len(self) <= count:
+            return self
+        return self.take(np.linspace(0, len(self) - 1, count).round().astype(int))
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """Copy the images at table positions (B,) out of the cache: (B, H, W[, 3]) uint8."""
+        return self.images[self.table["row"].to_numpy()[indices]]
+
+    def counts(self) -> pd.DataFrame:
+        """Faces per class (rows) and split (columns)."""
+        found = pd.crosstab(self.table["label"], self.table["split"])
+        found = found.reindex(index=range(len(self.class_names)), columns=SPLITS, fill_value=0)
+        found.index = pd.Index(self.class_names, name="class")
+        return found.rename_axis(columns=None)
+
+
+def load_faces(config: Config) -> FaceSet:
+    """Read the data set that a config names.
+
+    Args:
+        config: dataset, data_dir, protocol, use_soft_labels, drop_leaks, rafdb_images,
+            label_noise, noise_kind.
+
+    Returns:
+        All splits. Validation and test targets are one-hot; training targets are vote
+        distributions with soft labels. With `drop_leaks`, training rows whose pixels also occur
+        in any validation or test image (kept by the protocol or not) are left out. With
+        `label_noise` the table has a column true_label.
+
+    Raises:
+        FileNotFoundError: A folder, table or image is missing.
+        ValueError: A file cannot be read as what it should be, or no row is left.
+        OSError: The cache cannot be written.
+    """
+    source = find_source(config)
+    table, images, fingerprint = _cached(source)
+    warnings = list(source.notes)
+    if config.dataset.startswith("rafdb") or not (table["split"] == "val").any():
+        table = _with_validation(table)
+        if not config.dataset.startswith("rafdb"):
+            warnings.append("no validation split here: a stratified tenth of train is used")
+    names = CLASS_NAMES[config.dataset]
+    if "votes" in source.kind:
+        votes = table[list(VOTE_COLUMNS)].to_numpy(dtype=float)
+        hard, keep = ferplus_targets(votes, config.protocol, soft=False)
+        targets = hard
+        if config.use_soft_labels:
+            soft, keep_soft = ferplus_targets(votes, config.protocol, soft=True)
+            train = (table["split"] == "train").to_numpy()
+            targets = np.where(train[:, None], soft, hard)
+            keep = np.where(train, keep_soft, keep)
+        table["label"] = targets.argmax(axis=1)
+        emotion_votes = votes[:, : len(EMOTIONS)]
+        mine = emotion_votes[np.arange(len(votes)), table["label"]]
+        table["agreement"] = mine / np.maximum(emotion_votes.sum(axis=1), 1)
+    else:
+        keep = np.ones(len(table), dtype=bool)
+        table["label"] = [class_index(config.dataset, code) for code in table.pop("code")]
+        targets = np.eye(len(names))[table["label"]]
+    unlabelled = table["split"][~keep].value_counts()
+    held_out = table["image_hash"][table["split"] != "train"]
+    leaks = (table["split"] == "train") & table["image_hash"].isin(held_out)
+    leaks &= keep
+    if config.drop_leaks:
+        keep = keep & ~leaks.to_numpy()
+    test = table["image_hash"][(table["split"] == "test") & keep]
+    copies = (table["split"] == "val") & keep & table["image_hash"].isin(test)
+    if not keep.any():
+        raise ValueError(
+            f"no face of {source.root} has a label under protocol {config.protocol!r}: all votes "
+            f"are zero, unknown or not a face"
+        )
+    for warning in warnings:
+        log.warning("%s", warning)
+    info = {
+        "dataset": config.dataset,
+        "protocol": config.protocol if "votes" in source.kind else "",
+        "soft_labels": bool("votes" in source.kind and config.use_soft_labels),
+        "fingerprint": fingerprint,
+        "no_label": {split: int(unlabelled.get(split, 0)) for split in SPLITS},
+        "leaks": int(leaks.sum()),
+        "leaks_dropped": int(leaks.sum()) if config.drop_leaks else 0,
+        "val_test_copies": int(copies.sum()),
+        "warnings": warnings,
+    }
+    table, targets = table[keep].reset_index(drop=True), targets[keep].astype(np.float32)
+    if config.label_noise:
+        info["labels_made_wrong"] = _make_wrong(table, targets, names, config)
+    return FaceSet(images, table, targets, names, info)
+
+
+def _make_wrong(
+    table: pd.DataFrame, targets: np.ndarray, names: tuple[str, ...], config: Config
+) -> int:
+    """Change a share of the training labels, in place, and keep the old ones as true_label.
+
+    In a changed target the masses of the old and the new class change places. Confusion: a class
+    becomes another as often as people take it for that one, over all training faces.
+    """
+    train = np.flatnonzero(table["split"] == "train")
+    labels = table["label"].to_numpy()[train]
+    chances = np.ones((len(names), len(names)))
+    if config.noise_kind == "confusion":
+        columns = [column for column in VOTE_COLUMNS[: len(names)] if column in table]
+        if len(columns) < len(names):
+            raise ValueError(
+                f"noise_kind confusion follows the votes, and {config.dataset} has none; use "
+                f"symmetric"
+            )
+        votes = table.loc[train, columns].to_numpy(dtype=float)
+        chances = np.stack([votes[labels == i].sum(axis=0) for i in range(len(names))])
+    flipped, changed = flip_labels(labels, config.label_noise, chances, seed=config.seed)
+    table["true_label"] = table["label"]
+    table.loc[train, "label"] = flipped
+    rows, old, new = train[changed], labels[changed], flipped[changed]
+    targets[rows, old], targets[rows, new] = targets[rows, new], targets[rows, old]
+    return int(changed.sum())
+
+
+def ferplus_targets(
+    votes: np.ndarray, protocol: str, *, soft: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turn FERPlus votes into targets under a protocol.
+
+    Args:
+        votes: (N, 10) counts, in the order of `labels.VOTE_COLUMNS`.
+        protocol: official, argmax or all.
+        soft: Vote distributions instead of one-hot labels.
+
+    Returns:
+        Targets (N, 8), rows of kept faces sum to 1 (others are zero), and keep (N,) bool.
+
+    Source: FERPlus (Barsoum et al. 2016) and its published reader for "official": majority, or
+    with `soft` its cross-entropy mode; "argmax" as SCN does; "all" as EmotionNet does.
+    """
+    votes = np.asarray(votes, dtype=float)
+    emotions = votes[:, : len(EMOTIONS)]
+    if protocol == "official":
+        votes = np.where(votes <= 1, 0, votes)  # a single vote is an outlier
+        if soft:
+            taken = _take_top(votes)
+        else:
+            enough = votes.max(axis=1) > 0.5 * votes.sum(axis=1)
+            taken = np.eye(votes.shape[1])[votes.argmax(axis=1)] * enough[:, None]
+        keep = (taken.sum(axis=1) > 0) & (taken.argmax(axis=1) < len(EMOTIONS))
+        mass = taken[:, : len(EMOTIONS)]
+    else:
+        keep = emotions.sum(axis=1) > 0
+        if protocol == "argmax":
+            keep &= votes.argmax(axis=1) < len(EMOTIONS)
+        mass = emotions if soft else np.eye(len(EMOTIONS))[emotions.argmax(axis=1)]
+    mass = mass * keep[:, None]
+    return mass / np.maximum(mass.sum(axis=1, keepdims=True), 1e-12), keep
+
+
+def _take_top(votes: np.ndarray) -> np.ndarray:
+    """The columns (N, 10) that the official cross-entropy mode keeps; all zero: discarded."""
+    emotions = len(EMOTIONS)
+    left, taken = votes.copy(), np.zeros_like(votes)
+    total, count = votes.sum(axis=1), np.zeros(len(votes))
+    stopped = np.zeros(len(votes), dtype=bool)
+    for _ in range(3):
+        going = (taken.sum(axis=1) < 0.75 * total) & (count < 3) & ~stopped
+        top = (left == left.max(axis=1, keepdims=True)) & going[:, None]  # one column, or a tie
+        chosen = top[:, :emotions]
+        taken[:, :emotions] += left[:, :emotions] * chosen
+        left[:, :emotions] *= ~chosen
+        count += chosen.sum(axis=1)
+        strange = top[:, emotions:].any(axis=1)  # unknown, or not a face
+        alone = np.flatnonzero(strange & (taken.sum(axis=1) == 0))
+        column = emotions + top[alone, emotions:].argmax(axis=1)
+        taken[alone, column] = left[alone, column]
+        count[alone] += 1
+        stopped |= strange
+    kept = (taken.sum(axis=1) > 0.5 * total) & (count <= 3)
+    return taken * kept[:, None]
+
+
+def _with_validation(table: pd.DataFrame) -> pd.DataFrame:
+    """Move a stratified tenth of train to val, the same rows for everyone."""
+    from sklearn.model_selection import train_test_split
+
+    train = table.index[table["split"] == "train"]
+    codes = table.loc[train, "code"]
+    rare = codes.map(codes.value_counts()) < 2  # a class of one face cannot be divided
+    try:
+        _, val = train_test_split(
+            train[~rare], test_size=VALIDATION_SHARE, random_state=VALIDATION_SEED,
+            stratify=codes[~rare],
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(
+            f"{len(train)} training faces are too few for a validation split"
+        ) from error
+    table.loc[val, "split"] = "val"
+    return table
+
+
+# -- the cache
+
+
+def cache_root() -> Path:
+    """Where decoded images are kept: data/cache, or what GREFEL_CACHE names."""
+    return Path(os.environ.get("GREFEL_CACHE") or PROJECT_ROOT / "data/cache").expanduser()
+
+
+def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray, str]:
+    """The raw table and images of a source, decoded at most once per state of its files."""
+    digest = hashlib.sha256(f"{VERSION} {source.kind}".encode())
+    root = os.path.join(source.root, "")
+    for file in source.files:  # a hundred thousand, where pathlib's own ways would take seconds
+        stat = os.stat(file)
+        name = str(file).removeprefix(root) if str(file).startswith(root) else file.name
+        digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    fingerprint = digest.hexdigest()[:16]
+    place = hashlib.sha256(str(source.root.resolve()).encode()).hexdigest()[:8]
+    prefix = f"{source.kind}-{place}-"
+    folder = cache_root() / (prefix + fingerprint)
+    if not folder.is_dir():
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder.parent / f"{prefix}.lock")
+            lock.acquire()
+        except OSError as error:
+            raise OSError(_cannot_write(folder.parent, error)) from error
+        with lock:
+            if not folder.is_dir():
+                _fill(source, folder)
+                for old in folder.parent.glob(f"{prefix}*"):
+                    if old.is_dir() and old != folder:
+                        log.info("the files of %s changed: its old cache is removed", source.root)
+                        shutil.rmtree(old, ignore_errors=True)
+        lock.release()
+    table = pd.read_csv(folder / "table.csv", dtype={"id": str, "file": str, "image_hash": str})
+    return table, np.load(folder / "images.npy", mmap_mode="r"), fingerprint
+
+
+VERSION = 1  # of the cache's content: raise it when readers change what they return
+
+
+def _fill(source: Source, folder: Path) -> None:
+    table, images = source.read()
+    if not len(table):
+        raise ValueError(f"{source.root} holds no image of a known layout")
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".filling-"))
+    try:
+        store, hashes = None, []
+        for position, image in enumerate(images):
+            if store is None:
+                shape = (len(table), *image.shape)
+                store = _writing(folder, _room, temporary / "images.npy", shape)
+            store[position] = image
+            hashes.append(hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest())
+        store.flush()
+        table = table.assign(row=np.arange(len(table)), image_hash=hashes)
+        _writing(folder, table.to_csv, temporary / "table.csv", index=False)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _room(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """A memory-mapped uint8 array whose disk space is taken now: a full disk raises, not kills."""
+    store = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return store
+
+
+def _writing(folder: Path, write: Callable, *arguments: Any, **options: Any) -> Any:
+    try:
+        return write(*arguments, **options)
+    except OSError as error:
+        raise OSError(_cannot_write(folder.parent, error)) from error
+
+
+def _cannot_write(folder: Path, error: OSError) -> str:
+    return (
+        f"cannot write the cache of decoded images in {folder} ({error.strerror or error}); make "
+        f"room there, or set GREFEL_CACHE to a folder that can be written"
+    )
+
+
+def flip_labels(
+    labels: np.ndarray, share: float, chances: np.ndarray, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make a share of the labels wrong.
+
+    Args:
+        labels: (N,) positions of the classes.
+        share: Of the labels that become wrong, 0 to 1, exactly (rounded to whole faces).
+        chances: (C, C) how likely each class (row) becomes which; the diagonal is not used.
+        seed: Of the choice.
+
+    Returns:
+        (N,) labels, and (N,) which were changed: never into themselves.
+
+    Raises:
+        ValueError: A class that is to change has nothing to become.
+    """
+    rng = np.random.default_rng([seed, 5])
+    changed = np.zeros(len(labels), dtype=bool)
+    changed[rng.permutation(len(labels))[: round(share * len(labels))]] = True
+    others = np.asarray(chances, dtype=float) * (1 - np.eye(len(chances)))
+    empty = np.flatnonzero(others.sum(axis=1) == 0)
+    if np.isin(labels[changed], empty).any():
+        raise ValueError(f"class {empty[0]} is confused with no other; use symmetric label noise")
+    edges = (others / np.maximum(others.sum(axis=1, keepdims=True), 1e-12)).cumsum(axis=1)
+    edges[:, -1] = 1
+    draws = rng.random((len(labels), 1))
+    flipped = (edges[labels] <= draws).sum(axis=1)
+    return np.where(changed, flipped, labels), changed

@@ -1,0 +1,131 @@
+"""Files under outputs/: each one whole or not at all, and named as people write it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from grefel_lib.config import PROJECT_ROOT
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder under outputs/, and the one way to write into it: each file whole or not at all."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The folder as people write it: relative to the project, where it lies inside."""
+        return relative(self.path)
+
+    def file(self, *parts: str) -> Path:
+        """A path inside the run folder, its parent made."""
+        self.path.joinpath(*parts[:-1]).mkdir(parents=True, exist_ok=True)
+        return self.path.joinpath(*parts)
+
+    def write_text(self, text: str, *parts: str) -> Path:
+        """Write a text file atomically."""
+        return atomic(self.file(*parts), lambda temporary: temporary.write_text(text))
+
+    def write_bytes(self, content: bytes, *parts: str) -> Path:
+        """Write a binary file atomically."""
+        return atomic(self.file(*parts), lambda temporary: temporary.write_bytes(content))
+
+    def write_json(self, content: Any, *parts: str) -> Path:
+        """Write JSON atomically, for people and programs."""
+        return self.write_text(json.dumps(content, indent=2) + "\n", *parts)
+
+    def write_table(self, table: pd.DataFrame, *parts: str, index: bool = False) -> Path:
+        """Write a CSV file atomically."""
+        return self.write_text(table.to_csv(index=index), *parts)
+
+    def write_array(self, array: np.ndarray, *parts: str) -> Path:
+        """Write a .npy file atomically."""
+
+        def write(temporary: Path) -> None:
+            with temporary.open("wb") as file:
+                np.save(file, array)
+
+        return atomic(self.file(*parts), write)
+
+
+def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
+    """Write a file beside its place, then rename it into place; remove it on failure."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except Exception as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # it wraps "disk full" in its own type
+            raise OSError(f"cannot write {path}: {error}") from error
+        raise
+    return path
+
+
+def relative(path: Path) -> str:
+    """A path relative to the project root where it lies inside, so that no output leaks one."""
+    path = Path(path).resolve()
+    return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
+
+
+def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
+    """Write a checkpoint; a crash or a full disk leaves the old file as it was.
+
+    Args:
+        path: Its parent exists.
+        tensors: By name; made contiguous, since safetensors refuses channels-last.
+        facts: Anything JSON can hold.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
+    header = {"grefel": json.dumps(facts)}
+    return atomic(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def read_facts(path: Path) -> dict:
+    """The JSON header of a checkpoint, without its tensors."""
+    try:
+        with safe_open(path, framework="numpy") as content:
+            facts = (content.metadata() or {}).get("grefel")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"cannot read the checkpoint {path}: {error}") from error
+    if facts is None:
+        raise ValueError(
+            f"{path} is not a checkpoint of this project; for plain backbone weights use "
+            f"backbone_weights"
+        )
+    return json.loads(facts)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read a checkpoint: tensors by name and the facts saved with them; nothing is unpickled.
+
+    Raises:
+        ValueError: The file is truncated or no checkpoint of this project.
+    """
+    facts = read_facts(path)
+    with safe_open(path, framework="pt") as content:
+        return {key: content.get_tensor(key) for key in content.keys()}, facts  # noqa: SIM118
+
+
+def under_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,405 @@
+"""Training, from the first batch to the last checkpoint: read `fit`, then `train_epoch`."""
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm.auto import tqdm
+
+from grefel_lib.batches import augment, batch_loader, mix_batch, prepare_input, to_float
+from grefel_lib.config import WITHOUT_WEIGHTS
+from grefel_lib.environment import autocast, keep_memory, memory_layout, pick_device, progress_bars
+from grefel_lib.faces import FaceSet
+from grefel_lib.grefel import Output, build_model
+from grefel_lib.losses import total_loss
+from grefel_lib.metrics import compute_metrics, per_class_metrics
+from grefel_lib.optim import (
+    balanced_class_weights,
+    epoch_batches,
+    lr_factor,
+    no_progress,
+    parameter_groups,
+    restore_training_state,
+    training_state,
+)
+from grefel_lib.predict import predict_each
+from grefel_lib.processes import (
+    World,
+    is_first_process,
+    join_processes,
+    launch_processes,
+    under_torchrun,
+)
+from grefel_lib.restore import start_from
+from grefel_lib.run import BEST, BEST_EMA, LAST, Run, checkpoint_file
+
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 120  # within an epoch, when no progress bar is shown
+PARTS = ("cls", "branch", "anchor", "center", "rel")
+
+
+class NonFiniteLossError(ValueError):
+    """A batch gave a loss that is NaN or infinite."""
+
+
+@dataclass
+class Training:
+    """The state of one training; the checkpoint `last` holds what a resume needs of it."""
+
+    run: Run
+    train: FaceSet
+    val: FaceSet
+    world: World
+    device: torch.device
+    net: nn.Module
+    ema: ModelEmaV3
+    optimizer: torch.optim.Optimizer
+    forward: Callable[[Tensor], Output]  # net, wrapped and compiled as the config asks
+    parallel: nn.Module  # net, wrapped for several processes
+    class_weights: Tensor | None  # (C,)
+    updates_per_epoch: int
+    micro: int  # faces held in memory at once; halved when memory runs out
+    epoch: int = 0
+    update: int = 0
+    history: list[dict] = field(default_factory=list)
+
+    def batches(self) -> list[np.ndarray]:
+        """An epoch's batches of indices: the same in every process, two faces for each at least."""
+        batches = epoch_batches(self.train, self.run.config)
+        return [b for b in batches if len(b) >= 2 * self.world.size]  # batch norm needs two
+
+
+def fit(faces: FaceSet, run: Run, *, say: Callable[[str], None] | None = None) -> pd.DataFrame:
+    """Train a run to its end, from wherever it stands.
+
+    With `processes` above 1 that many are started on this machine (`launch_processes`).
+
+    Args:
+        faces: All splits; only train and val are read.
+        run: From `start_run`; its config says everything else.
+        say: Receives a few plain lines after each epoch (`print`, for a notebook).
+
+    Returns:
+        The history, one row an epoch (columns: see outputs/README.md).
+
+    Raises:
+        NonFiniteLossError: A batch gave a NaN or infinite loss; its image ids are named.
+        ProcessError: One of several processes failed.
+        ValueError: A split is empty, or the checkpoint to start from does not fit.
+    """
+    config, say = run.config, say or log.info
+    if config.processes > 1 and not under_torchrun():
+        launch_processes(run, say=say)
+        return run.history()
+    first = is_first_process()  # the one that writes and speaks
+    say = say if first else lambda line: None
+    with run.recording() if first else contextlib.nullcontext({}) as ending:
+        if first:
+            run.ask_to_stop(False)
+        training = start_training(faces, run, say)
+        while training.epoch < config.epochs:
+            started = time.perf_counter()
+            row = train_epoch(training, say) | validate(training)
+            row["seconds"] = time.perf_counter() - started
+            training.history.append(row)
+            if first:
+                save(training)
+            say(epoch_lines(training.history, config.epochs))
+            if no_progress(training.history, config.early_stopping):
+                say(f"no better validation accuracy for {config.early_stopping} epochs: stop")
+                break
+            asked = any(training.world.gathered(run.asked_to_stop))
+            if asked and training.epoch < config.epochs:
+                say(f"asked to stop; to go on: grefel train --resume {run.name}")
+                ending["status"] = "stopped"
+                break
+        if first:
+            run.ask_to_stop(False)
+    return pd.DataFrame(training.history)
+
+
+def start_training(faces: FaceSet, run: Run, say: Callable[[str], None]) -> Training:
+    """Build the model and all that trains it; read the last checkpoint, if there is one."""
+    config = run.config
+    train, val = faces.split("train"), faces.split("val")
+    for name, part in (("train", train), ("val", val)):
+        if len(part) < 2:
+            raise ValueError(f"the {name} split has {len(part)} faces; at least 2 are needed")
+    world, device = join_processes(pick_device(config.device))
+    if device.type == "cpu":
+        keep_memory()
+    resumed = run.has_checkpoint(LAST)
+
+    torch.manual_seed(config.seed)
+    net = build_model(
+        config.replace(**WITHOUT_WEIGHTS) if resumed else config, len(val.class_names)
+    )
+    if config.checkpoint_path and not resumed:
+        path = checkpoint_file(config.checkpoint_path, config.output_dir)
+        start_from(net, path, faces.class_names, say=say)
+    memory = torch.channels_last if config.channels_last else torch.contiguous_format
+    net.to(device, memory_format=memory)
+    ema = ModelEmaV3(net, decay=config.ema_decay, use_warmup=True, warmup_power=0.9)
+    ema.module.to(memory_format=memory)
+    parallel = DistributedDataParallel(net) if world.size > 1 else net  # averages the gradients
+    weighted = config.class_weights == "balanced"
+    training = Training(
+        run, train, val, world, device, net, ema,
+        optimizer=torch.optim.AdamW(parameter_groups(net, config), lr=config.lr),
+        forward=torch.compile(parallel) if config.compile else parallel,
+        parallel=parallel,
+        class_weights=balanced_class_weights(train).to(device) if weighted else None,
+        updates_per_epoch=0,
+        micro=config.micro_batch_size or config.batch_size,
+    )  # fmt: skip
+    torch.manual_seed(config.seed)
+    training.updates_per_epoch = len(training.batches())
+
+    if resumed:
+        tensors, facts = run.load_checkpoint(LAST)
+        restore_training_state(tensors, net, ema.module, training.optimizer)
+        training.epoch, training.update = facts["epoch"], facts["update"]
+        training.history = facts["history"]
+        training.micro = min(training.micro, facts["micro"])
+        if is_first_process():
+            run.write_table(pd.DataFrame(training.history), "history.csv")
+        say(f"continuing {run.name} after epoch {training.epoch}")
+    return training
+
+
+def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
+    """Learn from every training face once.
+
+    Returns:
+        The epoch's row of the history, without validation.
+    """
+    net, optimizer, config = training.net, training.optimizer, training.run.config
+    world, device, epoch = training.world, training.device, training.epoch
+    torch.manual_seed(_seed(config.seed, epoch))
+    net.train()
+    if config.correction == "trust" and net.head is not None:
+        net.head.trust = training.ema.module.head.trust = epoch / max(1, config.epochs - 1)
+    loader = batch_loader(
+        training.train,
+        training.batches(),
+        num_workers=config.num_workers,
+        pin=device.type == "cuda",
+    )
+    bar = tqdm(
+        loader,
+        desc=f"epoch {epoch + 1}/{config.epochs}",
+        leave=False,
+        disable=not progress_bars(),
+    )
+    sums, seen = dict.fromkeys(("loss", *PARTS, "correct", "norm"), 0.0), 0
+    started = last_line = time.perf_counter()
+    for images, targets, batch in bar:
+        # learning rate: linear warm-up, then cosine
+        factor = lr_factor(
+            training.update,
+            config.epochs * training.updates_per_epoch,
+            round(config.warmup_epochs * training.updates_per_epoch),
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * factor * group["scale"]
+
+        # inputs: augmented and mixed at source size, then resized and normalised
+        inputs = augment(to_float(images, device), config.augmentation)
+        inputs, targets = mix_batch(
+            inputs,
+            targets.to(device),
+            mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+            prob=config.mix_prob,
+        )
+        mine = world.share(len(batch))  # this process's part of the batch
+        inputs = prepare_input(inputs[mine], config.image_size, net.mean, net.std)
+        inputs = memory_layout(inputs, config)
+
+        # gradients, and their norm before clipping
+        with world.own_draws(device, _seed(config.seed, training.update, world.rank)):
+            parts = backward(training, inputs, targets[mine], len(batch), say)
+        norm = nn.utils.clip_grad_norm_(net.parameters(), config.grad_clip or math.inf)
+        values = world.total(torch.stack(list(parts.values()))).tolist()  # waits for the device
+        parts = dict(zip(parts, values, strict=True))
+        if not math.isfinite(parts["loss"]):
+            optimizer.zero_grad(set_to_none=True)
+            ids = ", ".join(training.train.table["id"].iloc[batch])
+            raise NonFiniteLossError(
+                f"the loss is {parts['loss']} in epoch {epoch + 1}, update "
+                f"{training.update + 1}; nothing was updated. Lower lr, use precision=fp32, or "
+                f"look at these images: {ids}"
+            )
+
+        # update
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        training.update += 1
+        if is_first_process():
+            training.ema.update(net, step=training.update)
+
+        # record
+        seen += len(batch)
+        sums["correct"] += parts.pop("correct")
+        sums["norm"] += norm.item() * len(batch)
+        for name, value in parts.items():
+            sums[name] += value * len(batch)
+        lr, loss, accuracy = config.lr * factor, sums["loss"] / seen, sums["correct"] / seen
+        bar.set_postfix(loss=f"{loss:.3f}", acc=f"{accuracy:.3f}", lr=f"{lr:.1e}")
+        now = time.perf_counter()
+        if bar.disable and now > last_line + SECONDS_BETWEEN_LINES:
+            last_line = now
+            say(
+                f"  epoch {epoch + 1}, {seen / len(training.train):.0%}: loss {loss:.3f}, "
+                f"accuracy {accuracy:.2%}, lr {lr:.1e}, {seen / (now - started):.0f} images/s"
+            )
+    seconds = time.perf_counter() - started
+    training.epoch += 1
+    row = {"epoch": training.epoch, "lr": lr, "train_loss": loss}
+    row |= {f"train_loss_{part}": sums[part] / seen for part in PARTS if sums[part]}
+    row |= {"grad_norm": sums["norm"] / seen, "train_accuracy": accuracy}
+    return row | {"images_per_second": seen / seconds}
+
+
+def backward(
+    training: Training, inputs: Tensor, targets: Tensor, whole: int, say: Callable[[str], None]
+) -> dict[str, Tensor]:
+    """Gradients of this process's faces, in micro-batches; halved when memory runs out.
+
+    Args:
+        training: Its network gets the gradients.
+        inputs: (B, 3, S, S) this process's faces.
+        targets: (B, C) distributions.
+        whole: Faces in the batch, over all processes.
+        say: Receives a line when memory ran out.
+
+    Returns:
+        loss and its parts (these faces' share of the batch's mean) and correct (a count).
+    """
+    while True:
+        try:
+            return _accumulate(training, inputs, targets, whole)
+        except torch.OutOfMemoryError as error:
+            training.optimizer.zero_grad(set_to_none=True)
+            if training.world.size > 1:  # the others wait in the middle of their gradients
+                raise ValueError(
+                    f"out of memory; several processes need a micro_batch_size below "
+                    f"{min(training.micro, len(inputs))} from the start"
+                ) from error
+            if training.micro < 2:
+                raise
+            training.micro = max(1, min(training.micro, len(inputs)) // 2)
+            log.debug("out of memory: %s", error)
+            say(
+                f"out of memory: micro-batches of {training.micro} from here on, the effective "
+                f"batch stays {training.run.config.batch_size}"
+            )
+            if training.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+
+def _accumulate(
+    training: Training, inputs: Tensor, targets: Tensor, whole: int
+) -> dict[str, Tensor]:
+    config, world, totals = training.run.config, training.world, {}
+    starts = range(0, len(inputs), training.micro)
+    for start in starts:
+        part = slice(start, start + training.micro)
+        share = len(inputs[part]) / whole
+        synchronise = start == starts[-1] or world.size == 1
+        with contextlib.nullcontext() if synchronise else training.parallel.no_sync():
+            with autocast(config, training.device):
+                output = training.forward(inputs[part])
+            parts = total_loss(output, targets[part], config, training.class_weights)
+            # the processes' gradients are averaged, but their shares add up to one
+            (parts["loss"] * share * world.size).backward()
+        predicted = output.log_probs.detach().argmax(dim=1)
+        correct = (predicted == targets[part].argmax(dim=1)).sum()
+        values = {name: value.detach() * share for name, value in parts.items()}
+        for name, value in (values | {"correct": correct}).items():
+            totals[name] = totals.get(name, 0) + value
+    return totals
+
+
+def validate(training: Training) -> dict[str, float]:
+    """Score the validation faces with both sets of weights; each process takes its share."""
+    world, val = training.world, training.val
+    nets = {"": training.net, "ema_": training.ema.module}
+    for net in nets.values():
+        world.from_first(net)
+    mine = val.take(np.arange(len(val))[world.share(len(val))])
+    row: dict[str, float] = {}
+    for prefix, part in predict_each(nets, mine, training.run.config).items():
+        table = pd.concat(world.gathered(part), ignore_index=True)
+        metrics = compute_metrics(table)
+        row[f"{prefix}val_loss"] = metrics["nll"]
+        row[f"{prefix}val_accuracy"] = metrics["accuracy"]
+        row[f"{prefix}val_macro_f1"] = metrics["macro_f1"]
+        recalls = per_class_metrics(table).set_index("class")["recall"]
+        row |= {f"{prefix}val_accuracy_{name}": recalls[name] for name in recalls.index}
+    return row
+
+
+def save(training: Training) -> None:
+    """Write history.csv and the checkpoints: last, and best_model and best_ema_model if better."""
+    run, history, row = training.run, training.history, training.history[-1]
+    head = training.net.head
+    facts = {
+        "config": run.config.to_dict(),
+        "class_names": list(training.train.class_names),
+        "epoch": training.epoch,
+        "trust": 1.0 if head is None else head.trust,
+    }
+    state = training.net.state_dict()
+    for name, key, tensors in (
+        (BEST, "val_accuracy", state),
+        (BEST_EMA, "ema_val_accuracy", training.ema.module.state_dict()),
+    ):
+        best = max(history, key=lambda past, key=key: past[key])  # the earliest of equals
+        if best is row:
+            run.save_checkpoint(name, tensors, facts | {"val_accuracy": row[key]})
+    facts["val_accuracy"] = row["val_accuracy"]
+    every = run.config.save_every
+    if every and training.epoch % every == 0:
+        run.save_checkpoint(f"epoch_{training.epoch:04d}", state, facts)
+    facts |= {"update": training.update, "micro": training.micro, "history": history}
+    tensors = training_state(training.net, training.ema.module, training.optimizer)
+    run.save_checkpoint(LAST, tensors, facts)
+    run.write_table(pd.DataFrame(history), "history.csv")
+
+
+def epoch_lines(history: list[dict], epochs: int) -> str:
+    """What the last epoch of a history gave, in four plain lines."""
+    row = history[-1]
+    best = {k: max(history, key=lambda past: past[k]) for k in ("val_accuracy", "ema_val_accuracy")}
+
+    def with_best(key: str) -> str:
+        top = best[key]
+        return f"{row[key]:6.2%} (best {top[key]:6.2%}, epoch {top['epoch']})"
+
+    prefix = "ema_val_accuracy_"
+    names = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
+    classes = "  ".join(f"{name[:9]} {100 * row[prefix + name]:.0f}" for name in names)
+    return (
+        f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.1e}  grad norm "
+        f"{row['grad_norm']:.2f}  {row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s\n"
+        f"  loss      train {row['train_loss']:.3f}  val {row['val_loss']:.3f}  "
+        f"EMA {row['ema_val_loss']:.3f}\n"
+        f"  accuracy  train {row['train_accuracy']:6.2%}  val {with_best('val_accuracy')}  "
+        f"EMA {with_best('ema_val_accuracy')}\n"
+        f"  EMA recall %  {classes}"
+    )
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])

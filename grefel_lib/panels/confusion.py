@@ -1,0 +1,171 @@
+"""Click a cell of the confusion matrix, see its faces: what people said, what the model says."""
+
+from typing import ClassVar
+
+import ipywidgets as widgets
+import pandas as pd
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from grefel_lib.analysis.evaluation import Evaluation
+from grefel_lib.faces import FaceSet
+from grefel_lib.metrics import confusion_counts, images_in_cell, normalise_rows, table_classes
+from grefel_lib.panels.panel import Pager, Panel, count_faces, html_picture, row
+from grefel_lib.report.faces import face_cards
+from grefel_lib.report.style import BLUES, EMA, INK, paper_style, percent, short_name
+
+ORDERS = {
+    "surest first": ("confidence", False), "least sure first": ("confidence", True),
+    "most reliable first": ("reliability", False), "least reliable first": ("reliability", True),
+}  # fmt: skip
+
+
+PAGE = 8  # faces shown at once
+
+
+CELL = {"width": "auto", "height": "30px", "padding": "0", "margin": "0"}
+
+
+FRAME = f"2px solid {EMA}"
+
+
+def select_cell(
+    predictions: pd.DataFrame,
+    true: str,
+    predicted: str,
+    *,
+    order: str = "surest first",
+    between: tuple[float, float] = (0, 1),
+) -> pd.DataFrame:
+    """The faces of one cell of the confusion matrix.
+
+    Args:
+        predictions: See `evaluation.predict`.
+        true: Class of the label.
+        predicted: Class of the prediction.
+        order: A key of ORDERS; confidence is the probability of the predicted class.
+        between: Lowest and highest reliability; without reliability all faces are kept.
+    """
+    rows = images_in_cell(predictions, true, predicted)
+    rows = rows.assign(confidence=rows[f"p_{predicted}"])
+    column, ascending = ORDERS[order]
+    if "reliability" in rows:
+        rows = rows[rows["reliability"].between(*between)]
+    return rows.sort_values(column, ascending=ascending, kind="stable")
+
+
+class ConfusionPanel(Panel):
+    """Both checkpoints' matrices side by side; a click on a cell shows its faces below."""
+
+    title = "Confusion explorer: click a cell (rows true, columns predicted, in percent)"
+    short: ClassVar[dict[str, str]] = {"best_model": "best", "best_ema_model": "EMA"}
+
+    def __init__(self, found: Evaluation, faces: FaceSet) -> None:
+        super().__init__()
+        self.found, self.faces = found, faces
+        self.names = table_classes(found.table)
+        self.chosen: tuple[str, str, str] | None = None  # checkpoint, true, predicted
+        reliable = "reliability" in found.table
+        self.order = widgets.Dropdown(
+            options=[o for o, (column, _) in ORDERS.items() if reliable or column == "confidence"],
+            description="order", layout={"width": "260px"},
+        )  # fmt: skip
+        self.between = widgets.FloatRangeSlider(
+            value=(0, 1), min=0, max=1, step=0.05, description="reliability", disabled=not reliable,
+            continuous_update=False, layout={"width": "330px"},
+        )  # fmt: skip
+        self.pager = Pager(PAGE, self.guard(self._draw))
+        self.shown = widgets.HTML()
+        # shared: thousands of widgets would take the browser many seconds
+        self.plain, self.framed = widgets.Layout(**CELL), widgets.Layout(**CELL, border=FRAME)
+        self.text = {"layout": widgets.Layout(), "style": widgets.HTML().style}
+        self.cells: dict[tuple[str, str, str], widgets.Button] = {}
+        self.styles: dict[int, widgets.ButtonStyle] = {}
+        matrices = [self._matrix(name) for name in found.predictions]
+        self.fill(row(*matrices), row(self.order, self.between, self.pager.box), self.shown)
+        for control in (self.order, self.between):
+            control.observe(self.guard(self._select), names="value")
+        self.choose(found.headline, *self._worst())
+
+    def choose(self, checkpoint: str, true: str, predicted: str) -> None:
+        """Show the faces of a cell, as a click on it does."""
+        if self.chosen is not None:
+            self.cells[self.chosen].layout = self.plain
+        self.chosen = (checkpoint, true, predicted)
+        self.cells[self.chosen].layout = self.framed
+        self._select()
+
+    def _worst(self) -> tuple[str, str]:
+        """The most frequent mistake; without any, the first class and itself."""
+        wrong = self.found.table[self.found.table["label"] != self.found.table["predicted"]]
+        if wrong.empty:
+            return self.names[0], self.names[0]
+        return wrong.groupby(["label", "predicted"]).size().idxmax()
+
+    def _matrix(self, checkpoint: str) -> widgets.VBox:
+        counts = confusion_counts(self.found.predictions[checkpoint])
+        shares = normalise_rows(counts)
+        short = [short_name(name) for name in self.names]
+        children = [widgets.HTML(f"<center>{name}</center>", **self.text) for name in ("", *short)]
+        for i, true in enumerate(self.names):
+            children.append(widgets.HTML(short[i], **self.text))
+            for j, predicted in enumerate(self.names):
+                key = (checkpoint, true, predicted)
+                count, share = counts[i, j], shares[i, j]
+                self.cells[key] = button = widgets.Button(
+                    description=percent(share, False) if count else "",
+                    tooltip=f"{count_faces(count)}: {true} taken for {predicted} ({checkpoint})",
+                    disabled=not count,
+                    layout=self.plain,
+                    style=self._style(share),
+                )
+                button.on_click(self.guard(lambda key=key: self.choose(*key)))
+                children.append(button)
+        columns = f"34px repeat({len(self.names)}, 42px)"
+        grid = widgets.GridBox(
+            children, layout={"grid_template_columns": columns, "grid_gap": "1px"}
+        )
+        chosen = " (headline)" if checkpoint == self.found.headline else ""
+        accuracy = (counts.trace() / counts.sum()) if counts.sum() else 0
+        title = widgets.HTML(f"{checkpoint}{chosen}: {accuracy:.1%}")
+        return widgets.VBox([title, grid], layout={"margin": "0 16px 8px 0"})
+
+    def _style(self, share: float) -> widgets.ButtonStyle:
+        """The colour of a share of a row, to the percent."""
+        percent = round(100 * share)
+        if percent not in self.styles:
+            self.styles[percent] = widgets.ButtonStyle(
+                button_color=to_hex(BLUES(percent / 100)),
+                text_color="white" if percent > 50 else INK,
+            )
+        return self.styles[percent]
+
+    def _select(self) -> None:
+        self.pager.start = 0
+        self._draw()
+
+    def _draw(self) -> None:
+        checkpoint, true, predicted = self.chosen
+        rows = select_cell(
+            self.found.predictions[checkpoint], true, predicted,
+            order=self.order.value, between=self.between.value,
+        )  # fmt: skip
+        some = rows.iloc[self.pager.page(len(rows))]
+        told = f"{true} taken for {predicted} by {checkpoint}: {count_faces(len(rows))}"
+        if some.empty:
+            self.tell(f"{told} of this reliability; widen the range")
+            self.shown.value = ""
+            return
+        self.tell(told)
+        self.shown.value = html_picture(_cards(self.found, self.faces, checkpoint, some), told)
+
+
+def _cards(found: Evaluation, faces: FaceSet, checkpoint: str, rows: pd.DataFrame) -> Figure:
+    """The faces with their distributions, and what the other checkpoint says of them."""
+    others = {
+        ConfusionPanel.short.get(name, name): table.loc[rows.index, "predicted"]
+        for name, table in found.predictions.items() if name != checkpoint
+    }  # fmt: skip
+    images = faces.gather(rows.index.to_numpy())
+    with paper_style("full"):
+        return face_cards(images, rows, table_classes(found.table), others)

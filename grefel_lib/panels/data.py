@@ -1,0 +1,209 @@
+"""Look through a data set: by split, class, protocol and agreement; jump between copies."""
+
+import ipywidgets as widgets
+import pandas as pd
+from matplotlib.figure import Figure
+
+from grefel_lib.config import SETTINGS, Config
+from grefel_lib.faces import SPLITS, FaceSet, load_faces
+from grefel_lib.files import Folder
+from grefel_lib.labels import CLASS_NAMES, VOTE_COLUMNS
+from grefel_lib.panels.panel import Pager, Panel, count_faces, html_picture, row
+from grefel_lib.report.faces import face_grid
+from grefel_lib.report.style import EMA, paper_style, short_name
+from grefel_lib.run import outputs_folder, relative
+
+ALL = "all"
+
+
+PAGE = 20  # faces shown at once
+
+
+NCOLS = 10
+
+
+def copied(faces: FaceSet) -> pd.Series:
+    """(N,) whether the pixels of a face occur in another split too."""
+    return faces.table.groupby("image_hash")["split"].transform("nunique") > 1
+
+
+def select_faces(
+    faces: FaceSet,
+    *,
+    split: str = ALL,
+    label: str = ALL,
+    agreement: tuple[float, float] = (0, 1),
+    copies: bool = False,
+) -> pd.DataFrame:
+    """The rows of a data set that somebody wants to see.
+
+    Args:
+        faces: A whole data set.
+        split: train, val, test or all.
+        label: A class name, or all.
+        agreement: Lowest and highest share of the emotion votes for the label; without votes all
+            faces are kept.
+        copies: Only faces whose pixels occur in another split too.
+
+    Returns:
+        Rows of `faces.table`, with their index.
+    """
+    table = faces.table
+    keep = pd.Series(True, index=table.index)
+    if split != ALL:
+        keep &= table["split"] == split
+    if label != ALL:
+        keep &= table["label"] == faces.class_names.index(label)
+    if "agreement" in table:
+        keep &= table["agreement"].between(*agreement)
+    if copies:
+        keep &= copied(faces)
+    return table[keep]
+
+
+def faces_page(faces: FaceSet, rows: pd.DataFrame, *, framed: str = "") -> Figure:
+    """Draw faces with their class and id, and their votes below where there are any.
+
+    Args:
+        faces: The data set.
+        rows: Up to PAGE rows of its table.
+        framed: Id of a face that gets a frame.
+    """
+    names = [short_name(faces.class_names[label]) for label in rows["label"]]
+    titles = [f"{a} · {b}\n{c}" for a, b, c in zip(names, rows["split"], rows["id"], strict=True)]
+    votes = rows[list(VOTE_COLUMNS)].to_numpy() if "unknown" in rows else None
+    lines = -(-len(rows) // NCOLS)
+    frames = [EMA if name == framed else "white" for name in rows["id"]]
+    with paper_style("full"):
+        height = (1.05 if votes is None else 1.3) * lines + (0.25 if votes is not None else 0)
+        fig = Figure(figsize=(6.9, height))
+        images = faces.gather(rows.index.to_numpy())
+        face_grid(images, fig, ncols=NCOLS, titles=titles, colours=frames, votes=votes)
+    return fig
+
+
+class DataPanel(Panel):
+    """Choose faces, see them with their votes, jump to their copies, export the choice."""
+
+    title = "Data browser"
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.faces: FaceSet | None = None
+        self.rows = pd.DataFrame()
+        self.framed = ""
+        small, wide = {"width": "190px"}, {"width": "330px"}
+        datasets_known = list(SETTINGS["dataset"].choices)
+        self.dataset = widgets.Dropdown(
+            options=datasets_known, value=config.dataset, description="data set", layout=small
+        )
+        self.protocol = widgets.Dropdown(
+            options=SETTINGS["protocol"].choices,
+            value=config.protocol,
+            description="protocol",
+            layout=small,
+        )
+        self.split = widgets.Dropdown(options=(ALL, *SPLITS), description="split", layout=small)
+        self.label = widgets.Dropdown(options=(ALL,), description="class", layout=small)
+        self.agreement = widgets.FloatRangeSlider(
+            value=(0, 1), min=0, max=1, step=0.05, readout_format=".2f", continuous_update=False,
+            description="agreement", layout=wide,
+        )  # fmt: skip
+        self.copies = widgets.Checkbox(
+            description="only with a copy in another split",
+            indent=False,
+            layout=wide | {"margin": "2px 2px 2px 24px"},
+        )
+        self.pager = Pager(PAGE, self.guard(self._draw))
+        self.export = widgets.Button(description="export as CSV", icon="download")
+        self.shown = widgets.HTML()
+        self.jumps = [
+            widgets.Button(layout={"display": "none", "width": "auto"}) for _ in range(PAGE)
+        ]
+        self.targets: list[str] = []
+        self.fill(
+            row(self.dataset, self.protocol, self.split, self.label),
+            row(self.agreement, self.copies),
+            row(self.pager.box, self.export),
+            self.shown,
+            row(*self.jumps),
+        )
+        for control in (self.dataset, self.protocol):
+            control.observe(self.guard(self._load), names="value")
+        for control in (self.split, self.label, self.agreement, self.copies):
+            control.observe(self.guard(self._select), names="value")
+        self.export.on_click(self.guard(self._export))
+        for position, button in enumerate(self.jumps):
+            button.on_click(self.guard(lambda position=position: self._jump(position)))
+        self.guard(self._load)()
+
+    def _load(self) -> None:
+        """Read the data set that is asked for, with the faces that training would drop."""
+        self.faces, self.shown.value = None, ""
+        changes = {"dataset": self.dataset.value, "protocol": self.protocol.value}
+        self.faces = load_faces(self.config.on_data(**changes, drop_leaks=False, label_noise=0))
+        self.protocol.disabled = not self.faces.info["protocol"]
+        self.agreement.disabled = self.protocol.disabled
+        with self.hushed():
+            self.label.options = (ALL, *CLASS_NAMES[self.dataset.value])
+        self._select()
+
+    def _select(self, framed: str = "") -> None:
+        """Select anew; show the first page, or the one with the face that gets a frame."""
+        if self.faces is None:
+            return
+        self.rows = select_faces(
+            self.faces, split=self.split.value, label=self.label.value,
+            agreement=self.agreement.value, copies=self.copies.value,
+        )  # fmt: skip
+        ids = self.rows["id"].tolist()
+        self.pager.start = ids.index(framed) // PAGE * PAGE if framed else 0
+        self.framed = framed
+        self._draw()
+
+    def _draw(self) -> None:
+        some = self.rows.iloc[self.pager.page(len(self.rows))]
+        self.export.disabled = some.empty
+        self._offer_jumps(some)
+        if some.empty:
+            self.shown.value = ""
+            self.tell("no face is like that; widen the agreement, or take another class or split")
+            return
+        words = f"{count_faces(len(some))}: " + ", ".join(some["id"])
+        self.shown.value = html_picture(faces_page(self.faces, some, framed=self.framed), words)
+
+    def _offer_jumps(self, some: pd.DataFrame) -> None:
+        """A button for each face on the page that has a copy in another split."""
+        table, self.targets, texts = self.faces.table, [], []
+        for _, face in some.iterrows():
+            same = table[table["image_hash"] == face["image_hash"]]
+            for _, other in same[same["split"] != face["split"]].head(1).iterrows():
+                self.targets.append(other["id"])
+                texts.append(f"{face['split']} {face['id']} → {other['split']} {other['id']}")
+        for button, text in zip(self.jumps, [*texts, *[""] * PAGE], strict=False):
+            button.description, button.tooltip = text, "go to the copy" if text else ""
+            button.layout.display = None if text else "none"
+
+    def _jump(self, position: int) -> None:
+        """Show the copy among the faces of its own split and class."""
+        target = self.targets[position]
+        face = self.faces.table[self.faces.table["id"] == target].iloc[0]
+        with self.hushed():
+            self.split.value, self.agreement.value = face["split"], (0, 1)
+            self.label.value = self.faces.class_names[face["label"]]
+        self._select(framed=target)
+
+    def _export(self) -> None:
+        """Write the selection, every page of it, under outputs/selections."""
+        parts = [self.dataset.value, self.faces.info["protocol"], self.split.value]
+        low, high = self.agreement.value
+        parts += [self.label.value]
+        parts += [] if self.agreement.disabled else [f"agreement-{low:.2f}-{high:.2f}"]
+        parts += ["copies"] if self.copies.value else []
+        name = "-".join(filter(None, parts)).replace(" ", "_") + ".csv"
+        labels = [self.faces.class_names[label] for label in self.rows["label"]]
+        table = self.rows.assign(label=labels).drop(columns="row")
+        folder = Folder(outputs_folder(self.config.output_dir))
+        path = folder.write_table(table, "selections", name)
+        self.tell(f"wrote {count_faces(len(table))} to {relative(path)}")

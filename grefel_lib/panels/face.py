@@ -1,0 +1,127 @@
+"""Drop a photograph, see its faces taken apart by any run; nothing leaves the machine."""
+
+import base64
+import binascii
+import io
+from pathlib import Path
+
+import ipywidgets as widgets
+import numpy as np
+
+from grefel_lib.analysis.explain import Memory, explain_face, remember_faces
+from grefel_lib.panels.panel import Panel, count_faces, html_picture, row
+from grefel_lib.report.faces import detected_faces, explanation_figure
+from grefel_lib.restore import Trained, load_model
+from grefel_lib.run import BEST, Run, checkpoint_file, every_run, open_run
+from grefel_lib.sources.photo import Box, crop_box, find_faces, read_photo, whole_picture
+
+WHOLE = "whole picture"
+
+
+# Core widgets know no drop; so the zone writes what falls on it into a text area nobody sees.
+_ZONE = """<div class="grefel-drop" style="border:2px dashed #9E9E9E; padding:10px 24px"
+ondragover="event.preventDefault(); this.style.borderColor='#D55E00'"
+ondragleave="this.style.borderColor='#9E9E9E'"
+ondrop="event.preventDefault(); event.stopPropagation(); this.style.borderColor='#9E9E9E';
+const file = event.dataTransfer.files[0], reader = new FileReader();
+const area = this.closest('.grefel-face').querySelector('.grefel-dropped textarea');
+reader.onload = () => { area.value = file.name + '|' + reader.result;
+for (const kind of ['input', 'change']) area.dispatchEvent(new Event(kind, {bubbles: true})); };
+if (file) reader.readAsDataURL(file);">drop a photograph here</div>"""
+
+
+class FacePanel(Panel):
+    """Upload or drop a picture; choose a run, and one of the faces that were found."""
+
+    title = "Try a face (it stays on this machine)"
+
+    def __init__(self, run: Run, photo: np.ndarray | None = None) -> None:
+        super().__init__()
+        self.add_class("grefel-face")
+        self.photo, self.boxes = photo, []
+        self.trained: Trained | None = None
+        self.memory: Memory | None = None
+        self.note = ""  # why no training faces are shown
+        offered = [r.name for r in every_run() if r.has_checkpoint(BEST)]
+        self.chosen = widgets.Dropdown(
+            options=list(dict.fromkeys([run.name, *reversed(offered)])),
+            description="run", layout={"width": "520px"},
+        )  # fmt: skip
+        self.upload = widgets.FileUpload(
+            accept="image/*", description="choose a picture", layout={"width": "180px"}
+        )
+        self.zone = widgets.HTML(_ZONE)
+        self.dropped = widgets.Textarea(continuous_update=False, layout={"display": "none"})
+        self.dropped.add_class("grefel-dropped")
+        self.face = widgets.ToggleButtons(options=[], style={"button_width": "110px"})
+        self.found, self.shown = widgets.HTML(), widgets.HTML()
+        self.fill(
+            row(self.chosen), row(self.upload, self.zone, self.dropped), self.found, self.face,
+            self.shown,
+        )  # fmt: skip
+        self.chosen.observe(self.guard(self._choose_run), names="value")
+        self.upload.observe(self.guard(self._uploaded), names="value")
+        self.dropped.observe(self.guard(self._took), names="value")
+        self.face.observe(self.guard(self._explain), names="value")
+        self.guard(self._choose_run)()
+
+    def look_at(self, photo: np.ndarray) -> None:
+        """Find the faces of a photograph (H, W, 3) uint8, and show the first."""
+        self.photo, self.boxes = photo, find_faces(photo)
+        names = [f"face {number}" for number in range(1, len(self.boxes) + 1)]
+        with self.hushed():
+            self.face.options = [*names, WHOLE]
+            self.face.value = self.face.options[0]
+        words = f"a picture with {count_faces(len(self.boxes))}"
+        self.found.value = html_picture(detected_faces(photo, self.boxes), words)
+        self._explain()
+
+    def _choose_run(self) -> None:
+        run = open_run(self.chosen.value)
+        self.trained, self.memory, self.note, self.shown.value = None, None, "", ""
+        self.trained = load_model(checkpoint_file(run.path), device="auto")
+        self.tell("reading the training faces near the anchors ...")
+        notes: list[str] = []
+        self.memory = remember_faces(self.trained, run.config, say=notes.append)
+        self.note, self.message.value = "".join(f"; {note}" for note in notes), ""
+        if self.photo is not None and not self.boxes:
+            self.look_at(self.photo)
+        elif self.photo is not None:
+            self._explain()
+
+    def _uploaded(self) -> None:
+        if not self.upload.value:
+            return
+        file = self.upload.value[0]
+        self._open(bytes(file["content"]), file["name"])
+
+    def _took(self) -> None:
+        """A picture was dropped: its name, a bar, and its content as a data URL."""
+        if not self.dropped.value:
+            return
+        name, _, content = self.dropped.value.partition("|")
+        with self.hushed():
+            self.dropped.value = ""
+        try:
+            content = base64.b64decode(content.partition(",")[2], validate=True)
+        except binascii.Error:
+            raise ValueError(f"{name} did not arrive whole; drop it again") from None
+        self._open(content, name)
+
+    def _open(self, content: bytes, name: str) -> None:
+        self.look_at(read_photo(io.BytesIO(content), Path(name).name))
+
+    def _box(self) -> Box:
+        if self.face.value == WHOLE:
+            return whole_picture(self.photo)
+        return self.boxes[self.face.options.index(self.face.value)]
+
+    def _explain(self) -> None:
+        if self.photo is None or self.trained is None:
+            return
+        seen = explain_face(self.trained, crop_box(self.photo, self._box()))
+        none = "no face was found: the whole picture is taken for one; " if not self.boxes else ""
+        sure = "" if seen.reliability is None else f", reliability {seen.reliability:.2f}"
+        told = f"{self.face.value}: {seen.predicted}{sure}"
+        self.tell(f"{none}{told}{self.note}")
+        self.shown.value = html_picture(explanation_figure(seen, self.memory), told)

@@ -1,0 +1,135 @@
+"""Watch a run while it trains, here or on any machine that shares its folder; ask it to stop.
+
+Everything shown is read from the run folder, so that nothing is lost when the tab is closed.
+"""
+
+import contextlib
+import threading
+import time
+from typing import ClassVar
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+
+from grefel_lib.panels.panel import Panel, html_picture, row
+from grefel_lib.report.figures import dashboard
+from grefel_lib.run import Run, every_run, open_run
+
+SECONDS = 2.0  # between two looks at the folder
+
+
+def seconds_left(history: pd.DataFrame, epochs: int, since_last: float) -> float | None:
+    """How long a run still takes, from the median of its last five epochs; None before the first.
+
+    Args:
+        history: One row an epoch, see outputs/README.md.
+        epochs: How many there will be.
+        since_last: Seconds since the last epoch ended.
+    """
+    if not len(history):
+        return None
+    left = epochs - int(history["epoch"].iloc[-1])
+    typical = float(history["seconds"].tail(5).median())
+    return max(left * typical - since_last, 0.0) if left else 0.0
+
+
+def in_words(seconds: float) -> str:
+    """A duration as people say it: 40 s, 12 min, 3 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class TrainingPanel(Panel):
+    """Curves, time left and a stop button of a run; the run can be changed for another."""
+
+    title = "Training monitor"
+    newest: ClassVar["TrainingPanel | None"] = None  # the one that looks at its folder
+
+    def __init__(self, run: Run | None = None) -> None:
+        super().__init__()
+        self.run, self.seen = run or every_run()[-1], None
+        self.chosen = widgets.Dropdown(
+            options=self._offered(),
+            value=self.run.name,
+            description="run",
+            layout={"width": "520px"},
+        )
+        self.stop = widgets.Button(
+            description="stop after this epoch", icon="stop", layout={"width": "200px"},
+            tooltip="training ends when the epoch is done; everything is saved, and it can go on",
+        )  # fmt: skip
+        self.bar = widgets.IntProgress(min=0, max=self.run.config.epochs, layout={"width": "240px"})
+        self.state = widgets.Label()
+        self.shown = widgets.HTML()
+        self.fill(row(self.chosen, self.stop), row(self.bar, self.state), self.shown)
+        self.chosen.observe(self.guard(self._choose), names="value")
+        self.stop.on_click(self.guard(self._ask))
+        self.look()
+        TrainingPanel.newest = self
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def look(self) -> None:
+        """Read the run folder once, and show what changed."""
+        status = self.run.status()
+        going = status == "running"
+        history, ended = self._history()
+        done = int(history["epoch"].iloc[-1]) if len(history) else 0
+        epochs = self.run.config.epochs
+        told = f"{status}: epoch {done} of {epochs}"
+        if going:
+            left = seconds_left(history, epochs, time.time() - ended)
+            told += ", the first is not done yet" if left is None else f", {in_words(left)} left"
+        self.bar.max, self.bar.value, self.state.value = epochs, done, told
+        self.bar.bar_style = {"running": "", "ok": "success", "stopped": "warning"}.get(
+            status, "info" if status == "new" else "danger"
+        )
+        asked = self.run.asked_to_stop
+        self.stop.disabled = not going
+        self.stop.description = "go on after all" if asked else "stop after this epoch"
+        self.stop.icon, self.stop.button_style = ("play", "warning") if asked else ("stop", "")
+        if asked and going:
+            self.state.value += "; it stops after this epoch"
+        seen = (self.run.path, ended)
+        if seen == self.seen:
+            return
+        self.seen = seen
+        if not len(history):
+            self.shown.value = ""
+            return
+        last = history.iloc[-1]
+        words = (
+            f"epoch {done} of {epochs}: loss {last['train_loss']:.3f}, validation accuracy "
+            f"{last['val_accuracy']:.1%}, EMA {last['ema_val_accuracy']:.1%}"
+        )
+        self.shown.value = html_picture(dashboard(history, epochs), words)
+
+    def _offered(self) -> list[str]:
+        """This run, then all others, the newest first."""
+        found = [run.name for run in every_run()]
+        return list(dict.fromkeys([self.run.name, *reversed(found)]))
+
+    def _history(self) -> tuple[pd.DataFrame, float]:
+        """history.csv and when it was written; empty, and the start, before the first epoch."""
+        path = self.run.path / "history.csv"
+        with contextlib.suppress(FileNotFoundError):
+            written = path.stat().st_mtime
+            return pd.read_csv(path), written
+        return pd.DataFrame(), np.nan
+
+    def _choose(self) -> None:
+        self.run = open_run(self.chosen.value)
+        self.look()
+
+    def _ask(self) -> None:
+        self.run.ask_to_stop(not self.run.asked_to_stop)
+        self.look()
+
+    def _watch(self) -> None:
+        """Look again and again, until a newer monitor does; a cell that trains does not mind."""
+        look = self.guard(self.look)
+        while TrainingPanel.newest is self:
+            time.sleep(SECONDS)
+            look()

@@ -1,0 +1,202 @@
+"""A checkpoint and a FaceSet in, a table of predictions out; and single images."""
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from grefel_lib.batches import batch_loader, prepare_input, to_float
+from grefel_lib.config import Config
+from grefel_lib.environment import autocast, memory_layout
+from grefel_lib.faces import FaceSet, ferplus_targets
+from grefel_lib.grefel import GReFEL, Output, confidence
+from grefel_lib.labels import FORMATS, RAFDB_ATTRIBUTES, VOTE_COLUMNS
+from grefel_lib.restore import Trained
+from grefel_lib.sources.layouts import read_face
+
+log = logging.getLogger(__name__)
+
+
+def to_input(
+    images: torch.Tensor, net: GReFEL, config: Config, device: torch.device
+) -> torch.Tensor:
+    """uint8 faces (B, H, W[, 3]) -> normalised backbone input (B, 3, S, S), no augmentation."""
+    floats = to_float(images, device)
+    return memory_layout(prepare_input(floats, config.image_size, net.mean, net.std), config)
+
+
+def model_outputs(net: GReFEL, faces: FaceSet, config: Config) -> Iterator[Output]:
+    """The model's output, batch by batch in the order of the faces."""
+    for found in outputs_of_each({"": net}, faces, config):
+        yield found[""]
+
+
+@torch.inference_mode()
+def outputs_of_each(
+    nets: Mapping[str, GReFEL], faces: FaceSet, config: Config
+) -> Iterator[dict[str, Output]]:
+    """`outputs` of several models of one architecture by name, in one pass over the faces."""
+    first = next(iter(nets.values()))
+    device = next(first.parameters()).device
+    for net in nets.values():
+        net.eval()
+    cuts = range(config.batch_size, len(faces), config.batch_size)
+    chunks = np.array_split(np.arange(len(faces)), cuts)
+    for images, _, _ in batch_loader(faces, chunks, num_workers=config.num_workers):
+        inputs = to_input(images, first, config, device)
+        with autocast(config, device):
+            yield {name: net(inputs) for name, net in nets.items()}
+
+
+def predict(net: GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
+    """Score every face once.
+
+    Args:
+        net: The model, on its device; left in evaluation mode.
+        faces: N faces.
+        config: Gives image size, batch size, precision.
+
+    Returns:
+        N rows: id, label, predicted, agreed (share of the kept emotion votes for the predicted
+        class; without votes 1 or 0 for right or wrong), p_<class> (corrected), primary_<class>,
+        confidence_primary, confidence_geometric, confidence_attentive, reliability (as far as
+        the head has them); and what the data set tells: true_label (with `label_noise`), gender,
+        race and age_group (RAF-DB), votes_<column>.
+    """
+    return predict_each({"": net}, faces, config)[""]
+
+
+def predict_each(
+    nets: Mapping[str, GReFEL], faces: FaceSet, config: Config
+) -> dict[str, pd.DataFrame]:
+    """`predict` with several models of one architecture, in one pass over the faces."""
+    kept: dict[str, dict[str, list[torch.Tensor]]] = {name: {} for name in nets}
+    for found in outputs_of_each(nets, faces, config):
+        for name, output in found.items():
+            for column, values in _output_columns(output).items():
+                kept[name].setdefault(column, []).append(values)
+    return {name: _predictions_table(found, faces) for name, found in kept.items()}
+
+
+def _output_columns(output: Output) -> dict[str, torch.Tensor]:
+    """What `predict` keeps of a batch, still on its device: waiting would cost time."""
+    columns = {"p": output.class_probs}
+    if output.primary_log_probs is not None:
+        columns["primary"] = output.primary_log_probs.exp()
+    for branch in ("primary", "geometric", "attentive"):
+        log_probs = getattr(output, f"{branch}_log_probs")
+        if log_probs is not None:
+            columns[f"confidence_{branch}"] = confidence(log_probs)
+    if output.reliability is not None:
+        columns["reliability"] = output.reliability
+    return columns
+
+
+def _predictions_table(columns: dict[str, list[torch.Tensor]], faces: FaceSet) -> pd.DataFrame:
+    values = {name: torch.cat(parts).float().cpu().numpy() for name, parts in columns.items()}
+    names = list(faces.class_names)
+    table = faces.table[["id"]].reset_index(drop=True)
+    table["label"] = np.asarray(names)[faces.table["label"].to_numpy()]
+    table["predicted"] = np.asarray(names)[values["p"].argmax(axis=1)]
+    if "true_label" in faces.table:
+        table["true_label"] = np.asarray(names)[faces.table["true_label"].to_numpy()]
+    known = [column for column in RAFDB_ATTRIBUTES if column in faces.table]
+    table = table.join(faces.table[known].reset_index(drop=True))
+    parts = [table, pd.DataFrame(values["p"], columns=[f"p_{name}" for name in names])]
+    if "primary" in values:
+        parts.append(pd.DataFrame(values["primary"], columns=[f"primary_{n}" for n in names]))
+    scalars = {k: v for k, v in values.items() if k.startswith(("confidence_", "reliability"))}
+    parts.append(pd.DataFrame(scalars, index=table.index))
+    votes = [column for column in VOTE_COLUMNS if column in faces.table]
+    table["agreed"] = (table["label"] == table["predicted"]).astype(float)
+    if votes:
+        counts = faces.table[votes].to_numpy()
+        shares, kept = ferplus_targets(counts, faces.info["protocol"], soft=True)
+        mine = shares[np.arange(len(table)), values["p"].argmax(axis=1)]
+        table["agreed"] = np.where(kept, mine, table["agreed"])
+        parts.append(faces.table[votes].reset_index(drop=True).add_prefix("votes_"))
+    return pd.concat(parts, axis=1)
+
+
+def look_inside(net: GReFEL, faces: FaceSet, config: Config) -> dict[str, np.ndarray]:
+    """What the head made of each face, for maps and overlays.
+
+    Returns:
+        ids and labels (N,) of text; and as far as the head has them embeddings (N, D) and attention
+        (N, T), float16, and anchors (C, K, D).
+    """
+    found: dict[str, list[np.ndarray]] = {"embeddings": [], "attention": []}
+    labels = np.asarray(faces.class_names)[faces.table["label"].to_numpy()]
+    kept = {"ids": faces.table["id"].to_numpy(dtype=str), "labels": labels}
+    for output in model_outputs(net, faces, config):
+        for name, parts in found.items():
+            value = getattr(output, name)
+            if value is not None:
+                parts.append(value.float().cpu().numpy().astype(np.float16))
+        if output.anchors is not None:
+            kept["anchors"] = output.anchors.float().cpu().numpy()
+    return kept | {name: np.concatenate(parts) for name, parts in found.items() if parts}
+
+
+def attention_maps(weights: np.ndarray, config: Config) -> np.ndarray:
+    """(N, T) attention over tokens -> (N, side, side) over the face; scales are added up."""
+    scales = 3 if config.extractor == "window_cross_attention" else 1
+    side = math.isqrt(weights.shape[1] // scales)
+    return weights.astype(float).reshape(len(weights), scales, side, side).sum(axis=1)
+
+
+def like_training(image: np.ndarray, dataset: str) -> np.ndarray:
+    """A face crop (H, W[, 3]) as the faces of a data set come: their size, grey or colour.
+
+    A network that learnt from small grey faces never saw what a sharp photograph shows.
+    """
+    size, mode = FORMATS[dataset]
+    face = Image.fromarray(image).convert(mode)
+    return np.array(face.resize((size, size), Image.Resampling.BICUBIC))
+
+
+@torch.inference_mode()
+def score_images(trained: Trained, images: Sequence[np.ndarray]) -> Output:
+    """Score single face crops of any size, each made like the faces of the training set.
+
+    Args:
+        trained: From `load`.
+        images: B arrays (H, W) or (H, W, 3), uint8.
+
+    Returns:
+        The model's output for the B faces, on the CPU.
+    """
+    device = next(trained.model.parameters()).device
+    faces = [like_training(image, trained.config.dataset) for image in images]
+    inputs = [
+        to_input(torch.from_numpy(f)[None], trained.model, trained.config, device) for f in faces
+    ]
+    with autocast(trained.config, device):
+        return trained.model(torch.cat(inputs))
+
+
+def predict_files(trained: Trained, paths: Sequence[Path]) -> pd.DataFrame:
+    """Predict image files: file, predicted, probability, reliability, p_<class>."""
+    rows = []
+    for start in range(0, len(paths), trained.config.batch_size):
+        chunk = paths[start : start + trained.config.batch_size]
+        output = score_images(trained, [read_face(path) for path in chunk])
+        probs = output.class_probs.float().cpu().numpy()
+        sure = output.reliability
+        sure = probs.max(axis=1) if sure is None else sure.float().cpu().numpy()
+        for path, row, reliability in zip(chunk, probs, sure, strict=True):
+            rows.append(
+                {
+                    "file": str(path),
+                    "predicted": trained.class_names[row.argmax()],
+                    "probability": row.max(),
+                    "reliability": reliability,
+                    **{f"p_{n}": v for n, v in zip(trained.class_names, row, strict=True)},
+                }
+            )
+    return pd.DataFrame(rows)

@@ -1,0 +1,156 @@
+"""Several processes train one run: how they are started, and how they add up what they know.
+
+`grefel train --processes N` starts them on this machine, through torchrun; on several machines
+torchrun starts `grefel train` itself. The process of rank 0 writes the run folder, alone.
+"""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from grefel_lib.run import Run
+
+
+class ProcessError(ValueError):
+    """One of several training processes failed."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, and which of them this is."""
+
+    rank: int = 0
+    size: int = 1
+
+    def share(self, total: int) -> slice:
+        """Which of `total` things are this process's: the shares differ by one at the most."""
+        return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of a tensor over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gathered(self, item: Any) -> list[Any]:
+        """What every process gives here, by rank."""
+        items = [item]
+        if self.size > 1:
+            items = [None] * self.size
+            dist.all_gather_object(items, item)
+        return items
+
+    def from_first(self, module: nn.Module) -> None:
+        """Give every process the parameters and buffers that rank 0 has."""
+        if self.size > 1:
+            for tensor in module.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    @contextlib.contextmanager
+    def own_draws(self, device: torch.device, seed: int) -> Iterator[None]:
+        """Draw (dropout) from this process's seed; what all draw together stays in step."""
+        if self.size == 1:
+            yield
+            return
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            yield
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that writes the run folder; an only one is."""
+    return not under_torchrun() or int(os.environ["RANK"]) == 0
+
+
+def join_processes(device: torch.device) -> tuple[World, torch.device]:
+    """Meet the other processes of this training, if there are any.
+
+    Args:
+        device: What the config asks for; of several GPUs each process takes its own.
+
+    Returns:
+        All of them, and this one's device.
+
+    Raises:
+        ValueError: More processes than GPUs on this machine.
+    """
+    if not under_torchrun():
+        return World(), device
+    if device.type == "cuda":
+        local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= gpus:
+            raise ValueError(f"one process for each GPU; this machine has {gpus}, so lower the "
+                             f"number of processes (--processes), or use --device cpu")  # fmt: skip
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return World(dist.get_rank(), dist.get_world_size()), device
+
+
+def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
+    """Train a run in `config.processes` processes on this machine, and wait for them.
+
+    Args:
+        run: A started run.
+        say: Receives the lines of rank 0.
+
+    Raises:
+        ProcessError: Which process failed first, and its error; status.json says it too.
+    """
+    count = run.config.processes
+    threads = max(1, (os.cpu_count() or 1) // count)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "GREFEL_PROGRESS": "0"}
+    with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryFile("w+") as told:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                   f"--nproc-per-node={count}", f"--log-dir={logs}",
+                   "-m", "grefel_lib.commands.worker", str(run.path)]  # fmt: skip
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=told, text=True, env=environment
+        ) as process:
+            try:
+                for line in process.stdout:
+                    say(line.rstrip("\n"))
+            except BaseException:
+                process.terminate()  # torchrun passes it on
+                process.wait()
+                run.write_ending({"status": "interrupted"})
+                raise
+        if process.returncode:
+            told.seek(0)
+            error = ProcessError(_first_error(Path(logs), told.read(), count))
+            run.write_ending({"status": "failed", "error": str(error)})
+            raise error
+
+
+def _first_error(logs: Path, told: str, count: int) -> str:
+    """The failure that came first: the others only lost their partner."""
+    ended = re.findall(r"rank\s*: (\d+)[^\n]*\n\s*exitcode\s*: -(\d+)", told)
+    for rank, number in ended:
+        if int(number) != signal.SIGTERM:  # torchrun's own, to the others
+            return (f"process {rank} of {count} was ended by signal {number}; if memory ran out, "
+                    f"lower micro_batch_size")  # fmt: skip
+    found = sorted(logs.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
+    if found:
+        message = json.loads(found[0].read_text())["message"]
+        message = message["message"] if isinstance(message, Mapping) else message
+        return f"process {found[0].parent.name} of {count}: {message}"
+    return f"torchrun failed: {(told.strip().splitlines() or ['it said nothing'])[-1]}"

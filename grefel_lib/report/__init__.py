@@ -1,0 +1,1 @@
+"""Figures, tables and the model card of an evaluation."""

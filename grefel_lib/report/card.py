@@ -1,0 +1,180 @@
+"""The model card of a run: what it is, how it was made, what it can and cannot do."""
+
+from typing import Any
+
+import pandas as pd
+
+from grefel_lib.analysis.evaluation import Evaluation
+from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
+from grefel_lib.report.tables import with_intervals
+
+DATA = {  # what each data set is, and on which terms its owners give it
+    "synthetic": "drawn faces, nobody's; they show that the code works, and nothing about people",
+    "ferplus": "FER2013 images (Kaggle, for research) with the votes of FERPlus (MIT)",
+    "fer2013": "FER2013 images and labels (Kaggle, for research)",
+    "rafdb": "RAF-DB basic expressions (non-commercial research only, on signed terms)",
+    "rafdb_compound": "RAF-DB compound expressions (non-commercial research only, on signed terms)",
+}
+
+
+RARE = 50  # faces of a class below which its recall is hardly known
+
+
+def model_card(evaluation: Evaluation) -> str:
+    """Markdown: data, training, selection rule, results with intervals, limits, licence.
+
+    Args:
+        evaluation: Of any split.
+    """
+    config, facts, metrics = evaluation.config, evaluation.facts, evaluation.metrics
+    mine = metrics["checkpoints"][evaluation.headline]
+    head = "plain linear head" if config.head == "linear" else f"GReFEL, {_head(evaluation)}"
+    lines = [
+        f"# Model card: {config.run_name or config.dataset}",
+        "",
+        f"A classifier of facial expressions on face crops: {config.backbone} "
+        f"({config.image_size} px), {head}.",
+        "",
+        "## Data",
+        "",
+        f"- {facts['dataset']}: {DATA[facts['dataset']]}.",
+        f"- Protocol: {facts['protocol'] or 'the labels as published'}; fingerprint of the files "
+        f"{facts['fingerprint']}.",
+        f"- Training faces dropped as exact copies of validation or test faces: "
+        f"{facts['training_leaks_dropped']}.",
+        *_noise(evaluation),
+        "",
+        "## Training and selection",
+        "",
+        f"- {config.epochs} epochs at most, batch {config.batch_size}, seed {config.seed}, weights "
+        f"to start from: {_start(evaluation)}. Every setting is in config.json.",
+        f"- The checkpoint, {evaluation.headline} of epoch {mine['epoch']}, was chosen on "
+        f"{facts['selection']} ({mine['val_accuracy']:.2%}). The {facts['split']} split chose "
+        f"nothing.",
+        "",
+        f"## Results on the {facts['split']} split ({len(evaluation.table)} faces)",
+        "",
+        _markdown(with_intervals({evaluation.headline: mine})),
+        "",
+        "Intervals: 95%, faces resampled; other seeds and other data sets vary more.",
+        *_people(metrics),
+        *_copies(metrics),
+        "",
+        "| class | faces | recall (%) |",
+        "|---|---|---|",
+        *(
+            f"| {row['class']} | {row['count']} | {100 * row['recall']:.1f} "
+            f"[{100 * row['recall_low']:.1f}, {100 * row['recall_high']:.1f}] |"
+            for row in mine["per_class"]
+        ),
+        "",
+        *_sure(mine),
+        *_robust(evaluation),
+        *_attributes(evaluation),
+        "## Limits",
+        "",
+        *_limits(metrics, mine),
+        "",
+        "## Licence",
+        "",
+        "The code is MIT. The weights inherit the terms of the data and of the weights they "
+        "started from; see above.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _head(evaluation: Evaluation) -> str:
+    config = evaluation.config
+    if config.correction == "none":
+        return "no correction"
+    return f"correction {config.correction}, {config.num_anchors} anchors a class"
+
+
+def _start(evaluation: Evaluation) -> str:
+    weights = evaluation.config.backbone_weights
+    if evaluation.config.checkpoint_path:
+        return f"the run {evaluation.config.checkpoint_path}"
+    if weights == "none":
+        return "none"
+    return (
+        "timm's published ones" if weights == "hub" else weights.replace("\\", "/").split("/")[-1]
+    )
+
+
+def _noise(evaluation: Evaluation) -> list[str]:
+    wrong = evaluation.facts.get("labels_made_wrong")
+    kind = evaluation.config.noise_kind
+    return [f"- Training labels made wrong on purpose ({kind}): {wrong}."] if wrong else []
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    head = f"| {table.index.name} | {' | '.join(table.columns)} |"
+    rows = [f"| {name} | {' | '.join(map(str, row))} |" for name, row in table.T.items()]
+    return "\n".join([head, "|---" * (1 + table.shape[1]) + "|", *rows])
+
+
+def _people(told: dict[str, Any]) -> list[str]:
+    if "people" not in told:
+        return []
+    reach = ", ".join(f"{judge} {row['accuracy']:.1%}" for judge, row in told["people"].items())
+    return ["", f"People, judged by the same labels: {reach}."]
+
+
+def _copies(told: dict[str, Any]) -> list[str]:
+    parts = [
+        f"{name} {row['accuracy']:.1%} ({row['count']} faces)"
+        for name, row in told.get("copies", {}).items()
+    ]
+    if not parts:
+        return []
+    return ["", f"Accuracy by whether training holds the face too: {', '.join(parts)}."]
+
+
+def _sure(mine: dict[str, Any]) -> list[str]:
+    told = [f"- ECE {100 * mine['calibration']['ece']:.1f}% as trained"]
+    if mine["temperature"]:
+        after = 100 * mine["calibration_after"]["ece"]
+        told[0] += f", {after:.1f}% at temperature {mine['temperature']:.2f} (from validation)"
+    for name, row in mine["sureness"].items():
+        if row["auroc"] is not None:
+            told.append(f"- {name} tells errors from right answers with AUROC {row['auroc']:.3f}")
+    return ["## How far to believe it", "", *(f"{line}." for line in told), ""]
+
+
+def _robust(evaluation: Evaluation) -> list[str]:
+    if evaluation.robustness is None:
+        return []
+    table = evaluation.robustness
+    clean = table.loc[table["severity"] == 0, "accuracy"].item()
+    worst = table[table["severity"] == 3].set_index("corruption")["accuracy"]
+    parts = ", ".join(f"{kind} {value:.1%}" for kind, value in worst.sort_values().items())
+    return [f"Accuracy at severity 3 of 5 ({clean:.1%} unspoiled): {parts}.", ""]
+
+
+def _attributes(evaluation: Evaluation) -> list[str]:
+    lines = []
+    for name, table in attribute_accuracy(evaluation.table).items():
+        best, worst, gap = largest_gap(table)
+        if best:
+            rows = table.loc[[best, worst], "accuracy"]
+            lines.append(
+                f"- {name}: {best} {rows[best]:.1%}, {worst} {rows[worst]:.1%}, a gap of "
+                f"{100 * gap:.1f} points"
+            )
+    return ["## Groups of people", "", *lines, ""] if lines else []
+
+
+def _limits(told: dict[str, Any], mine: dict[str, Any]) -> list[str]:
+    rare = [f"{r['class']} ({r['count']})" for r in mine["per_class"] if r["count"] < RARE]
+    lines = [
+        "- It names the expression that annotators would name, not what a person feels. It is no "
+        "basis for a decision about anyone.",
+        "- It expects one cropped face; other crops, ages and cameras than those of the data set "
+        "were not tried.",
+    ]
+    if rare:
+        lines.append(f"- Fewer than {RARE} test faces, so hardly known: {', '.join(rare)}.")
+    if told["dataset"] == "synthetic":
+        lines.append("- It was trained on drawings and must not be used on photographs.")
+    return lines

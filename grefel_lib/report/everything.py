@@ -1,0 +1,320 @@
+"""Every figure and table of an evaluated run, from what it saved: `grefel report RUN`.
+
+A figure whose material is missing (no anchors, no robustness test) is None; so a table is left out.
+"""
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+
+from grefel_lib.analysis.calibration import (
+    confidence_measures,
+    risk_coverage,
+    with_temperature,
+)
+from grefel_lib.analysis.evaluation import Evaluation
+from grefel_lib.analysis.groups import attribute_accuracy, copy_accuracy
+from grefel_lib.analysis.robustness import SEVERITIES, with_clean
+from grefel_lib.files import Folder
+from grefel_lib.metrics import (
+    calibration_bins,
+    confidence_bins,
+    confusion_counts,
+    normalise_rows,
+    table_classes,
+)
+from grefel_lib.report.card import model_card
+from grefel_lib.report.figures import (
+    accuracy_bars,
+    anchor_graph,
+    confusion_matrix,
+    per_class_bars,
+    reliability_diagram,
+    risk_coverage_curves,
+    robustness_curves,
+    training_curves,
+)
+from grefel_lib.report.method import anchor_map, name_clusters
+from grefel_lib.report.style import VENUES, WIDTHS, paper_style, save_figure
+from grefel_lib.report.tables import PERCENT, TITLES, bracketed, latex_table, with_intervals
+
+Size = Callable[[str, float], tuple[float, float]]  # column or full, height at 6.9 in -> inches
+
+
+TABLE_TITLES = {  # before what `caption` says
+    "comparison": "Both checkpoints",
+    "per_class": "By class",
+    "calibration": "Calibration errors, before and after a temperature fitted on validation",
+    "sureness": "How well two measures of sureness foretell errors",
+    "robustness": "Accuracy (%) by corruption and severity; 0 is unspoiled",
+    "copies": "Accuracy on faces with and without a copy in the training split",
+    "attributes": "Accuracy by group of people",
+}
+
+
+def write_report(evaluation: Evaluation, folder: Folder, *, venue: str = "paper") -> dict:
+    """Write metrics.json, model_card.md, and every figure and table there is material for.
+
+    Args:
+        evaluation: An evaluation.
+        folder: The run folder, or another place.
+        venue: A key of `plots.VENUES`; figures are as wide as its columns.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        ValueError: There is no such venue.
+    """
+    _among(venue, VENUES, "venue")
+    folder.write_json(evaluation.metrics, "metrics.json")
+    for name in FIGURES:
+        if (drawn := evaluation_figure(evaluation, name, folder, venue=venue)) is not None:
+            plt.close(drawn)
+    for name, table in evaluation.predictions.items():
+        counts = confusion_counts(table)
+        folder.write_array(counts, f"confusion_matrix_{name}.npy")
+        shares = normalise_rows(counts)
+        folder.write_array(shares, f"confusion_matrix_{name}_normalised.npy")
+    for name, table in evaluation_tables(evaluation).items():
+        folder.write_table(table, "tables", f"{name}.csv", index=True)
+        decimals = {"calibration": 2, "sureness": 3}.get(name, 1)
+        words = f"{TABLE_TITLES[name]}. {caption(evaluation)}"
+        latex = latex_table(table, caption=words, label=f"tab:{name}", decimals=decimals)
+        folder.write_text(latex, "tables", f"{name}.tex")
+    folder.write_text(model_card(evaluation), "model_card.md")
+    return evaluation.metrics
+
+
+def evaluation_figure(
+    evaluation: Evaluation, name: str, folder: Folder | None = None, *, venue: str = "paper"
+) -> Figure | None:
+    """Draw one of FIGURES; with a folder, save it there too, as figures/<name>.pdf and .png.
+
+    Raises:
+        ValueError: There is no figure of that name, or no such venue.
+    """
+    _among(name, FIGURES, "figure")
+    _among(venue, VENUES, "venue")
+    widths = dict(zip(WIDTHS, VENUES[venue], strict=True))
+
+    def size(width: str, height: float) -> tuple[float, float]:
+        return widths[width], height * widths[width] / WIDTHS[width]
+
+    with paper_style("full"):
+        drawn = FIGURES[name](evaluation, size)
+        if drawn is not None and folder is not None:
+            save_figure(drawn, folder.file("figures", name))
+    return drawn
+
+
+def caption(evaluation: Evaluation) -> str:
+    """What a reader must know of any number: data, protocol, split, faces, selection rule."""
+    facts = evaluation.facts
+    protocol = f" (protocol {facts['protocol']})" if facts["protocol"] else ""
+    return (
+        f"{facts['dataset']}{protocol}, {facts['split']} split, {len(evaluation.table)} "
+        f"faces; headline checkpoint: {evaluation.headline}, chosen on "
+        f"{facts['selection']}. Intervals: 95%."
+    )
+
+
+def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
+    """Every table there is material for, narrow enough for a column of a paper.
+
+    Args:
+        evaluation: An evaluation.
+
+    Returns:
+        comparison (a row a metric, a column a checkpoint), per_class, calibration (before and
+        after temperature), sureness, robustness (accuracy by severity), copies, attributes.
+    """
+    headline = evaluation.metrics["checkpoints"][evaluation.headline]
+    made = {
+        "comparison": with_intervals(evaluation.metrics["checkpoints"]),
+        "per_class": _per_class(evaluation),
+        "calibration": _calibration(headline),
+        "sureness": pd.DataFrame(headline["sureness"]).T.rename(columns=str.upper),
+    }
+    made["sureness"].index.name = "measure"
+    if evaluation.robustness is not None:
+        curves = with_clean(evaluation.robustness)
+        made["robustness"] = 100 * curves.pivot(
+            index="corruption", columns="severity", values="accuracy"
+        ).rename_axis(columns=None).reindex(list(SEVERITIES))
+    parts = {}
+    if evaluation.copies is not None:
+        parts["copies"] = copy_accuracy(evaluation.table, evaluation.copies)
+    if attributes := attribute_accuracy(evaluation.table):
+        parts["attributes"] = pd.concat(attributes).rename_axis(["attribute", "group"])
+        parts["attributes"].index = parts["attributes"].index.map(": ".join)
+    for name, table in parts.items():
+        if table is not None:
+            made[name] = pd.DataFrame(
+                {"faces": table["count"], "accuracy (%)": bracketed(table, "accuracy")}
+            ).rename_axis("group")
+    return made
+
+
+def _among(given: str, known: Iterable[str], kind: str) -> None:
+    if given not in known:
+        raise ValueError(f"no {kind} {given!r}; there are: {', '.join(known)}")
+
+
+def _per_class(evaluation: Evaluation) -> pd.DataFrame:
+    rows = evaluation.metrics["checkpoints"][evaluation.headline]["per_class"]
+    table = pd.DataFrame(rows).set_index("class")
+    ends = table.rename(columns={"recall_low": "low", "recall_high": "high"})
+    return pd.DataFrame(
+        {
+            "faces": table["count"],
+            "recall (%)": bracketed(ends, "recall"),
+            "precision (%)": 100 * table["precision"],
+            "F1 (%)": 100 * table["f1"],
+        }
+    )
+
+
+def _calibration(headline: dict) -> pd.DataFrame:
+    columns = {"as trained": headline["calibration"]}
+    if headline["temperature"]:
+        columns[f"temperature {headline['temperature']:.2f}"] = headline["calibration_after"]
+    table = pd.DataFrame(columns)
+    shares = [name for name in table.index if name in PERCENT]
+    table.loc[shares] *= 100
+    return table.rename(index=TITLES).rename_axis("error")
+
+
+# -- figures
+
+
+def _accuracy(evaluation: Evaluation, size: Size) -> Figure:
+    rows = {
+        name: [numbers["metrics"]["accuracy"], *numbers["intervals"]["accuracy"]]
+        for name, numbers in evaluation.metrics["checkpoints"].items()
+    }
+    table = pd.DataFrame(rows, index=["value", "low", "high"]).T
+    fig, ax = plt.subplots(figsize=size("full", 0.9 + 0.25 * len(rows)))
+    people = evaluation.metrics.get("people")
+    people = None if people is None else pd.DataFrame.from_dict(people, orient="index")
+    accuracy_bars(table, ax, people=people)
+    return fig
+
+
+def _confusion(evaluation: Evaluation, size: Size) -> Figure:
+    fig, axes = plt.subplots(
+        1, len(evaluation.predictions), figsize=size("full", 3.0), squeeze=False
+    )
+    for ax, (name, table) in zip(axes[0], evaluation.predictions.items(), strict=True):
+        names = table_classes(table)
+        confusion_matrix(confusion_counts(table), names, ax)
+        ax.set_title(name)
+    return fig
+
+
+def _headline_confusion(evaluation: Evaluation, size: Size) -> Figure:
+    fig, ax = plt.subplots(figsize=size("column", 3.0))
+    counts = confusion_counts(evaluation.table)
+    confusion_matrix(counts, table_classes(evaluation.table), ax)
+    return fig
+
+
+def _training_curves(evaluation: Evaluation, size: Size) -> Figure | None:
+    if evaluation.history is None:
+        return None
+    fig, axes = plt.subplots(1, 2, figsize=size("full", 2.6))
+    training_curves(evaluation.history, axes)
+    return fig
+
+
+def _per_class_bars(evaluation: Evaluation, size: Size) -> Figure:
+    fig, ax = plt.subplots(figsize=size("full", 2.0))
+    per_class = evaluation.metrics["checkpoints"][evaluation.headline]["per_class"]
+    per_class_bars(pd.DataFrame(per_class), ax)
+    return fig
+
+
+def _risk_coverage(evaluation: Evaluation, size: Size) -> Figure:
+    wrong = (evaluation.table["label"] != evaluation.table["predicted"]).to_numpy()
+    offered = confidence_measures(evaluation.table)
+    curves = {name: risk_coverage(sure, wrong) for name, sure in offered.items()}
+    fig, ax = plt.subplots(figsize=size("column", 2.3))
+    sureness = evaluation.metrics["checkpoints"][evaluation.headline]["sureness"]
+    scores = pd.DataFrame.from_dict(sureness, orient="index").astype(float)
+    risk_coverage_curves(curves, ax, scores=scores)
+    return fig
+
+
+def _reliability(evaluation: Evaluation, size: Size) -> Figure:
+    """Confidence as trained, confidence after temperature, reliability: as many as there are."""
+    panels = [(confidence_bins(evaluation.table), "confidence", "accuracy")]
+    temperature = evaluation.metrics["checkpoints"][evaluation.headline]["temperature"]
+    if temperature is not None:
+        softened = with_temperature(evaluation.table, temperature)
+        told = f"confidence, temperature {temperature:.2f}"
+        panels.append((confidence_bins(softened), told, "accuracy"))
+    if "reliability" in evaluation.table:
+        bins = calibration_bins(evaluation.table["reliability"], evaluation.table["agreed"])
+        panels.append((bins, "reliability", "agreement"))
+    fig, axes = plt.subplots(1, len(panels), figsize=size("full", 2.5), squeeze=False)
+    for ax, (bins, xlabel, ylabel) in zip(axes[0], panels, strict=True):
+        names = {"xlabel": xlabel, "ylabel": ylabel}
+        reliability_diagram(bins, ax, legend=False, **names)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return fig
+
+
+def _robustness(evaluation: Evaluation, size: Size) -> Figure | None:
+    if evaluation.robustness is None:
+        return None
+    curves = with_clean(evaluation.robustness)
+    fig, axes = plt.subplots(1, 2, figsize=size("full", 2.5))
+    for ax, metric, label in zip(axes, ("accuracy", "ece"), ("accuracy", "ECE"), strict=True):
+        robustness_curves(curves, ax, metric=metric, label=label)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    return fig
+
+
+def _embedding_map(evaluation: Evaluation, size: Size) -> Figure | None:
+    if "anchors" not in evaluation.inside:
+        return None
+    anchors = evaluation.inside["anchors"]
+    embeddings = evaluation.inside["embeddings"].astype(np.float32)
+    names = table_classes(evaluation.table)
+    plane = PCA(2, random_state=0).fit(embeddings)
+    places = plane.transform(anchors.reshape(-1, anchors.shape[-1])).reshape(*anchors.shape[:2], 2)
+    distance = embeddings @ anchors.reshape(-1, anchors.shape[-1]).T  # all of one length
+    nearest = np.bincount(distance.argmax(axis=1), minlength=anchors.shape[0] * anchors.shape[1])
+    labels = pd.Index(names).get_indexer(evaluation.inside["labels"])
+    fig, axes = plt.subplots(1, 2, figsize=size("full", 3.0), sharex=True, sharey=True)
+    points = plane.transform(embeddings)
+    anchor_map(points, labels, places, names, axes[1])
+    name_clusters(points, labels, names, axes[1])
+    nearest = nearest.reshape(anchors.shape[:2])
+    anchor_graph(anchors, places, nearest, names, axes[0])
+    shown = plane.explained_variance_ratio_.sum()
+    axes[0].set_title(
+        f"anchors: {np.count_nonzero(nearest)} of {nearest.size} are some face's nearest"
+    )
+    axes[1].set_title(f"{len(points)} faces and the anchors ({shown:.0%} of the variance)")
+    for ax in axes:
+        ax.set(xticks=[], yticks=[], xlabel="first principal component", adjustable="box")
+    axes[0].set_ylabel("second principal component")
+    return fig
+
+
+FIGURES: dict[str, Callable[[Evaluation, Size], Figure | None]] = {
+    "accuracy": _accuracy,
+    "risk_coverage": _risk_coverage,
+    "confusion_matrices": _confusion,
+    "confusion_matrix": _headline_confusion,
+    "per_class": _per_class_bars,
+    "embedding_map": _embedding_map,
+    "reliability": _reliability,
+    "robustness": _robustness,
+    "training_curves": _training_curves,
+}

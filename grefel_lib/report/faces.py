@@ -1,0 +1,340 @@
+"""Figures of one evaluated run: how sure it is, how it breaks, where it looks."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.patches import Patch, Rectangle
+
+from grefel_lib.analysis.explain import NEIGHBOURS, Explained, Memory
+from grefel_lib.faces import FaceSet
+from grefel_lib.labels import COLOURS, VOTE_COLUMNS
+from grefel_lib.report.style import (
+    EMA,
+    FAINT,
+    INK,
+    QUIET,
+    VAL,
+    bare,
+    check_one_each,
+    class_colours,
+    paper_style,
+    short_name,
+    text_width,
+)
+from grefel_lib.sources.photo import Box
+
+
+def attention_overlay(face: np.ndarray, weights: np.ndarray, ax: Axes) -> Axes:
+    """Draw a face under what the attentive correction looked at, brighter where it looked more.
+
+    Args:
+        face: (H, W) or (H, W, 3) uint8.
+        weights: (h, w) attention over the token grid; any scale.
+        ax: Where to draw; its ticks go.
+    """
+    height, width = face.shape[:2]
+    ax.imshow(face, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
+    ax.imshow(weights, cmap="magma", alpha=0.45, extent=(0, width, height, 0),
+              interpolation="bicubic", vmin=0)  # fmt: skip
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    return ax
+
+
+def face_cards(
+    images: Sequence[np.ndarray],
+    rows: pd.DataFrame,
+    class_names: Sequence[str],
+    others: Mapping[str, pd.Series] | None = None,
+    *,
+    ncols: int = 4,
+) -> Figure:
+    """Draw faces beside what people said and what the model says, before and after correction.
+
+    Args:
+        images: N arrays (H, W) or (H, W, 3), uint8.
+        rows: Their N rows of a predictions table.
+        class_names: C names.
+        others: By name of another checkpoint, what it predicts for each of them.
+        ncols: Faces in a row.
+
+    Above each face: label and prediction, id, reliability, the others' predictions.
+    """
+    lines = -(-len(images) // ncols)
+    high = 1.7 + 0.15 * len(others or ())
+    fig = Figure(figsize=(2.2 * ncols, high * lines + 0.2))
+    axes = fig.subplots(lines, 2 * ncols, squeeze=False, width_ratios=[1, 1.15] * ncols)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    pairs = axes.reshape(-1, 2)
+    for (face, bars), image, (index, row) in zip(pairs, images, rows.iterrows(), strict=False):
+        face.imshow(image, cmap="gray", vmin=0, vmax=255)
+        sure = f"reliability {row['reliability']:.2f}" if "reliability" in row else ""
+        said = [f"{name}: {found[index]}" for name, found in (others or {}).items()]
+        told = [row["label"], f"→ {row['predicted']}", str(row["id"]), sure, *said]
+        face.set_title("\n".join(filter(None, told)), size=6.5, pad=2)
+        given = {}
+        for name, prefix in (("people", "votes_"), ("primary", "primary_"), ("corrected", "p_")):
+            columns = [prefix + label for label in class_names]
+            if set(columns) <= set(rows) and (total := row[columns].sum()) > 0:
+                given[name] = row[columns].to_numpy(dtype=float) / total
+        distribution_bars(given, class_names, bars)
+    fig.legend(*pairs[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return fig
+
+
+def distribution_bars(
+    given: Mapping[str, np.ndarray], class_names: Sequence[str], ax: Axes, *, size: float = 6
+) -> Axes:
+    """Draw what people, the primary classifier and the corrected one say of a face, as bars.
+
+    Args:
+        given: (C,) by name: people, primary, corrected, as far as they are known.
+        class_names: C names.
+        ax: Where to draw.
+        size: Of the names, in points.
+    """
+    looks = {"people": "white", "primary": FAINT, "corrected": VAL}
+    thick = 0.82 / len(given)
+    for number, (name, values) in enumerate(given.items()):
+        where = np.arange(len(class_names)) + thick * (number - (len(given) - 1) / 2)
+        ax.barh(where, values, thick, color=looks[name], ec=INK, lw=0.4, label=name)
+    ax.set_axis_on()
+    ax.set(xlim=(0, 1), ylim=(len(class_names) - 0.5, -0.5), xticks=[])
+    ax.set_yticks(range(len(class_names)), [short_name(n) for n in class_names], size=size)
+    ax.tick_params(length=0)
+    ax.spines["bottom"].set_visible(False)
+    return ax
+
+
+def detected_faces(picture: np.ndarray, boxes: list[Box]) -> Figure:
+    """Draw a picture with its faces numbered, at most page width and half as high."""
+    height, width = picture.shape[:2]
+    scale = min(4.6 / width, 2.8 / height)
+    with paper_style("full"):
+        fig = Figure(figsize=(scale * width, scale * height), layout="none")
+        ax = fig.add_axes((0, 0, 1, 1))
+        ax.imshow(picture)
+        ax.set_axis_off()
+        for number, (left, top, right, bottom) in enumerate(boxes, 1):
+            frame = {"fill": False, "lw": 1.6}
+            ax.add_patch(Rectangle((left, top), right - left, bottom - top, ec=EMA, **frame))
+            ax.annotate(
+                str(number), (max(left, 0), max(top, 0)), (3, -3), textcoords="offset points",
+                va="top", color="white", size=9, bbox={"fc": EMA, "ec": "none", "pad": 1.5},
+            )  # fmt: skip
+        ax.set(xlim=(0, width), ylim=(height, 0))
+    return fig
+
+
+def explanation_figure(seen: Explained, memory: Memory | None = None) -> Figure:
+    """Draw a face, where the model looked, what it says before and after, and whom it resembles.
+
+    Args:
+        seen: From `explain`.
+        memory: From `remember`; without it the anchors are named but show no faces.
+    """
+    anchors = seen.nearest()
+    with paper_style("full"):
+        fig = Figure(figsize=(6.9, 2.2 + (0.95 if anchors else 0)))
+        parts = fig.subfigures(2, 1, height_ratios=(2.2, 0.95)) if anchors else [fig]
+        axes = parts[0].subplots(1, 3, width_ratios=(1, 1, 1.7))
+        axes[0].imshow(seen.face, cmap="gray", vmin=0, vmax=255)
+        axes[0].set_title("the face, as the model gets it")
+        axes[0].set_axis_off()
+        if seen.attention is not None:
+            attention_overlay(seen.face, seen.attention, axes[1])
+            axes[1].set_title("where it looked (brighter: more)")
+        axes[1].set_axis_off()
+        given = {k: seen.distributions[k] for k in ("primary", "corrected")
+                 if k in seen.distributions}  # fmt: skip
+        distribution_bars(given, seen.class_names, axes[2], size=7)
+        told = f"{seen.predicted} {seen.distributions['corrected'].max():.0%}"
+        if seen.reliability is not None:
+            told += f", reliability {seen.reliability:.2f}"
+        axes[2].set_title(told)
+        axes[2].legend(loc="lower right")
+        if anchors:
+            _resembling(seen, anchors, memory, parts[1])
+    return fig
+
+
+def _resembling(
+    seen: Explained, anchors: list[tuple[int, int]], memory: Memory | None, fig: SubFigure
+) -> None:
+    columns = fig.subfigures(1, len(anchors))
+    for (label, number), column in zip(anchors, columns, strict=True):
+        name, far = seen.class_names[label], seen.distances[label, number]
+        column.suptitle(f"{name} anchor {number + 1}, distance {far:.1f}", size=7.5)
+        axes = column.subplots(1, NEIGHBOURS)
+        for ax in axes:
+            ax.set_axis_off()
+        if memory is None:
+            continue
+        near = memory.near((label, number))
+        for ax, image, position in zip(axes, memory.faces.gather(near), near, strict=False):
+            ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+            its = memory.faces.class_names[memory.faces.table["label"].iloc[position]]
+            ax.set_title(short_name(its), size=6.5, pad=2)
+
+
+def decision_figure(
+    image: np.ndarray,
+    target: np.ndarray,
+    distributions: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    axes: Sequence[Axes],
+    *,
+    notes: Sequence[str] | None = None,
+) -> Sequence[Axes]:
+    """Draw a face, what people said of it, and the distributions that led to the decision.
+
+    Args:
+        image: (H, W) or (H, W, 3), uint8.
+        target: (C,) distribution of what people said.
+        distributions: (C,) distributions by title, in order; a title may have two lines.
+        class_names: C names.
+        axes: One for the face, one for the people, one for each distribution.
+        notes: A text below each distribution.
+
+    Raises:
+        ValueError: Another number of axes.
+    """
+    if len(axes) != len(distributions) + 2:
+        raise ValueError(f"{len(axes)} axes for {len(distributions)} distributions and 2 more")
+    face_card(image, target, class_names, axes[:2])
+    axes[1].set_title("people\n", size=6.5)
+    colours = [COLOURS[name] for name in class_names]
+    for ax, (title, values) in zip(axes[2:], distributions.items(), strict=True):
+        edges = [INK if v >= 0.005 else "none" for v in values]
+        bars = ax.barh(range(len(values)), values, 0.72, color=colours, ec=edges)
+        top = np.argmax(values)
+        texts = [f"{v:.0%}" if i == top else "" for i, v in enumerate(values)]
+        ax.bar_label(bars, texts, padding=1.5, size=7, weight="bold")
+        ax.set_title(title, size=6.5)
+        ax.set(xticks=[], yticks=[])
+    for ax, note in zip(axes[2:], notes or (), strict=False):
+        ax.set_xlabel(note, size=6.5)
+    for ax in axes[1:]:
+        ax.set(xlim=(0, 1.4), ylim=(len(class_names) - 0.4, -0.6))
+        ax.spines[:].set_visible(False)
+        ax.spines["left"].set_visible(True)
+    return axes
+
+
+FACE_LOOK = {"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": "bicubic"}
+
+
+def face_grid(
+    images: Sequence[np.ndarray],
+    fig: Figure,
+    *,
+    ncols: int = 8,
+    titles: Sequence[str] | None = None,
+    row_labels: Sequence[str] | None = None,
+    colours: Sequence[str] | None = None,
+    votes: np.ndarray | None = None,
+) -> np.ndarray:
+    """Draw faces in rows on an empty figure, and return its (rows, ncols) axes.
+
+    Args:
+        images: N arrays (H, W) or (H, W, 3), uint8.
+        fig: Where to draw; an empty one.
+        ncols: Faces in a row.
+        titles: N texts above the faces; they shrink to their column.
+        row_labels: A text beside each row.
+        colours: N colours of a frame around the faces.
+        votes: (N, 10) votes in the order of VOTE_COLUMNS, as small bars under the faces.
+    """
+    rows = -(-len(images) // ncols)
+    for given, what in ((titles, "titles"), (colours, "colours"), (votes, "rows of votes")):
+        check_one_each(given, what, len(images), "faces")
+    check_one_each(row_labels, "labels", rows, "rows")
+    # the compressed layout would push the columns together, whatever the titles need
+    fig.set_layout_engine("constrained" if titles else "compressed", w_pad=0.02, h_pad=0.02)
+    heights = [1] * rows if votes is None else [1, 0.32] * rows
+    whole = fig.subplots(len(heights), ncols, squeeze=False, height_ratios=heights)
+    axes, below = (whole, []) if votes is None else (whole[::2], whole[1::2].flat)
+    longest = max(
+        (text_width(line) for text in titles or () for line in text.split("\n")), default=1
+    )
+    size = 7 * min(1, 0.94 * 72 * fig.get_figwidth() / ncols / longest)
+    for ax in whole.flat:
+        bare(ax)
+    for ax, text in zip(axes[:, 0], row_labels or (), strict=False):
+        ax.set_ylabel(text, rotation=0, ha="right", va="center", size=7)
+    for i, (image, ax) in enumerate(zip(images, axes.flat, strict=False)):
+        ax.imshow(image, **FACE_LOOK)
+        if titles:
+            ax.set_title(titles[i], size=size, pad=2)
+        if colours:
+            ax.spines[:].set(visible=True, color=colours[i], linewidth=1.5)
+    for ax, row in zip(below, () if votes is None else votes, strict=False):
+        ax.bar(range(10), row, 0.9, color=class_colours(VOTE_COLUMNS), ec=INK, lw=0.3)
+        ax.set(ylim=(0, max(1, np.max(votes))), box_aspect=0.3)
+    if votes is not None:
+        keys = [Patch(fc=class_colours([name])[0], ec=INK, label=name) for name in VOTE_COLUMNS]
+        fig.legend(handles=keys, loc="outside lower center", ncols=5, handlelength=0.8)
+    return axes
+
+
+def face_card(
+    image: np.ndarray,
+    target: np.ndarray,
+    class_names: Sequence[str],
+    axes: Sequence[Axes],
+    class_probs: np.ndarray | None = None,
+) -> Sequence[Axes]:
+    """Draw a face beside what people said of it and, if given, what the model says.
+
+    The image is (H, W) or (H, W, 3), uint8; target and class_probs are (C,) distributions over
+    the class names. It takes two axes: for the face and for the bars.
+    """
+    hollow = {"facecolor": "white", "hatch": "//////"}
+    solid = {"facecolor": class_colours(class_names), "edgecolor": INK}
+    given = [(target, solid)]
+    if class_probs is not None:
+        people = hollow | {"edgecolor": class_colours(class_names)}
+        given = [(target, people), (class_probs, solid)]
+    face, ax = axes
+    bare(face)
+    face.imshow(image, **FACE_LOOK)
+    high = 0.8 / len(given)
+    for i, (values, look) in enumerate(given):
+        check_one_each(values, "values", len(class_names), "classes")
+        where = np.arange(len(values)) + (i - (len(given) - 1) / 2) * high
+        bars = ax.barh(where, values, 0.9 * high, **look)
+        texts = [f"{value:.0%}" if value >= 0.005 else "" for value in values]
+        ax.bar_label(bars, texts, padding=1.5, size=8.5 - 1.5 * len(given))
+    if class_probs is not None:
+        keys = [Patch(**hollow, ec=QUIET, label="people"), Patch(fc=QUIET, label="model")]
+        ax.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
+    bare(ax)
+    ax.spines["left"].set_visible(True)
+    ax.set_yticks(range(len(class_names)), class_names)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlim(0, 1.18 * max(max(values) for values, _ in given))
+    ax.invert_yaxis()
+    return axes
+
+
+def suspect_faces(table: pd.DataFrame, training: FaceSet) -> Figure:
+    """Draw training faces whose labels look wrong (`inspection.worst`), with their votes.
+
+    Above each face: its label, what the model says instead.
+    """
+    titles = [f"{a} → {b}" for a, b in table[["label", "predicted"]].to_numpy()]
+    voted = [f"votes_{name}" for name in VOTE_COLUMNS]
+    votes = table[voted].to_numpy() if set(voted) <= set(table) else None
+    rows = -(-len(table) // 6)
+    with paper_style("full"):
+        fig = plt.figure(figsize=(6.9, (1.75 if votes is not None else 1.3) * rows))
+        images = training.gather(table.index.to_numpy())
+        face_grid(images, fig, ncols=6, titles=titles, votes=votes)
+    return fig

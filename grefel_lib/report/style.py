@@ -1,0 +1,200 @@
+"""Figures for papers and notebooks: each function draws what it is given on the axes it is given.
+
+Make the figure inside `paper_style`, in the size that it has on the page; then `save` it.
+"""
+
+import contextlib
+import io
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from IPython.display import Image
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
+from PIL import Image as PillowImage
+
+from grefel_lib.files import atomic
+from grefel_lib.labels import COLOURS
+
+WIDTHS = {"column": 3.3, "full": 6.9}  # inches
+
+
+VENUES = {  # column and full width of their templates; two of them have one column only
+    "paper": tuple(WIDTHS.values()), "cvpr": (3.25, 6.875), "icml": (3.25, 6.75),
+    "aaai": (3.3, 7.0), "ieee": (3.5, 7.16), "eccv": (4.8, 4.8), "neurips": (5.5, 5.5),
+}  # fmt: skip
+
+
+INK, QUIET, FAINT = "#222222", "#767676", "#D9D9D9"
+
+
+TRAIN, VAL, EMA = "#8C8C8C", "#0072B2", "#D55E00"
+
+
+SHADES = ("#004468", "#3E91CE", "#CEE1F7")  # of splits; far enough apart for print in grey
+
+
+# One hue; lightness L* falls in even steps from 99 to 27.
+_RAMP = ("#FCFCFC", "#CEE1F7", "#A0C6EE", "#72ABE0", "#3E91CE", "#0177B3", "#005D8D", "#004468")
+
+
+BLUES = LinearSegmentedColormap.from_list("blues", _RAMP)
+
+
+_STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
+    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "text.usetex": False,
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
+    "ytick.color": INK, "axes.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.titlepad": 4, "axes.labelpad": 3, "axes.grid": False,
+    "grid.color": "#E6E6E6", "grid.linewidth": 0.5, "lines.linewidth": 1.2, "hatch.linewidth": 0.5,
+    "patch.linewidth": 0.5, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
+    "xtick.major.width": 0.6, "ytick.major.width": 0.6, "legend.frameon": False,
+    "legend.handlelength": 1.6, "legend.borderaxespad": 0.3, "legend.labelspacing": 0.3,
+    "legend.columnspacing": 0.8, "legend.handletextpad": 0.5, "figure.constrained_layout.use": True,
+}  # fmt: skip
+
+
+# Read at save time, when `paper_style` may have ended. Submission systems refuse Type 3 fonts, a
+# tight box changes the width, and hinted letters have another width at each resolution.
+_SAVING = {"pdf.fonttype": 42, "savefig.bbox": None, "savefig.dpi": 300, "text.hinting": "none"}
+
+
+_ONE_AT_A_TIME = threading.RLock()  # the style is global, and panels draw in threads of their own
+
+
+@contextlib.contextmanager
+def paper_style(width: str | float = "column", *, aspect: float = 0.68) -> Iterator[None]:
+    """Look of a paper's figure while the block lasts.
+
+    Without a figsize of their own, figures are column (3.3 in), full (6.9 in) or so many inches
+    wide, and `aspect` times as high.
+    """
+    inches = WIDTHS.get(width, width)
+    if isinstance(inches, str) or not 0 < inches < 100:
+        raise ValueError(f"width {width!r}; choose {', '.join(WIDTHS)}, or a number of inches")
+    size = {"figure.figsize": (inches, inches * aspect)}
+    with _ONE_AT_A_TIME, matplotlib.rc_context({**_STYLE, **_SAVING, **size}):
+        yield
+
+
+def save_figure(fig: Figure, stem: Path) -> tuple[Path, Path]:
+    """Write <stem>.pdf and <stem>.png (300 dpi), each atomically, exactly as wide as the figure.
+
+    The folder exists. The first save fixes the layout, so that a second one writes the same bytes.
+    """
+    pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
+    with _ONE_AT_A_TIME, matplotlib.rc_context(_SAVING):
+        for _ in range(4):  # beside square axes one pass leaves labels outside the figure
+            fig.draw_without_rendering()
+        fig.set_layout_engine("none")
+        undated = {"CreationDate": None}
+        atomic(pdf, lambda path: fig.savefig(path, format="pdf", metadata=undated))
+        atomic(png, lambda path: fig.savefig(path, format="png"))
+    return pdf, png
+
+
+def short_name(name: str) -> str:
+    """A class name where space is short: happiness -> hap, fearfully angry -> fea-ang."""
+    return "-".join(word[:3] for word in name.split())
+
+
+def fitting_names(names: Sequence[str], slot: float) -> tuple[list[str], int]:
+    """Names for ticks `slot` points apart, and their rotation: full, short, or short upright."""
+    short = [short_name(name) for name in names]
+    if max(map(text_width, names)) < 0.94 * slot:
+        return list(names), 0
+    return short, 0 if max(map(text_width, short)) < 0.94 * slot else 90
+
+
+def class_axis(ax: Axes, names: Sequence[str], counts: Sequence[int] | None = None) -> float:
+    """Name the classes below an axis of bars; how many points each has."""
+    slot = axes_size(ax)[0] / len(names)
+    texts, rotation = fitting_names(names, slot)
+    if counts is not None:
+        join = "{} ({})" if rotation else "{}\n{}"
+        texts = [join.format(text, count) for text, count in zip(texts, counts, strict=True)]
+    ax.set_xticks(range(len(names)), texts, rotation=rotation)
+    ax.tick_params(axis="x", length=0)
+    ax.set_xlim(-0.55, len(names) - 0.45)
+    ax.grid(axis="y")
+    return slot
+
+
+def class_colours(names: Sequence[str]) -> list[str]:
+    """The colour of each class or column of votes."""
+    return [{"unknown": FAINT, "NF": "white", **COLOURS}.get(name, VAL) for name in names]
+
+
+def text_width(text: str, size: float = 7) -> float:
+    """Width of a text in points."""
+    return TextPath((0, 0), text, size=size).get_extents().width if text.strip() else 0
+
+
+def axes_size(ax: Axes) -> np.ndarray:
+    """Width and height of axes in points, roughly: the layout is not known before drawing."""
+    return 72 * np.array(ax.get_position().size) * ax.figure.get_size_inches()
+
+
+def percent(share: float, fine: bool) -> str:
+    """A share in percent, without a sign; `fine` gives a decimal. Not 0 where there is a little."""
+    least = 0.1 if fine else 1
+    if 0 < 100 * share < least / 2:
+        return f"<{least}"
+    return f"{100 * share:.1f}" if fine and share else f"{100 * share:.0f}"
+
+
+def bare(ax: Axes) -> None:
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def check_one_each(given: Sequence | None, what: str, number: int, things: str) -> None:
+    if given is not None and len(given) != number:
+        raise ValueError(f"{len(given)} {what} for {number} {things}; give one for each")
+
+
+def as_photo(fig: Figure, *, dpi: int = 72) -> Image:
+    """Turn a figure full of faces into a JPEG and close it; their grain bloats a PNG five times.
+
+    Args:
+        fig: Drawn with `plots`; not saved anywhere.
+        dpi: Pixels per inch of the picture.
+
+    Returns:
+        What a notebook shows when it is the value of a cell, or given to `display`.
+    """
+    content = io.BytesIO()
+    fig.savefig(content, format="jpeg", dpi=dpi, pil_kwargs={"quality": 72})
+    plt.close(fig)
+    return Image(content.getvalue(), format="jpeg")
+
+
+def as_drawing(fig: Figure | None, *, dpi: int = 100) -> Image | None:
+    """Turn a figure of lines and areas into a PNG of 256 colours and close it.
+
+    It is a fifth of the size of the usual PNG, and shown as large as that one.
+
+    Args:
+        fig: Drawn with `plots` and its kin, or by `rebuild.figure`, which gives None where there
+            is nothing to draw.
+        dpi: Pixels per inch of the picture.
+
+    Returns:
+        What a notebook shows when it is the value of a cell, or given to `display`; None of None.
+    """
+    if fig is None:
+        return None
+    content, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(content, format="png", dpi=dpi)
+    width = round(100 * fig.get_figwidth())
+    plt.close(fig)
+    colours = PillowImage.open(content).convert("RGB").quantize(256, dither=PillowImage.Dither.NONE)
+    colours.save(small, format="png", optimize=True)
+    return Image(small.getvalue(), format="png", width=width)

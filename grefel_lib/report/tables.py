@@ -1,0 +1,169 @@
+"""Text for people and papers: epoch lines, comparison, JSON and LaTeX tables."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+PERCENT = (
+    "accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "ece_mass",
+    "classwise_ece",
+)  # fmt: skip
+
+
+TITLES = {
+    "accuracy": "accuracy (%)", "mean_class_accuracy": "mean class accuracy (%)",
+    "macro_f1": "macro F1 (%)", "weighted_f1": "weighted F1 (%)", "ece": "ECE (%)", "nll": "NLL",
+    "brier": "Brier", "ece_mass": "ECE, equal mass (%)", "classwise_ece": "classwise ECE (%)",
+    "soft_nll": "NLL of the votes", "soft_brier": "Brier of the votes",
+}  # fmt: skip
+
+
+NO_BREAK = "\N{NO-BREAK SPACE}"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", "\n": " ", "±": r"$\pm$", "–": "--",
+    NO_BREAK: "~",
+}  # fmt: skip
+
+
+def comparison_table(results: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """Checkpoints or runs side by side: one row each, shares in percent.
+
+    Raises:
+        ValueError: There is no metric to compare.
+    """
+    if not any(name in found for found in results.values() for name in TITLES):
+        raise ValueError(f"no metric to compare; give dicts with some of: {', '.join(TITLES)}")
+    table = pd.DataFrame.from_dict({name: dict(found) for name, found in results.items()}, "index")
+    table = table[[name for name in TITLES if name in table]]
+    table = table.apply(lambda column: column * (100 if column.name in PERCENT else 1))
+    return table.rename(columns=TITLES)
+
+
+def with_intervals(checkpoints: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Checkpoints side by side, a row a metric: "82.1 [80.7, 83.4]"; a decimal more of NLL, Brier.
+
+    Args:
+        checkpoints: By name, metrics and intervals as `record.build` gives them.
+    """
+    columns = {}
+    for name, found in checkpoints.items():
+        rows = pd.DataFrame(found["intervals"], index=["low", "high"]).T
+        rows["value"] = pd.Series(found["metrics"])
+        shares = rows.index.isin(PERCENT)
+        texts = [bracketed(rows[shares], "value"),
+                 bracketed(rows[~shares], "value", scale=1, decimals=2)]  # fmt: skip
+        columns[name] = pd.concat(texts)[rows.index]
+    return pd.DataFrame(columns).rename(index=TITLES).rename_axis("metric")
+
+
+def bracketed(
+    table: pd.DataFrame, column: str, *, scale: float = 100, decimals: int = 1
+) -> pd.Series:
+    """A column with the columns low and high as text: "82.1 [80.7, 83.4]"."""
+    values = (scale * table[[column, "low", "high"]]).to_numpy(dtype=float)
+    texts = [
+        f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+        for value, low, high in values
+    ]
+    return pd.Series(texts, index=table.index)
+
+
+def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Means as text, a column a metric: "82.1 ± 0.2 [80.7, 83.4]".
+
+    NLL and Brier have three decimals: variants tend to differ in the third. A line can break only
+    before the bracket.
+
+    Args:
+        tables: By metric, one row a variant: value, low, high, and spread (left out where NaN).
+    """
+    told = {}
+    for metric, table in tables.items():
+        scale, decimals = (100, 1) if metric in PERCENT else (1, 3)
+        cells = bracketed(table, "value", scale=scale, decimals=decimals)
+        cells = cells.str.replace(", ", f",{NO_BREAK}")
+        for name, spread in table["spread"].dropna().items():
+            between = f"{NO_BREAK}±{NO_BREAK}{scale * spread:.{decimals}f} ["
+            cells[name] = cells[name].replace(" [", between)
+        told[TITLES[metric]] = cells
+    return pd.DataFrame(told).rename_axis("variant")
+
+
+def latex_table(
+    table: pd.DataFrame,
+    *,
+    caption: str,
+    label: str,
+    decimals: int = 2,
+    bold: Mapping[str, str] | None = None,
+    wide: bool = False,
+) -> str:
+    """A booktabs table, with headers, index, cells and caption escaped.
+
+    Args:
+        table: Any frame; floats are rounded, whole numbers are kept, NaN becomes a dash.
+        caption: Plain text.
+        label: For `\\ref`, letters, digits and `: . _ / -`.
+        decimals: Digits after the point of floats.
+        bold: "max" or "min" for each column whose best value is set bold, with all that print
+            like it.
+        wide: Across both columns of a page.
+
+    Raises:
+        ValueError: An empty frame, or a label that LaTeX cannot take.
+    """
+    if table.empty:
+        raise ValueError(f"the table has {len(table)} rows and {table.shape[1]} columns; need both")
+    if not re.fullmatch(r"[A-Za-z0-9:._/-]+", label):
+        raise ValueError(f"label {label!r}; use letters, digits and : . _ / -, as in tab:test")
+    columns = []
+    for name, values in table.items():
+        cells = [_cell(value, decimals) for value in values]
+        if bold and name in bold and values.notna().any():
+            best = _cell({"max": values.max, "min": values.min}[bold[name]](), decimals)
+            cells = [rf"\textbf{{{cell}}}" if cell == best else cell for cell in cells]
+        columns.append(cells)
+    numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
+    rows = [
+        " & ".join(row) + r" \\" for row in zip(map(escape, table.index), *columns, strict=True)
+    ]
+    head = " & ".join(map(escape, [table.index.name or "", *table.columns]))
+    place = "table*" if wide else "table"
+    return "\n".join(
+        [
+            rf"\begin{{{place}}}[t]",
+            r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+            rf"\caption{{{escape(caption)}}}",
+            rf"\label{{{label}}}",
+            rf"\begin{{tabular}}{{l{''.join('r' if number else 'l' for number in numbers)}}}",
+            r"\toprule",
+            head + r" \\",
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\end{{{place}}}",
+            "",
+        ]
+    )
+
+
+def escape(text: object) -> str:
+    """Plain text for LaTeX: every special character escaped."""
+    return "".join(_LATEX.get(character, character) for character in str(text))
+
+
+def _cell(value: Any, decimals: int) -> str:
+    if pd.isna(value):
+        return "--"
+    if not pd.api.types.is_float(value):
+        return escape(value)
+    text = f"{value:.{decimals}f}"
+    return f"${text}$" if text.startswith("-") else text  # a minus, not a hyphen

@@ -1,0 +1,105 @@
+"""A checkpoint in, a model out; and a training that starts from another run's weights."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from grefel_lib.config import WITHOUT_WEIGHTS, Config
+from grefel_lib.environment import pick_device
+from grefel_lib.files import load_checkpoint, under_prefix
+from grefel_lib.grefel import GReFEL, build_model
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model read from a checkpoint, and what was saved with it."""
+
+    model: GReFEL
+    config: Config
+    class_names: tuple[str, ...]
+    facts: dict  # epoch, val_accuracy, ...
+    path: Path
+
+
+def load_model(path: Path, *, device: str = "auto") -> Trained:
+    """Rebuild the model of a checkpoint.
+
+    Args:
+        path: A checkpoint file, as `checkpoint_file` finds it.
+        device: As in `Config.device`.
+
+    Raises:
+        ValueError: The file is damaged, or its tensors are not those of its own config.
+    """
+    tensors, facts = load_checkpoint(path)
+    config = Config.from_dict(facts["config"])
+    class_names = tuple(facts["class_names"])
+    net = build_model(config.replace(**WITHOUT_WEIGHTS), len(class_names))
+    tensors = {
+        k.removeprefix("model/"): v
+        for k, v in tensors.items()
+        if "/" not in k or k.startswith("model/")
+    }
+    try:
+        net.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds another architecture than its config ({config.backbone}) says: "
+            f"{str(error).splitlines()[-1].strip()}"
+        ) from error
+    if net.head is not None:
+        net.head.trust = facts["trust"]
+    memory = torch.channels_last if config.channels_last else torch.contiguous_format
+    net = net.to(pick_device(device), memory_format=memory).eval()
+    return Trained(net, config, class_names, facts, Path(path))
+
+
+def start_from(
+    net: GReFEL,
+    path: Path,
+    class_names: tuple[str, ...],
+    *,
+    say: Callable[[str], None],
+) -> None:
+    """Load a checkpoint's weights into a model; layers of other classes start fresh.
+
+    Args:
+        net: The new model.
+        path: A checkpoint file, as `checkpoint_file` finds it.
+        class_names: The C classes of the new model.
+        say: Told when class layers start fresh.
+
+    Raises:
+        ValueError: It is of another architecture.
+    """
+    tensors, facts = load_checkpoint(path)
+    tensors = under_prefix(tensors, "model/") or tensors
+    own = net.state_dict()
+    fresh: set[str] = set()
+    if tuple(facts["class_names"]) != class_names:
+        say(
+            f"the checkpoint's classes ({', '.join(facts['class_names'])}) are not this data "
+            f"set's ({', '.join(class_names)}): the class layers start fresh"
+        )
+        fresh = _class_layers(net)
+    strange = [
+        k for k in own if k not in fresh and getattr(tensors.get(k), "shape", None) != own[k].shape
+    ]
+    if strange:
+        raise ValueError(
+            f"checkpoint {path.name} does not fit the model ({len(strange)} tensors, first "
+            f"{strange[0]}); keep backbone, head and sizes as in the run it comes from"
+        )
+    kept = {k: v for k, v in tensors.items() if k in own and k not in fresh}
+    net.load_state_dict(kept, strict=False)
+
+
+def _class_layers(net: GReFEL) -> set[str]:
+    """Names of the tensors whose size depends on the class count."""
+    if net.head is None:
+        return net.classifier_names()
+    last = [f"primary.{len(net.head.primary) - 1}", "attentive"]
+    names = {f"head.{name}.{part}" for name in last for part in ("weight", "bias")}
+    return names | {"head.anchors"}

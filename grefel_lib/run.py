@@ -1,0 +1,272 @@
+"""The run folder: start, record, load, find."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
+from grefel_lib.environment import describe_environment
+from grefel_lib.files import Folder, load_checkpoint, read_facts, relative, save_checkpoint
+
+_TIME = "%Y-%m-%dT%H:%M:%S%z"
+
+
+BEST, BEST_EMA, LAST = "best_model", "best_ema_model", "last"
+
+
+@dataclass(frozen=True)
+class Run(Folder):
+    """One run folder and the config it was started with."""
+
+    config: Config
+
+    def save_checkpoint(self, name: str, tensors: Mapping[str, Tensor], facts: dict) -> Path:
+        """Write checkpoints/<name>.safetensors atomically."""
+        path = self.file("checkpoints", f"{name}.safetensors")
+        return save_checkpoint(path, tensors, facts)
+
+    def has_checkpoint(self, name: str) -> bool:
+        """Whether checkpoints/<name>.safetensors exists."""
+        return (self.path / "checkpoints" / f"{name}.safetensors").is_file()
+
+    def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict]:
+        """Tensors and facts of one of this run's checkpoints."""
+        return load_checkpoint(self.path / "checkpoints" / f"{name}.safetensors")
+
+    def history(self) -> pd.DataFrame:
+        """history.csv, one row an epoch."""
+        path = self.path / "history.csv"
+        if not path.is_file():
+            raise FileNotFoundError(f"run {self.name} has no history.csv: no epoch has ended yet")
+        return pd.read_csv(path)
+
+    def status(self) -> str:
+        """running, ok, stopped, failed, interrupted; died (its process is gone) or new."""
+        path = self.path / "status.json"
+        if not path.is_file():
+            return "new"
+        content = json.loads(path.read_text())
+        here = content.get("host") == socket.gethostname()
+        if content["status"] == "running" and here and not _alive(content["pid"]):
+            return "died"
+        return content["status"]
+
+    @property
+    def asked_to_stop(self) -> bool:
+        """Whether somebody wants training to end after the epoch it is in: a file named stop."""
+        return (self.path / "stop").exists()
+
+    def ask_to_stop(self, wanted: bool = True) -> None:
+        """Ask for that, or take it back; works from any machine that shares the folder."""
+        (self.path / "stop").touch() if wanted else (self.path / "stop").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[dict[str, str]]:
+        """Keep status.json true while training: running, then ok, failed or interrupted.
+
+        What the block puts into the yielded dict is how it says it ended otherwise.
+        """
+        facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime(_TIME)}
+        self.write_json({"status": "running", **facts}, "status.json")
+        ending = {"status": "ok"}
+        try:
+            yield ending
+        except KeyboardInterrupt:
+            ending = {"status": "interrupted"}
+            raise
+        except BaseException as error:
+            ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+            raise
+        finally:
+            with contextlib.suppress(OSError):  # a full disk must not hide the first error
+                self.write_ending(ending)
+
+    def write_ending(self, ending: Mapping[str, str]) -> None:
+        """Write into status.json how training ended: status, and error if there was one."""
+        path = self.path / "status.json"
+        facts = json.loads(path.read_text()) if path.is_file() else {}
+        self.write_json({**facts, **ending, "ended": time.strftime(_TIME)}, "status.json")
+
+
+def check_run(config: Config) -> Path:
+    """The folder a run with these settings would use, if it may be started or continued there.
+
+    Raises:
+        ValueError: The run is finished, is running now, or has other settings.
+        NotADirectoryError: A file is in the way.
+    """
+    path = run_folder(config)
+    for parent in (path, *path.parents):
+        if parent.exists() and not parent.is_dir():
+            raise NotADirectoryError(f"{parent} is a file; a folder is needed for the run {path}")
+    if (path / "config.json").is_file():
+        run = Run(path, _read_config(path))
+        if run.status() == "ok":
+            raise ValueError(f"run {run.name} is finished; choose another name for a new run")
+        if run.status() == "running":
+            raise ValueError(
+                f"run {run.name} is running now; wait, or choose another name (if its machine "
+                f"is gone, remove {run.name}/status.json)"
+            )
+        check_same_settings(run, config)
+    return path
+
+
+def check_same_settings(run: Run, config: Config) -> None:
+    """Refuse to go on with a run under other settings; what changes no result may differ.
+
+    Raises:
+        ValueError: Names the settings that differ.
+    """
+    named = ("run_name", "finetune_name", "profile")
+    differences = run.config.differences(config).items()
+    other = {k: v for k, v in differences if not (k in named or SETTINGS[k].may_change)}
+    if other:
+        told = ", ".join(f"{k} {old!r} there, {new!r} here" for k, (old, new) in other.items())
+        raise ValueError(
+            f"run {run.name} exists with other settings ({told}); choose another name, or use "
+            f"the same settings to continue it"
+        )
+
+
+def start_run(config: Config, data: Mapping[str, Any] | None = None) -> Run:
+    """Make the run folder, or open it to continue an unfinished run of the same settings.
+
+    Args:
+        config: The resolved settings; `run_name` or `finetune_name` names the folder.
+        data: What the data set says of itself (`FaceSet.info`), kept in environment.json.
+
+    Raises:
+        ValueError, NotADirectoryError: See `check`.
+        OSError: The folder cannot be written.
+    """
+    path = check_run(config)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        named = {"finetune_name": path.name.removeprefix("finetune_")}
+        named = named if config.checkpoint_path else {"run_name": path.name}
+        run = Run(path, config.replace(**named))
+        run.write_json(run.config.to_dict(), "config.json")
+        run.write_json(describe_environment() | {"data": dict(data or {})}, "environment.json")
+    except OSError as error:
+        raise OSError(f"cannot write the run folder {path}: {error.strerror or error}") from error
+    return run
+
+
+def open_run(name: str | Path, output_dir: str = "outputs") -> Run:
+    """Open a run by its name or folder.
+
+    Raises:
+        FileNotFoundError: No such run; the message names the nearest places looked at.
+    """
+    for path in (Path(name).expanduser(), outputs_folder(output_dir) / name, PROJECT_ROOT / name):
+        path = path.parent if path.name == "checkpoints" else path
+        if (path / "config.json").is_file():
+            return Run(path.resolve(), _read_config(path))
+    raise FileNotFoundError(
+        f"no run {str(name)!r}: looked for {name}/config.json here and under "
+        f"{relative(outputs_folder(output_dir))}; the runs there: "
+        f"{', '.join(r.path.name for r in all_runs(output_dir)[-5:]) or 'none'}"
+    )
+
+
+def all_runs(output_dir: str = "outputs") -> list[Run]:
+    """Every run folder and its fine-tuned runs, oldest first."""
+    root = outputs_folder(output_dir)
+    paths = [*root.glob("*/config.json"), *root.glob("*/finetune_*/config.json")]
+    return [
+        Run(p.parent, _read_config(p.parent))
+        for p in sorted(paths, key=lambda p: p.stat().st_mtime)
+    ]
+
+
+def every_run() -> list[Run]:
+    """Every run under outputs/, in the folders of sweeps as well."""
+    folders = [p for p in outputs_folder().glob("*/") if not (p / "config.json").is_file()]
+    return [*all_runs(), *(run for path in sorted(folders) for run in all_runs(str(path)))]
+
+
+def newest_run(output_dir: str = "outputs", *, finetuned: bool = True) -> Run:
+    """The newest run with a best checkpoint; the built-in demo run only if there is no other.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    found = [r for r in all_runs(output_dir) if r.has_checkpoint(BEST)]
+    found = [r for r in found if finetuned or not r.path.name.startswith("finetune_")]
+    found = [r for r in found if "demo" not in (r.path.name, r.path.parent.name)] or found
+    if not found:
+        raise FileNotFoundError(
+            f"no trained run under {relative(outputs_folder(output_dir))}; train one with: "
+            f"grefel train"
+        )
+    return found[-1]
+
+
+def checkpoint_file(name: str | Path, output_dir: str = "outputs", *, which: str = "") -> Path:
+    """The checkpoint that a path names: a file itself, or the better one of a run folder.
+
+    Of a run's two checkpoints the one with the higher validation accuracy is taken.
+
+    Raises:
+        FileNotFoundError: Neither a file nor a run with checkpoints.
+    """
+    path = Path(name).expanduser()
+    for candidate in (path, PROJECT_ROOT / path):
+        if candidate.is_file():
+            return candidate
+    run = open_run(name, output_dir)
+    found = {n: run.path / "checkpoints" / f"{n}.safetensors" for n in (BEST, BEST_EMA)}
+    found = {n: p for n, p in found.items() if p.is_file() and which in ("", n)}
+    if not found:
+        raise FileNotFoundError(f"run {run.name} has no {which or BEST} checkpoint yet")
+    return max(found.values(), key=lambda p: read_facts(p)["val_accuracy"])
+
+
+def run_folder(config: Config) -> Path:
+    """Where a run with these settings lives: outputs/<run> or <parent run>/finetune_<name>."""
+    if config.checkpoint_path:
+        name = config.finetune_name or time.strftime("%Y%m%d-%H%M%S")
+        source = checkpoint_file(config.checkpoint_path, config.output_dir)
+        parent = source.parent.parent
+        if (parent / "config.json").is_file():
+            return parent / f"finetune_{name}"
+        return outputs_folder(config.output_dir) / f"finetune_{name}"
+    return outputs_folder(config.output_dir) / (config.run_name or run_id(config))
+
+
+def outputs_folder(output_dir: str = "outputs") -> Path:
+    """The outputs folder; relative names start from the project root."""
+    return PROJECT_ROOT / Path(output_dir).expanduser()
+
+
+def run_id(config: Config) -> str:
+    """A name that says what a run is: ferplus-vit_base_patch16_224-grefel-seed0-20261201-1412."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return f"{config.dataset}-{config.backbone}-{config.head}-seed{config.seed}-{stamp}"
+
+
+def _read_config(path: Path) -> Config:
+    try:
+        return Config.from_dict(json.loads((path / "config.json").read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}/config.json is not a run's config: {error}") from error
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)  # it lives, but is somebody else's
+    return True

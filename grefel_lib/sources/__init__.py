@@ -1,0 +1,1 @@
+"""Pictures in: published data sets on disk, drawn faces, photographs."""

