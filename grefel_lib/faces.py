@@ -62,6 +62,12 @@ class FaceSet:
         """Copy the images at table positions (B,) out of the cache: (B, H, W[, 3]) uint8."""
         return self.images[self.table["row"].to_numpy()[indices]]
 
+    @property
+    def votes(self) -> pd.DataFrame | None:
+        """(N, 10) votes of the annotators, by emotion, unknown and NF; None without votes."""
+        columns = list(VOTE_COLUMNS)
+        return self.table[columns] if set(columns) <= set(self.table) else None
+
     def counts(self) -> pd.DataFrame:
         """Faces per class (rows) and split (columns)."""
         found = pd.crosstab(self.table["label"], self.table["split"])

@@ -10,6 +10,7 @@ from grefel_lib.config import WITHOUT_WEIGHTS, Config
 from grefel_lib.environment import pick_device
 from grefel_lib.files import load_checkpoint, under_prefix
 from grefel_lib.grefel import GReFEL, build_model
+from grefel_lib.run import Run
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,17 @@ class Trained:
     path: Path
 
 
-def load_model(path: Path, *, device: str = "auto") -> Trained:
+def load_model(source: Path | Run, *, device: str = "auto") -> Trained:
     """Rebuild the model of a checkpoint.
 
     Args:
-        path: A checkpoint file, as `checkpoint_file` finds it.
+        source: A checkpoint file, or a run, of which the better checkpoint is taken.
         device: As in `Config.device`.
 
     Raises:
         ValueError: The file is damaged, or its tensors are not those of its own config.
     """
+    path = source.best_checkpoint() if isinstance(source, Run) else Path(source)
     tensors, facts = load_checkpoint(path)
     config = Config.from_dict(facts["config"])
     class_names = tuple(facts["class_names"])
@@ -53,7 +55,7 @@ def load_model(path: Path, *, device: str = "auto") -> Trained:
         net.head.trust = facts["trust"]
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
     net = net.to(pick_device(device), memory_format=memory).eval()
-    return Trained(net, config, class_names, facts, Path(path))
+    return Trained(net, config, class_names, facts, path)
 
 
 def start_from(

@@ -44,6 +44,18 @@ class Run(Folder):
         """Tensors and facts of one of this run's checkpoints."""
         return load_checkpoint(self.path / "checkpoints" / f"{name}.safetensors")
 
+    def best_checkpoint(self, which: str = "") -> Path:
+        """The better of the two best checkpoints on validation, or the one that is named.
+
+        Raises:
+            FileNotFoundError: It is not there.
+        """
+        paths = {n: self.path / "checkpoints" / f"{n}.safetensors" for n in (BEST, BEST_EMA)}
+        paths = {n: p for n, p in paths.items() if p.is_file() and which in ("", n)}
+        if not paths:
+            raise FileNotFoundError(f"run {self.name} has no {which or BEST} checkpoint yet")
+        return max(paths.values(), key=lambda path: read_facts(path)["val_accuracy"])
+
     def history(self) -> pd.DataFrame:
         """history.csv, one row an epoch."""
         path = self.path / "history.csv"
@@ -226,12 +238,7 @@ def checkpoint_file(name: str | Path, output_dir: str = "outputs", *, which: str
     for candidate in (path, PROJECT_ROOT / path):
         if candidate.is_file():
             return candidate
-    run = open_run(name, output_dir)
-    found = {n: run.path / "checkpoints" / f"{n}.safetensors" for n in (BEST, BEST_EMA)}
-    found = {n: p for n, p in found.items() if p.is_file() and which in ("", n)}
-    if not found:
-        raise FileNotFoundError(f"run {run.name} has no {which or BEST} checkpoint yet")
-    return max(found.values(), key=lambda p: read_facts(p)["val_accuracy"])
+    return open_run(name, output_dir).best_checkpoint(which)
 
 
 def run_folder(config: Config) -> Path:

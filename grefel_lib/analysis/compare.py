@@ -8,18 +8,75 @@ import gzip
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
 from grefel_lib.config import SETTINGS, Config
 from grefel_lib.files import Folder, relative
-from grefel_lib.metrics import bootstrap_intervals, compute_metrics, mcnemar_test, paired_difference
+from grefel_lib.metrics import (
+    bootstrap_intervals,
+    compute_metrics,
+    mcnemar_test,
+    paired_difference,
+    per_class_metrics,
+)
 from grefel_lib.run import all_runs, outputs_folder
 
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants of a run side by side, each over its seeds; what was not compared is empty."""
+
+    about: Mapping[str, Any]  # dataset, protocol, split, faces, selection, training_leaks_dropped
+    seeds: pd.DataFrame  # one row a run, see `seed_table`
+    summary: Mapping[str, pd.DataFrame]  # by metric, see `summarise_variants`
+    differences: pd.DataFrame  # to the first variant, see `paired_differences`
+    detection: pd.DataFrame  # see `detection_table`
+    recall: pd.DataFrame = field(default_factory=pd.DataFrame)  # (variants, classes), mean of seeds
+    agreement: pd.DataFrame = field(default_factory=pd.DataFrame)  # see `prediction_agreement`
+    config: Config | None = None  # of the first run
+    folder: Folder | None = None  # where its tables and figures go
+
+
+def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
+    """Compare every evaluated run in a folder.
+
+    Args:
+        output_dir: Holds the runs; the published ones lie beside the notebooks.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: They cannot be compared, see `check_same_faces`.
+    """
+    groups = group_variants(collect_runs(output_dir))
+    first = next(iter(groups.values()))[0]
+    names = ("dataset", "protocol", "split", "training_leaks_dropped", "selection")
+    classes = per_class_metrics(first.table)
+    recall = pd.DataFrame(
+        {
+            name: np.mean([per_class_metrics(r.table)["recall"] for r in members], axis=0)
+            for name, members in groups.items()
+        },
+        index=classes["class"] + " (" + classes["count"].astype(str) + ")",
+    ).T
+    return Comparison(
+        about={key: first.saved[key] for key in names} | {"faces": len(first.table)},
+        seeds=seed_table(groups),
+        summary=summarise_variants(groups),
+        differences=paired_differences(groups, next(iter(groups))),
+        detection=detection_table(groups),
+        recall=recall.rename_axis(columns=None),
+        agreement=prediction_agreement(groups),
+        config=first.config,
+        folder=comparison_folder(output_dir),
+    )
 
 
 def collect_runs(output_dir: str = "outputs") -> list[Evaluation]:
@@ -27,11 +84,11 @@ def collect_runs(output_dir: str = "outputs") -> list[Evaluation]:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: See `same_faces`.
+        ValueError: See `check_same_faces`.
     """
-    found = evaluated_runs(output_dir)
-    check_same_faces(found)
-    return found
+    evaluations = evaluated_runs(output_dir)
+    check_same_faces(evaluations)
+    return evaluations
 
 
 def evaluated_runs(output_dir: str = "outputs") -> list[Evaluation]:
@@ -209,32 +266,40 @@ def detection_table(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
     return table.set_axis(["auroc", "min", "max", "seeds"], axis=1).reset_index()
 
 
-def write_comparison(groups: Mapping[str, Sequence[Evaluation]], folder: Folder) -> None:
-    """Write what a comparison found as tables that name no face, to be shared.
+def write_comparison(comparison: Comparison, folder: Folder) -> None:
+    """Write a comparison as tables that name no face, to be shared.
 
-    tables/: about.json (data, protocol, selection), seeds.csv, summary.csv, differences.csv (to the
-    first variant), and detection.csv where labels were made wrong.
+    tables/: about.json, seeds.csv, summary.csv, differences.csv, and detection.csv where labels
+    were made wrong.
     """
-    first = next(iter(groups.values()))[0]
-    told = ("dataset", "protocol", "split", "training_leaks_dropped", "selection")
-    about = {key: first.saved[key] for key in told} | {"faces": len(first.table)}
-    folder.write_json(about, "tables", "about.json")
-    folder.write_table(seed_table(groups), "tables", "seeds.csv")
-    parts = summarise_variants(groups)
-    long = pd.concat(parts, names=["metric", "variant"])
+    folder.write_json(dict(comparison.about), "tables", "about.json")
+    folder.write_table(comparison.seeds, "tables", "seeds.csv")
+    long = pd.concat(comparison.summary, names=["metric", "variant"])
     folder.write_table(long, "tables", "summary.csv", index=True)
-    folder.write_table(paired_differences(groups, next(iter(groups))), "tables", "differences.csv")
-    if len(detection := detection_table(groups)):
-        folder.write_table(detection, "tables", "detection.csv")
+    folder.write_table(comparison.differences, "tables", "differences.csv")
+    if len(comparison.detection):
+        folder.write_table(comparison.detection, "tables", "detection.csv")
 
 
-def read_comparison(path: Path) -> dict[str, Any]:
-    """What `write_tables` wrote: about, seeds, summary (by metric, as `summary`), and so on."""
-    found: dict[str, Any] = {p.stem: pd.read_csv(p) for p in sorted(path.glob("*.csv"))}
-    found["about"] = json.loads((path / "about.json").read_text())
-    long = found["summary"].set_index(["metric", "variant"])
-    found["summary"] = {m: long.loc[m] for m in long.index.unique("metric")}
-    return found
+def read_comparison(folder: str | Path) -> Comparison:
+    """Read what `write_comparison` wrote.
+
+    Args:
+        folder: Holds the tables; a relative name starts from the project root.
+
+    Raises:
+        FileNotFoundError: A table is not there.
+    """
+    path = outputs_folder(str(folder))
+    tables = {name: pd.read_csv(path / f"{name}.csv") for name in ("seeds", "differences")}
+    long = pd.read_csv(path / "summary.csv").set_index(["metric", "variant"])
+    detection = path / "detection.csv"
+    return Comparison(
+        about=json.loads((path / "about.json").read_text()),
+        summary={metric: long.loc[metric] for metric in long.index.unique("metric")},
+        detection=pd.read_csv(detection) if detection.is_file() else pd.DataFrame(),
+        **tables,
+    )
 
 
 def comparison_folder(output_dir: str) -> Folder:

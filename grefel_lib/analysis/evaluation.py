@@ -38,7 +38,7 @@ from grefel_lib.metrics import (
 )
 from grefel_lib.predict import attention_maps, look_inside, predict, predict_each
 from grefel_lib.restore import load_model
-from grefel_lib.run import BEST, BEST_EMA, Run, checkpoint_file
+from grefel_lib.run import BEST, BEST_EMA, Run
 
 INSIDE = 1000  # faces whose embedding and attention are saved, for maps
 FACTS = (  # of metrics.json, that no table of predictions holds
@@ -52,7 +52,7 @@ SELECTION = "validation accuracy"
 class Evaluation:
     """One evaluated run; what was not asked for is None or empty."""
 
-    run: Run
+    run: Run  # in whose folder it lies
     config: Config  # of the run, with the split that was evaluated
     facts: Mapping[str, Any]  # FACTS, and for each checkpoint its epoch and val_accuracy
     predictions: Mapping[str, pd.DataFrame]  # by checkpoint
@@ -63,6 +63,11 @@ class Evaluation:
     robustness: pd.DataFrame | None = None  # see `evaluate_corruptions`; of the headline
     inside: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     saved: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # metrics.json, as read
+
+    @property
+    def folder(self) -> Folder:
+        """Where it was written, or read from."""
+        return self.run
 
     @property
     def headline(self) -> str:
@@ -184,7 +189,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
     """
     split = config.split
     models = {
-        name: load_model(checkpoint_file(run.path, which=name), device=config.device)
+        name: load_model(run.best_checkpoint(name), device=config.device)
         for name in (BEST, BEST_EMA)
     }
     for trained in models.values():
@@ -229,8 +234,9 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         whole = load_faces(config.replace(drop_leaks=False))
         extra["copies"] = _written(results, find_copies(whole, split), "copies")
     validation = tables["val"] if split != "val" else {}
+    saved_in = Run(results.path, config)
     return Evaluation(
-        run, config, facts, tables[split], validation, read_table(run, "history"),
+        saved_in, config, facts, tables[split], validation, read_table(run, "history"),
         inside=inside, **extra,
     )  # fmt: skip
 

@@ -9,10 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
-from IPython.display import display
 from matplotlib.figure import Figure
-
-from grefel_lib.environment import watched
 
 WRONG = "#D32F2F"  # readable on a light and on a dark page
 
@@ -69,19 +66,6 @@ class Panel(widgets.VBox):
         self.message.value = (
             f'<span role="{role}" style="color:{colour}">{html.escape(text)}</span>'
         )
-
-
-def show_panel(kind: type[Panel], *arguments: Any) -> None:
-    """Show a panel where a person can click it; elsewhere make no widget and say where it lives.
-
-    Args:
-        kind: The panel.
-        arguments: What it is made of.
-    """
-    if watched():
-        display(kind(*arguments))
-    else:
-        print(f"{kind.title}: live when this notebook is open in JupyterLab (make lab)")
 
 
 def html_picture(fig: Figure, words: str, *, dpi: int = 130) -> str:

@@ -4,7 +4,6 @@ import html
 
 import ipywidgets as widgets
 import pandas as pd
-from matplotlib.figure import Figure
 
 from grefel_lib.analysis.compare import (
     PUBLISHED,
@@ -18,9 +17,9 @@ from grefel_lib.analysis.compare import (
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.files import relative
 from grefel_lib.panels.panel import Panel, html_picture, row
-from grefel_lib.report.comparison import SHOWN_METRICS, ablation, difference_dots
+from grefel_lib.report.comparison import ablation, differences_figure
 from grefel_lib.report.style import paper_style
-from grefel_lib.report.tables import PERCENT, TITLES, interval_table
+from grefel_lib.report.tables import interval_table
 from grefel_lib.run import outputs_folder
 
 SHOWN = ("accuracy", "mean_class_accuracy", "macro_f1", "ece", "nll")
@@ -44,22 +43,6 @@ def run_folders(first: str) -> list[str]:
     found = [relative(path) for path in sorted(inside)]
     first = relative(outputs_folder(first))
     return list(dict.fromkeys([first, PUBLISHED, *found]))
-
-
-def differences_figure(apart: pd.DataFrame) -> Figure | None:
-    """Draw what each variant gains over the reference, with paired intervals, four metrics wide."""
-    rows = apart["variant"].nunique()
-    if not rows:
-        return None
-    metrics = SHOWN_METRICS
-    with paper_style("full"):
-        fig = Figure(figsize=(6.9, 0.55 + 0.3 * rows))
-        axes = fig.subplots(1, len(metrics), sharey=True)
-        for ax, metric in zip(axes, metrics, strict=True):
-            percent = metric in PERCENT
-            difference_dots(apart[apart["metric"] == metric], ax, percent=percent)
-            ax.set_xlabel("Δ " + TITLES[metric].replace(" (%)", "\n(points)"))
-    return fig
 
 
 class ComparisonPanel(Panel):

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from grefel_lib.report.style import EMA, FAINT, INK, QUIET, VAL
+from grefel_lib.report.style import EMA, FAINT, INK, QUIET, VAL, paper_style
 from grefel_lib.report.tables import PERCENT, TITLES
 
 SHOWN_METRICS = ("accuracy", "mean_class_accuracy", "macro_f1", "nll")
@@ -105,3 +105,19 @@ def difference_dots(table: pd.DataFrame, ax: Axes, *, percent: bool = True) -> A
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     return ax
+
+
+def differences_figure(apart: pd.DataFrame) -> Figure | None:
+    """Draw what each variant gains over the reference, with paired intervals, four metrics wide."""
+    rows = apart["variant"].nunique()
+    if not rows:
+        return None
+    metrics = SHOWN_METRICS
+    with paper_style("full"):
+        fig = Figure(figsize=(6.9, 0.55 + 0.3 * rows))
+        axes = fig.subplots(1, len(metrics), sharey=True)
+        for ax, metric in zip(axes, metrics, strict=True):
+            percent = metric in PERCENT
+            difference_dots(apart[apart["metric"] == metric], ax, percent=percent)
+            ax.set_xlabel("Δ " + TITLES[metric].replace(" (%)", "\n(points)"))
+    return fig

@@ -1,13 +1,11 @@
-"""Every figure and table of an evaluated run, from what it saved: `grefel report RUN`.
-
-A figure whose material is missing (no anchors, no robustness test) is None; so a table is left out.
-"""
+"""Every figure and table, by name: of a run, an evaluation, a comparison, an explained face."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
+from IPython.display import display
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
@@ -16,9 +14,13 @@ from grefel_lib.analysis.calibration import (
     risk_coverage,
     with_temperature,
 )
-from grefel_lib.analysis.evaluation import Evaluation
+from grefel_lib.analysis.compare import Comparison, write_comparison
+from grefel_lib.analysis.evaluation import INSIDE, Evaluation
+from grefel_lib.analysis.explain import Explained
 from grefel_lib.analysis.groups import attribute_accuracy, copy_accuracy
 from grefel_lib.analysis.robustness import SEVERITIES, with_clean
+from grefel_lib.analysis.suspects import most_suspect
+from grefel_lib.faces import FaceSet
 from grefel_lib.files import Folder
 from grefel_lib.metrics import (
     calibration_bins,
@@ -28,19 +30,29 @@ from grefel_lib.metrics import (
     table_classes,
 )
 from grefel_lib.report.card import model_card
+from grefel_lib.report.comparison import ablation, detection_curves, differences_figure
+from grefel_lib.report.faces import attention_overlay, explanation_figure, face_cards, suspect_faces
 from grefel_lib.report.figures import (
     accuracy_bars,
-    anchor_graph,
     confusion_matrix,
+    dashboard,
     per_class_bars,
     reliability_diagram,
     risk_coverage_curves,
     robustness_curves,
     training_curves,
 )
-from grefel_lib.report.method import anchor_map, name_clusters
-from grefel_lib.report.style import VENUES, WIDTHS, paper_style, save_figure
-from grefel_lib.report.tables import PERCENT, TITLES, bracketed, latex_table, with_intervals
+from grefel_lib.report.method import anchor_graph, anchor_map, name_clusters
+from grefel_lib.report.style import VENUES, WIDTHS, as_drawing, as_photo, paper_style, save_figure
+from grefel_lib.report.tables import (
+    PERCENT,
+    TITLES,
+    bracketed,
+    interval_table,
+    latex_table,
+    with_intervals,
+)
+from grefel_lib.run import Run
 
 Size = Callable[[str, float], tuple[float, float]]  # column or full, height at 6.9 in -> inches
 
@@ -56,60 +68,117 @@ TABLE_TITLES = {  # before what `caption` says
 }
 
 
-def write_report(evaluation: Evaluation, folder: Folder, *, venue: str = "paper") -> dict:
-    """Write metrics.json, model_card.md, and every figure and table there is material for.
+def write_report(
+    source: Evaluation | Comparison, folder: Folder | None = None, *, venue: str = "paper"
+) -> dict[str, pd.DataFrame]:
+    """Write every figure and table there is material for; of an evaluation the numbers as well.
+
+    An evaluation gets metrics.json, model_card.md, confusion matrices (.npy), figures/ and tables/
+    (CSV and LaTeX); a comparison figures/ and tables/.
 
     Args:
-        evaluation: An evaluation.
-        folder: The run folder, or another place.
-        venue: A key of `plots.VENUES`; figures are as wide as its columns.
+        source: An evaluation or a comparison.
+        folder: Where to write; its own folder without one.
+        venue: A key of `style.VENUES`; figures are as wide as its columns.
 
     Returns:
-        What metrics.json holds.
+        The tables, by name.
 
     Raises:
         ValueError: There is no such venue.
     """
     _among(venue, VENUES, "venue")
-    folder.write_json(evaluation.metrics, "metrics.json")
-    for name in FIGURES:
-        if (drawn := evaluation_figure(evaluation, name, folder, venue=venue)) is not None:
-            plt.close(drawn)
-    for name, table in evaluation.predictions.items():
-        counts = confusion_counts(table)
+    folder = folder or source.folder
+    for name in FIGURES[type(source)]:
+        draw(source, name, folder=folder, venue=venue)
+    if isinstance(source, Comparison):
+        return _write_comparison(source, folder)
+    folder.write_json(source.metrics, "metrics.json")
+    for name, predictions in source.predictions.items():
+        counts = confusion_counts(predictions)
         folder.write_array(counts, f"confusion_matrix_{name}.npy")
         shares = normalise_rows(counts)
         folder.write_array(shares, f"confusion_matrix_{name}_normalised.npy")
-    for name, table in evaluation_tables(evaluation).items():
+    tables = evaluation_tables(source)
+    for name, table in tables.items():
         folder.write_table(table, "tables", f"{name}.csv", index=True)
         decimals = {"calibration": 2, "sureness": 3}.get(name, 1)
-        words = f"{TABLE_TITLES[name]}. {caption(evaluation)}"
+        words = f"{TABLE_TITLES[name]}. {caption(source)}"
         latex = latex_table(table, caption=words, label=f"tab:{name}", decimals=decimals)
         folder.write_text(latex, "tables", f"{name}.tex")
-    folder.write_text(model_card(evaluation), "model_card.md")
-    return evaluation.metrics
+    if source.training is not None:
+        folder.write_table(most_suspect(source.training), "tables", "labels_to_check.csv")
+    folder.write_text(model_card(source), "model_card.md")
+    return tables
 
 
-def evaluation_figure(
-    evaluation: Evaluation, name: str, folder: Folder | None = None, *, venue: str = "paper"
+def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.DataFrame]:
+    write_comparison(comparison, folder)
+    about = comparison.about
+    words = (
+        f"{about['dataset']}, {about['split']} split, protocol {about['protocol'] or 'none'}, "
+        f"{about['faces']} faces. Mean ± spread over seeds [95% interval over faces]. "
+        f"Checkpoints chosen on {about['selection']}."
+    )
+    shown = ("accuracy", "mean_class_accuracy", "macro_f1")
+    table = interval_table({metric: comparison.summary[metric] for metric in shown})
+    latex = latex_table(table, caption=words, label="tab:ablation", wide=True)
+    folder.write_text(latex, "tables", "ablation.tex")
+    return {"ablation": table}
+
+
+def show_figure(
+    source: Evaluation | Comparison | Run | Explained, name: str, faces: FaceSet | None = None
+) -> None:
+    """Show one figure, small enough to commit, in a notebook; nothing where there is no material.
+
+    With `faces` it is also written to the figures/ of the evaluation.
+
+    Args:
+        source: What the figure is of; FIGURES names those of each kind.
+        name: Of the figure.
+        faces: The data set, for figures with faces in them: errors, attention, suspects.
+
+    Raises:
+        ValueError: There is no figure of that name.
+    """
+    folder = source.folder if faces is not None else None
+    fig = draw(source, name, faces=faces, folder=folder)
+    if fig is not None:
+        display((as_photo if name in PHOTOS else as_drawing)(fig))
+
+
+def draw(
+    source: Evaluation | Comparison | Run | Explained,
+    name: str,
+    *,
+    faces: FaceSet | None = None,
+    folder: Folder | None = None,
+    venue: str = "paper",
 ) -> Figure | None:
     """Draw one of FIGURES; with a folder, save it there too, as figures/<name>.pdf and .png.
+
+    Returns:
+        None where there is no material: no anchors, no robustness test, no faces.
 
     Raises:
         ValueError: There is no figure of that name, or no such venue.
     """
-    _among(name, FIGURES, "figure")
+    known = FIGURES[type(source)]
+    _among(name, known, "figure")
     _among(venue, VENUES, "venue")
     widths = dict(zip(WIDTHS, VENUES[venue], strict=True))
 
     def size(width: str, height: float) -> tuple[float, float]:
         return widths[width], height * widths[width] / WIDTHS[width]
 
+    if name in NEED_FACES and faces is None:
+        return None
     with paper_style("full"):
-        drawn = FIGURES[name](evaluation, size)
-        if drawn is not None and folder is not None:
-            save_figure(drawn, folder.file("figures", name))
-    return drawn
+        fig = known[name](source, faces) if name in NEED_FACES else known[name](source, size)
+        if fig is not None and folder is not None:
+            save_figure(fig, folder.file("figures", name))
+    return fig
 
 
 def caption(evaluation: Evaluation) -> str:
@@ -198,7 +267,7 @@ def _accuracy(evaluation: Evaluation, size: Size) -> Figure:
         for name, numbers in evaluation.metrics["checkpoints"].items()
     }
     table = pd.DataFrame(rows, index=["value", "low", "high"]).T
-    fig, ax = plt.subplots(figsize=size("full", 0.9 + 0.25 * len(rows)))
+    fig, [[ax]] = _subplots(size("full", 0.9 + 0.25 * len(rows)))
     people = evaluation.metrics.get("people")
     people = None if people is None else pd.DataFrame.from_dict(people, orient="index")
     accuracy_bars(table, ax, people=people)
@@ -206,9 +275,7 @@ def _accuracy(evaluation: Evaluation, size: Size) -> Figure:
 
 
 def _confusion(evaluation: Evaluation, size: Size) -> Figure:
-    fig, axes = plt.subplots(
-        1, len(evaluation.predictions), figsize=size("full", 3.0), squeeze=False
-    )
+    fig, axes = _subplots(size("full", 3.0), ncols=len(evaluation.predictions))
     for ax, (name, table) in zip(axes[0], evaluation.predictions.items(), strict=True):
         names = table_classes(table)
         confusion_matrix(confusion_counts(table), names, ax)
@@ -217,7 +284,7 @@ def _confusion(evaluation: Evaluation, size: Size) -> Figure:
 
 
 def _headline_confusion(evaluation: Evaluation, size: Size) -> Figure:
-    fig, ax = plt.subplots(figsize=size("column", 3.0))
+    fig, [[ax]] = _subplots(size("column", 3.0))
     counts = confusion_counts(evaluation.table)
     confusion_matrix(counts, table_classes(evaluation.table), ax)
     return fig
@@ -226,13 +293,13 @@ def _headline_confusion(evaluation: Evaluation, size: Size) -> Figure:
 def _training_curves(evaluation: Evaluation, size: Size) -> Figure | None:
     if evaluation.history is None:
         return None
-    fig, axes = plt.subplots(1, 2, figsize=size("full", 2.6))
-    training_curves(evaluation.history, axes)
+    fig, axes = _subplots(size("full", 2.6), ncols=2)
+    training_curves(evaluation.history, axes[0])
     return fig
 
 
 def _per_class_bars(evaluation: Evaluation, size: Size) -> Figure:
-    fig, ax = plt.subplots(figsize=size("full", 2.0))
+    fig, [[ax]] = _subplots(size("full", 2.0))
     per_class = evaluation.metrics["checkpoints"][evaluation.headline]["per_class"]
     per_class_bars(pd.DataFrame(per_class), ax)
     return fig
@@ -242,7 +309,7 @@ def _risk_coverage(evaluation: Evaluation, size: Size) -> Figure:
     wrong = (evaluation.table["label"] != evaluation.table["predicted"]).to_numpy()
     offered = confidence_measures(evaluation.table)
     curves = {name: risk_coverage(sure, wrong) for name, sure in offered.items()}
-    fig, ax = plt.subplots(figsize=size("column", 2.3))
+    fig, [[ax]] = _subplots(size("column", 2.3))
     sureness = evaluation.metrics["checkpoints"][evaluation.headline]["sureness"]
     scores = pd.DataFrame.from_dict(sureness, orient="index").astype(float)
     risk_coverage_curves(curves, ax, scores=scores)
@@ -260,7 +327,7 @@ def _reliability(evaluation: Evaluation, size: Size) -> Figure:
     if "reliability" in evaluation.table:
         bins = calibration_bins(evaluation.table["reliability"], evaluation.table["agreed"])
         panels.append((bins, "reliability", "agreement"))
-    fig, axes = plt.subplots(1, len(panels), figsize=size("full", 2.5), squeeze=False)
+    fig, axes = _subplots(size("full", 2.5), ncols=len(panels))
     for ax, (bins, xlabel, ylabel) in zip(axes[0], panels, strict=True):
         names = {"xlabel": xlabel, "ylabel": ylabel}
         reliability_diagram(bins, ax, legend=False, **names)
@@ -272,10 +339,10 @@ def _robustness(evaluation: Evaluation, size: Size) -> Figure | None:
     if evaluation.robustness is None:
         return None
     curves = with_clean(evaluation.robustness)
-    fig, axes = plt.subplots(1, 2, figsize=size("full", 2.5))
-    for ax, metric, label in zip(axes, ("accuracy", "ece"), ("accuracy", "ECE"), strict=True):
+    fig, axes = _subplots(size("full", 2.5), ncols=2)
+    for ax, metric, label in zip(axes[0], ("accuracy", "ece"), ("accuracy", "ECE"), strict=True):
         robustness_curves(curves, ax, metric=metric, label=label)
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return fig
 
 
@@ -290,7 +357,7 @@ def _embedding_map(evaluation: Evaluation, size: Size) -> Figure | None:
     distance = embeddings @ anchors.reshape(-1, anchors.shape[-1]).T  # all of one length
     nearest = np.bincount(distance.argmax(axis=1), minlength=anchors.shape[0] * anchors.shape[1])
     labels = pd.Index(names).get_indexer(evaluation.inside["labels"])
-    fig, axes = plt.subplots(1, 2, figsize=size("full", 3.0), sharex=True, sharey=True)
+    fig, [axes] = _subplots(size("full", 3.0), ncols=2, sharex=True, sharey=True)
     points = plane.transform(embeddings)
     anchor_map(points, labels, places, names, axes[1])
     name_clusters(points, labels, names, axes[1])
@@ -307,14 +374,89 @@ def _embedding_map(evaluation: Evaluation, size: Size) -> Figure | None:
     return fig
 
 
-FIGURES: dict[str, Callable[[Evaluation, Size], Figure | None]] = {
-    "accuracy": _accuracy,
-    "risk_coverage": _risk_coverage,
-    "confusion_matrices": _confusion,
-    "confusion_matrix": _headline_confusion,
-    "per_class": _per_class_bars,
-    "embedding_map": _embedding_map,
-    "reliability": _reliability,
-    "robustness": _robustness,
-    "training_curves": _training_curves,
+def _errors(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
+    """The four faces the headline is most confident about, and wrong."""
+    table = evaluation.table
+    wrong = table[table["label"] != table["predicted"]]
+    if wrong.empty:
+        return None
+    names = table_classes(table)
+    confidence = wrong[[f"p_{name}" for name in names]].max(axis=1)
+    rows = wrong.loc[confidence.sort_values(ascending=False, kind="stable").index[:4]]
+    images = faces.split(evaluation.config.split).gather(rows.index.to_numpy())
+    return face_cards(images, rows, names)
+
+
+def _attention(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
+    if "attention" not in evaluation.inside:
+        return None
+    some = faces.split(evaluation.config.split).sample(INSIDE).sample(8)
+    weights = evaluation.attention_of(some.table["id"])
+    fig, axes = _subplots((6.9, 1.0), ncols=len(some))
+    images = some.gather(np.arange(len(some)))
+    for ax, image, attention in zip(axes[0], images, weights, strict=True):
+        attention_overlay(image, attention, ax)
+    return fig
+
+
+def _suspects(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
+    if evaluation.training is None:
+        return None
+    return suspect_faces(most_suspect(evaluation.training, 12), faces.split("train"))
+
+
+def _run_curves(run: Run, size: Size) -> Figure:
+    fig, axes = _subplots(size("full", 2.5), ncols=2)
+    training_curves(run.history(), axes[0])
+    return fig
+
+
+def _ablation(comparison: Comparison, size: Size) -> Figure:
+    return ablation(comparison.summary, comparison.seeds)
+
+
+def _differences(comparison: Comparison, size: Size) -> Figure | None:
+    return differences_figure(comparison.differences)
+
+
+def _label_noise(comparison: Comparison, size: Size) -> Figure | None:
+    if comparison.detection.empty:
+        return None
+    fig, axes = _subplots(size("full", 2.3), ncols=2, sharey=True)
+    detection_curves(comparison.detection, axes[0])
+    return fig
+
+
+def _subplots(size: tuple[float, float], **layout: Any) -> tuple[Figure, np.ndarray]:
+    fig = Figure(figsize=size)
+    return fig, fig.subplots(squeeze=False, **layout)
+
+
+NEED_FACES = ("errors", "attention", "suspects")
+PHOTOS = (*NEED_FACES, "explanation")  # shown as JPEG
+FIGURES: dict[type, dict[str, Callable[..., Figure | None]]] = {
+    Evaluation: {
+        "accuracy": _accuracy,
+        "risk_coverage": _risk_coverage,
+        "confusion_matrices": _confusion,
+        "confusion_matrix": _headline_confusion,
+        "per_class": _per_class_bars,
+        "embedding_map": _embedding_map,
+        "reliability": _reliability,
+        "robustness": _robustness,
+        "training_curves": _training_curves,
+        "errors": _errors,
+        "attention": _attention,
+        "suspects": _suspects,
+    },
+    Run: {
+        "training_curves": _run_curves,
+        "dashboard": lambda run, size: dashboard(run.history(), run.config.epochs),
+    },
+    Comparison: {
+        "ablation": _ablation,
+        "differences": _differences,
+        "label_noise": _label_noise,
+    },
+    Explained: {"explanation": lambda face, size: explanation_figure(face)},
 }

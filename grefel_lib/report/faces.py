@@ -1,22 +1,20 @@
-"""Figures of one evaluated run: how sure it is, how it breaks, where it looks."""
+"""Figures with faces in them: grids, cards with votes and predictions, one face explained."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch, Rectangle
 
 from grefel_lib.analysis.explain import NEIGHBOURS, Explained, Memory
 from grefel_lib.faces import FaceSet
-from grefel_lib.labels import COLOURS, VOTE_COLUMNS
+from grefel_lib.labels import VOTE_COLUMNS
 from grefel_lib.report.style import (
     EMA,
     FAINT,
     INK,
-    QUIET,
     VAL,
     bare,
     check_one_each,
@@ -184,50 +182,6 @@ def _resembling(
             ax.set_title(short_name(its), size=6.5, pad=2)
 
 
-def decision_figure(
-    image: np.ndarray,
-    target: np.ndarray,
-    distributions: Mapping[str, np.ndarray],
-    class_names: Sequence[str],
-    axes: Sequence[Axes],
-    *,
-    notes: Sequence[str] | None = None,
-) -> Sequence[Axes]:
-    """Draw a face, what people said of it, and the distributions that led to the decision.
-
-    Args:
-        image: (H, W) or (H, W, 3), uint8.
-        target: (C,) distribution of what people said.
-        distributions: (C,) distributions by title, in order; a title may have two lines.
-        class_names: C names.
-        axes: One for the face, one for the people, one for each distribution.
-        notes: A text below each distribution.
-
-    Raises:
-        ValueError: Another number of axes.
-    """
-    if len(axes) != len(distributions) + 2:
-        raise ValueError(f"{len(axes)} axes for {len(distributions)} distributions and 2 more")
-    face_card(image, target, class_names, axes[:2])
-    axes[1].set_title("people\n", size=6.5)
-    colours = [COLOURS[name] for name in class_names]
-    for ax, (title, values) in zip(axes[2:], distributions.items(), strict=True):
-        edges = [INK if v >= 0.005 else "none" for v in values]
-        bars = ax.barh(range(len(values)), values, 0.72, color=colours, ec=edges)
-        top = np.argmax(values)
-        texts = [f"{v:.0%}" if i == top else "" for i, v in enumerate(values)]
-        ax.bar_label(bars, texts, padding=1.5, size=7, weight="bold")
-        ax.set_title(title, size=6.5)
-        ax.set(xticks=[], yticks=[])
-    for ax, note in zip(axes[2:], notes or (), strict=False):
-        ax.set_xlabel(note, size=6.5)
-    for ax in axes[1:]:
-        ax.set(xlim=(0, 1.4), ylim=(len(class_names) - 0.4, -0.6))
-        ax.spines[:].set_visible(False)
-        ax.spines["left"].set_visible(True)
-    return axes
-
-
 FACE_LOOK = {"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": "bicubic"}
 
 
@@ -284,46 +238,6 @@ def face_grid(
     return axes
 
 
-def face_card(
-    image: np.ndarray,
-    target: np.ndarray,
-    class_names: Sequence[str],
-    axes: Sequence[Axes],
-    class_probs: np.ndarray | None = None,
-) -> Sequence[Axes]:
-    """Draw a face beside what people said of it and, if given, what the model says.
-
-    The image is (H, W) or (H, W, 3), uint8; target and class_probs are (C,) distributions over
-    the class names. It takes two axes: for the face and for the bars.
-    """
-    hollow = {"facecolor": "white", "hatch": "//////"}
-    solid = {"facecolor": class_colours(class_names), "edgecolor": INK}
-    given = [(target, solid)]
-    if class_probs is not None:
-        people = hollow | {"edgecolor": class_colours(class_names)}
-        given = [(target, people), (class_probs, solid)]
-    face, ax = axes
-    bare(face)
-    face.imshow(image, **FACE_LOOK)
-    high = 0.8 / len(given)
-    for i, (values, look) in enumerate(given):
-        check_one_each(values, "values", len(class_names), "classes")
-        where = np.arange(len(values)) + (i - (len(given) - 1) / 2) * high
-        bars = ax.barh(where, values, 0.9 * high, **look)
-        texts = [f"{value:.0%}" if value >= 0.005 else "" for value in values]
-        ax.bar_label(bars, texts, padding=1.5, size=8.5 - 1.5 * len(given))
-    if class_probs is not None:
-        keys = [Patch(**hollow, ec=QUIET, label="people"), Patch(fc=QUIET, label="model")]
-        ax.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=2)
-    bare(ax)
-    ax.spines["left"].set_visible(True)
-    ax.set_yticks(range(len(class_names)), class_names)
-    ax.tick_params(axis="y", length=0)
-    ax.set_xlim(0, 1.18 * max(max(values) for values, _ in given))
-    ax.invert_yaxis()
-    return axes
-
-
 def suspect_faces(table: pd.DataFrame, training: FaceSet) -> Figure:
     """Draw training faces whose labels look wrong (`inspection.worst`), with their votes.
 
@@ -334,7 +248,7 @@ def suspect_faces(table: pd.DataFrame, training: FaceSet) -> Figure:
     votes = table[voted].to_numpy() if set(voted) <= set(table) else None
     rows = -(-len(table) // 6)
     with paper_style("full"):
-        fig = plt.figure(figsize=(6.9, (1.75 if votes is not None else 1.3) * rows))
+        fig = Figure(figsize=(6.9, (1.75 if votes is not None else 1.3) * rows))
         images = training.gather(table.index.to_numpy())
         face_grid(images, fig, ncols=6, titles=titles, votes=votes)
     return fig

@@ -1,4 +1,4 @@
-"""Figures of one evaluated run: how sure it is, how it breaks, where it looks."""
+"""Figures of a run and its evaluation: each draws what it is given on the axes it is given."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +16,6 @@ from grefel_lib.report.style import (
     FAINT,
     INK,
     QUIET,
-    SHADES,
     TRAIN,
     VAL,
     axes_size,
@@ -145,36 +144,6 @@ def robustness_curves(curves: pd.DataFrame, ax: Axes, *, metric: str, label: str
     ax.set(xlabel="severity", ylabel=label)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return ax
-
-
-def anchor_graph(
-    anchors: np.ndarray,
-    places: np.ndarray,
-    faces: np.ndarray,
-    class_names: Sequence[str],
-    ax: Axes,
-) -> Axes:
-    """Draw each anchor where it lies, as large as the faces nearest to it, tied to its neighbour.
-
-    Args:
-        anchors: (C, K, D) on their sphere; a line joins each to the one at the smallest angle.
-        places: (C, K, 2) where they are drawn.
-        faces: (C, K) faces whose nearest anchor it is; an anchor of none is hollow.
-        class_names: C names.
-        ax: Where to draw.
-    """
-    flat = anchors.reshape(-1, anchors.shape[-1])
-    flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
-    alike = flat @ flat.T - 2 * np.eye(len(flat))
-    points, count = places.reshape(-1, 2), faces.ravel()
-    for a, b in enumerate(alike.argmax(axis=1)):
-        ax.plot(*points[[a, b]].T, color=QUIET, lw=0.3 + 1.2 * max(alike[a, b], 0), zorder=1)
-    colour = np.repeat(class_colours(class_names), anchors.shape[1])
-    size = 12 + 160 * count / max(count.max(), 1)
-    inside = np.where(count > 0, colour, "white")
-    ax.scatter(*points.T, s=size, c=inside, edgecolors=colour, linewidths=0.8, zorder=2)
-    ax.set_aspect("equal")
     return ax
 
 
@@ -314,27 +283,3 @@ def training_curves(history: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axe
         ax.grid(axis="y")
         ax.legend(loc="best")
     return axes
-
-
-def class_counts(counts: pd.DataFrame, ax: Axes, *, log: bool = False) -> Axes:
-    """Draw how many images each class (index) has in each of up to three splits (columns).
-
-    One split alone takes the colours of the classes; `log` lets rare classes be seen.
-    """
-    names, splits = list(counts.index), list(counts.columns)
-    if not 1 <= len(splits) <= len(SHADES):
-        raise ValueError(f"{len(splits)} splits {splits}; give 1 to {len(SHADES)}")
-    wide = 0.84 / len(splits)
-    bar = wide * class_axis(ax, names)
-    fits = max(text_width(str(value), 5) for value in counts.to_numpy().ravel()) < bar
-    for i, split in enumerate(splits):
-        where = np.arange(len(names)) + (i - (len(splits) - 1) / 2) * wide
-        colours = SHADES[i] if len(splits) > 1 else class_colours(names)
-        bars = ax.bar(where, counts[split], 0.92 * wide, color=colours, ec=INK, label=split)
-        if fits:
-            ax.bar_label(bars, counts[split], padding=1, size=5 if len(splits) > 1 else 5.5)
-    ax.set(ylabel="images", yscale="log" if log else "linear")
-    ax.margins(y=0.1)
-    if len(splits) > 1:
-        ax.legend(loc="upper right")
-    return ax

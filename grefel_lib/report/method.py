@@ -4,46 +4,14 @@ As in `plots`, each function draws what it is given on the axes it is given.
 """
 
 from collections.abc import Sequence
-from itertools import cycle
 
 import numpy as np
-import pandas as pd
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle
 
 from grefel_lib.labels import COLOURS
-from grefel_lib.report.style import EMA, FAINT, INK, QUIET, VAL, short_name
-
-
-def curves(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw the columns of a table as lines over its index, named in a legend."""
-    looks = zip(cycle((VAL, EMA, INK)), cycle(("-", "--", ":")), strict=False)
-    for (name, values), (colour, ls) in zip(table.items(), looks, strict=False):
-        ax.plot(table.index, values, color=colour, ls=ls, lw=1.4, label=name)
-    ax.set_xlim(table.index[0], table.index[-1])
-    ax.grid()
-    ax.legend(loc="upper left")
-    return ax
-
-
-def anchor_circle(anchors: np.ndarray, class_names: Sequence[str], ax: Axes) -> Axes:
-    """Draw anchors (C, K, 2) on their common circle, in the colours of their classes."""
-    anchors = np.asarray(anchors)
-    if len(class_names) != len(anchors):
-        raise ValueError(f"{len(class_names)} names for {len(anchors)} classes; give one for each")
-    radius = np.linalg.norm(anchors[0, 0])
-    ax.add_patch(Circle((0, 0), radius, fc="none", ec=FAINT, lw=1))
-    for points, name in zip(anchors, class_names, strict=True):
-        x, y = points.T
-        for end_x, end_y in points:
-            ax.plot([0, end_x], [0, end_y], color=COLOURS[name], lw=0.6, alpha=0.6, zorder=2)
-        ax.scatter(x, y, s=26, color=COLOURS[name], ec="white", lw=0.5, zorder=3, label=name)
-    limit = 1.16 * radius
-    ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
-    ax.spines[:].set_visible(False)
-    return ax
+from grefel_lib.report.style import INK, QUIET, class_colours, short_name
 
 
 def anchor_map(
@@ -93,4 +61,34 @@ def name_clusters(
             x, y = np.median(points[labels == i], axis=0)
             ax.text(x, y, short_name(name), ha="center", va="center", size=7, weight="bold",
                     path_effects=halo, zorder=5)  # fmt: skip
+    return ax
+
+
+def anchor_graph(
+    anchors: np.ndarray,
+    places: np.ndarray,
+    faces: np.ndarray,
+    class_names: Sequence[str],
+    ax: Axes,
+) -> Axes:
+    """Draw each anchor where it lies, as large as the faces nearest to it, tied to its neighbour.
+
+    Args:
+        anchors: (C, K, D) on their sphere; a line joins each to the one at the smallest angle.
+        places: (C, K, 2) where they are drawn.
+        faces: (C, K) faces whose nearest anchor it is; an anchor of none is hollow.
+        class_names: C names.
+        ax: Where to draw.
+    """
+    flat = anchors.reshape(-1, anchors.shape[-1])
+    flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    alike = flat @ flat.T - 2 * np.eye(len(flat))
+    points, count = places.reshape(-1, 2), faces.ravel()
+    for a, b in enumerate(alike.argmax(axis=1)):
+        ax.plot(*points[[a, b]].T, color=QUIET, lw=0.3 + 1.2 * max(alike[a, b], 0), zorder=1)
+    colour = np.repeat(class_colours(class_names), anchors.shape[1])
+    size = 12 + 160 * count / max(count.max(), 1)
+    inside = np.where(count > 0, colour, "white")
+    ax.scatter(*points.T, s=size, c=inside, edgecolors=colour, linewidths=0.8, zorder=2)
+    ax.set_aspect("equal")
     return ax

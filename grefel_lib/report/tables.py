@@ -32,20 +32,6 @@ _LATEX = {
 }  # fmt: skip
 
 
-def comparison_table(results: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
-    """Checkpoints or runs side by side: one row each, shares in percent.
-
-    Raises:
-        ValueError: There is no metric to compare.
-    """
-    if not any(name in found for found in results.values() for name in TITLES):
-        raise ValueError(f"no metric to compare; give dicts with some of: {', '.join(TITLES)}")
-    table = pd.DataFrame.from_dict({name: dict(found) for name, found in results.items()}, "index")
-    table = table[[name for name in TITLES if name in table]]
-    table = table.apply(lambda column: column * (100 if column.name in PERCENT else 1))
-    return table.rename(columns=TITLES)
-
-
 def with_intervals(checkpoints: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Checkpoints side by side, a row a metric: "82.1 [80.7, 83.4]"; a decimal more of NLL, Brier.
 
