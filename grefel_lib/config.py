@@ -174,6 +174,8 @@ class Config:
                            sets_apart=True)  # fmt: skip
     output_dir: str = _run("outputs", "folder of the run folders; for evaluate: of the results",
                            commands=(*_TRAIN, "evaluate", "compare"), may_change=True)  # fmt: skip
+    variant: str = _run("", "name of what no setting says, as a loss of your own; sets runs apart",
+                        sets_apart=True)  # fmt: skip
     run_name: str = _run("", "name of the run folder; the same name continues an unfinished run",
                          commands=_ONCE)  # fmt: skip
     resume: str = _run("", "name or folder of a run to continue with its own settings",

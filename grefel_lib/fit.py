@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
 from grefel_lib.batches import augment, batch_loader, mix_batch, prepare_input, to_float
-from grefel_lib.config import WITHOUT_WEIGHTS
+from grefel_lib.config import WITHOUT_WEIGHTS, Config
 from grefel_lib.environment import autocast, keep_memory, memory_layout, pick_device, progress_bars
 from grefel_lib.faces import FaceSet
 from grefel_lib.grefel import Output, build_model
@@ -46,6 +47,7 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 120  # within an epoch, when no progress bar is shown
 PARTS = ("cls", "branch", "anchor", "center", "rel")
+Loss = Callable[[Output, Tensor, Config, Tensor | None], dict[str, Tensor]]
 
 
 class NonFiniteLossError(ValueError):
@@ -64,6 +66,7 @@ class Training:
     net: nn.Module
     ema: ModelEmaV3
     optimizer: torch.optim.Optimizer
+    loss: Loss
     forward: Callable[[Tensor], Output]  # net, wrapped and compiled as the config asks
     parallel: nn.Module  # net, wrapped for several processes
     class_weights: Tensor | None  # (C,)
@@ -73,13 +76,42 @@ class Training:
     update: int = 0
     history: list[dict] = field(default_factory=list)
 
+    def inputs(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What the network gets of a batch: augmented and mixed at source size, then enlarged.
+
+        Args:
+            images: (B, H, W[, 3]) uint8.
+            targets: (B, C) distributions.
+
+        Returns:
+            This process's share of the batch: images (b, 3, S, S), normalised, and targets (b, C).
+        """
+        config, mine = self.run.config, self.world.share(len(images))
+        faces = augment(to_float(images, self.device), config.augmentation)
+        faces, targets = mix_batch(
+            faces,
+            targets.to(self.device),
+            mixup_alpha=config.mixup_alpha,
+            cutmix_alpha=config.cutmix_alpha,
+            prob=config.mix_prob,
+        )
+        faces = prepare_input(faces[mine], config.image_size, self.net.mean, self.net.std)
+        return memory_layout(faces, config), targets[mine]
+
     def batches(self) -> list[np.ndarray]:
         """An epoch's batches of indices: the same in every process, two faces for each at least."""
         batches = epoch_batches(self.train, self.run.config)
         return [b for b in batches if len(b) >= 2 * self.world.size]  # batch norm needs two
 
 
-def fit(faces: FaceSet, run: Run, *, say: Callable[[str], None] | None = None) -> pd.DataFrame:
+def fit(
+    faces: FaceSet,
+    run: Run,
+    *,
+    net: nn.Module | None = None,
+    loss: Loss = total_loss,
+    say: Callable[[str], None] | None = None,
+) -> pd.DataFrame:
     """Train a run to its end, from wherever it stands.
 
     With `processes` above 1 that many are started on this machine (`launch_processes`).
@@ -87,6 +119,10 @@ def fit(faces: FaceSet, run: Run, *, say: Callable[[str], None] | None = None) -
     Args:
         faces: All splits; only train and val are read.
         run: From `start_run`; its config says everything else.
+        net: A network of your own instead of the config's: normalised images (B, 3, S, S) in, a
+            `grefel.Output` out. Name it with the setting `variant`.
+        loss: A loss of your own with the arguments of `losses.total_loss`; it returns scalars by
+            name, of which "loss" is minimised. Name it with the setting `variant`.
         say: Receives a few plain lines after each epoch (`print`, for a notebook).
 
     Returns:
@@ -95,10 +131,16 @@ def fit(faces: FaceSet, run: Run, *, say: Callable[[str], None] | None = None) -
     Raises:
         NonFiniteLossError: A batch gave a NaN or infinite loss; its image ids are named.
         ProcessError: One of several processes failed.
-        ValueError: A split is empty, or the checkpoint to start from does not fit.
+        ValueError: A split is empty, the checkpoint to start from does not fit, or a network or
+            loss of your own has no name.
     """
     config, say = run.config, say or log.info
+    own = net is not None or loss is not total_loss
+    if own and not config.variant:
+        raise ValueError("a network or loss of your own needs a name: the setting variant")
     if config.processes > 1 and not under_torchrun():
+        if own:
+            raise ValueError("a network or loss of your own trains in one process; processes is 1")
         launch_processes(run, say=say)
         return run.history()
     first = is_first_process()  # the one that writes and speaks
@@ -106,7 +148,7 @@ def fit(faces: FaceSet, run: Run, *, say: Callable[[str], None] | None = None) -
     with run.recording() if first else contextlib.nullcontext({}) as ending:
         if first:
             run.ask_to_stop(False)
-        training = start_training(faces, run, say)
+        training = start_training(faces, run, net=net, loss=loss, say=say)
         while training.epoch < config.epochs:
             started = time.perf_counter()
             row = train_epoch(training, say) | validate(training)
@@ -128,8 +170,18 @@ def fit(faces: FaceSet, run: Run, *, say: Callable[[str], None] | None = None) -
     return pd.DataFrame(training.history)
 
 
-def start_training(faces: FaceSet, run: Run, say: Callable[[str], None]) -> Training:
-    """Build the model and all that trains it; read the last checkpoint, if there is one."""
+def start_training(
+    faces: FaceSet,
+    run: Run,
+    *,
+    net: nn.Module | None = None,
+    loss: Loss = total_loss,
+    say: Callable[[str], None] = log.info,
+) -> Training:
+    """Build the model and all that trains it; read the last checkpoint, if there is one.
+
+    Arguments and errors as those of `fit`.
+    """
     config = run.config
     train, val = faces.split("train"), faces.split("val")
     for name, part in (("train", train), ("val", val)):
@@ -141,9 +193,11 @@ def start_training(faces: FaceSet, run: Run, say: Callable[[str], None]) -> Trai
     resumed = run.has_checkpoint(LAST)
 
     torch.manual_seed(config.seed)
-    net = build_model(
-        config.replace(**WITHOUT_WEIGHTS) if resumed else config, len(val.class_names)
-    )
+    if net is None:
+        source = config.replace(**WITHOUT_WEIGHTS) if resumed else config
+        net = build_model(source, len(faces.class_names))
+    elif not (hasattr(net, "mean") and hasattr(net, "std")):
+        net.mean, net.std = (0.5,) * 3, (0.5,) * 3  # faces in -1..1
     if config.checkpoint_path and not resumed:
         path = checkpoint_file(config.checkpoint_path, config.output_dir)
         start_from(net, path, faces.class_names, say=say)
@@ -154,7 +208,7 @@ def start_training(faces: FaceSet, run: Run, say: Callable[[str], None]) -> Trai
     parallel = DistributedDataParallel(net) if world.size > 1 else net  # averages the gradients
     weighted = config.class_weights == "balanced"
     training = Training(
-        run, train, val, world, device, net, ema,
+        run, train, val, world, device, net, ema, loss=loss,
         optimizer=torch.optim.AdamW(parameter_groups(net, config), lr=config.lr),
         forward=torch.compile(parallel) if config.compile else parallel,
         parallel=parallel,
@@ -187,8 +241,9 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
     world, device, epoch = training.world, training.device, training.epoch
     torch.manual_seed(_seed(config.seed, epoch))
     net.train()
-    if config.correction == "trust" and net.head is not None:
-        net.head.trust = training.ema.module.head.trust = epoch / max(1, config.epochs - 1)
+    head = getattr(net, "head", None)
+    if config.correction == "trust" and head is not None:
+        head.trust = training.ema.module.head.trust = epoch / max(1, config.epochs - 1)
     loader = batch_loader(
         training.train,
         training.batches(),
@@ -201,7 +256,7 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
         leave=False,
         disable=not progress_bars(),
     )
-    sums, seen = dict.fromkeys(("loss", *PARTS, "correct", "norm"), 0.0), 0
+    sums, seen = Counter(), 0
     started = last_line = time.perf_counter()
     for images, targets, batch in bar:
         # learning rate: linear warm-up, then cosine
@@ -213,22 +268,10 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
         for group in optimizer.param_groups:
             group["lr"] = config.lr * factor * group["scale"]
 
-        # inputs: augmented and mixed at source size, then resized and normalised
-        inputs = augment(to_float(images, device), config.augmentation)
-        inputs, targets = mix_batch(
-            inputs,
-            targets.to(device),
-            mixup_alpha=config.mixup_alpha,
-            cutmix_alpha=config.cutmix_alpha,
-            prob=config.mix_prob,
-        )
-        mine = world.share(len(batch))  # this process's part of the batch
-        inputs = prepare_input(inputs[mine], config.image_size, net.mean, net.std)
-        inputs = memory_layout(inputs, config)
-
-        # gradients, and their norm before clipping
+        # inputs, augmented and mixed; gradients, and their norm before clipping
+        inputs, targets = training.inputs(images, targets)
         with world.own_draws(device, _seed(config.seed, training.update, world.rank)):
-            parts = backward(training, inputs, targets[mine], len(batch), say)
+            parts = backward(training, inputs, targets, len(batch), say)
         norm = nn.utils.clip_grad_norm_(net.parameters(), config.grad_clip or math.inf)
         values = world.total(torch.stack(list(parts.values()))).tolist()  # waits for the device
         parts = dict(zip(parts, values, strict=True))
@@ -320,7 +363,7 @@ def _accumulate(
         with contextlib.nullcontext() if synchronise else training.parallel.no_sync():
             with autocast(config, training.device):
                 output = training.forward(inputs[part])
-            parts = total_loss(output, targets[part], config, training.class_weights)
+            parts = training.loss(output, targets[part], config, training.class_weights)
             # the processes' gradients are averaged, but their shares add up to one
             (parts["loss"] * share * world.size).backward()
         predicted = output.log_probs.detach().argmax(dim=1)
@@ -353,12 +396,12 @@ def validate(training: Training) -> dict[str, float]:
 def save(training: Training) -> None:
     """Write history.csv and the checkpoints: last, and best_model and best_ema_model if better."""
     run, history, row = training.run, training.history, training.history[-1]
-    head = training.net.head
+    head = getattr(training.net, "head", None)
     facts = {
         "config": run.config.to_dict(),
         "class_names": list(training.train.class_names),
         "epoch": training.epoch,
-        "trust": 1.0 if head is None else head.trust,
+        "trust": getattr(head, "trust", 1.0),
     }
     state = training.net.state_dict()
     for name, key, tensors in (

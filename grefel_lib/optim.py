@@ -10,7 +10,6 @@ from torch.optim import Optimizer
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet
 from grefel_lib.files import under_prefix
-from grefel_lib.grefel import GReFEL
 
 
 def lr_factor(update: int, updates: int, warmup: int) -> float:
@@ -26,10 +25,10 @@ def lr_factor(update: int, updates: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (update - warmup) / max(1, updates - warmup)))
 
 
-def parameter_groups(net: GReFEL, config: Config) -> list[dict]:
+def parameter_groups(net: nn.Module, config: Config) -> list[dict]:
     """AdamW groups: no decay on norms, biases, anchors and the backbone's own exceptions."""
-    spared = net.no_weight_decay()
-    classifier = net.classifier_names()
+    spared = getattr(net, "no_weight_decay", set)()
+    classifier = getattr(net, "classifier_names", set)()
     groups: dict[tuple[bool, bool], dict] = {}
     for name, parameter in net.named_parameters():
         decay = parameter.ndim > 1 and name not in spared

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from grefel_lib.config import WITHOUT_WEIGHTS, Config
 from grefel_lib.environment import pick_device
@@ -24,12 +25,15 @@ class Trained:
     path: Path
 
 
-def load_model(source: Path | Run, *, device: str = "auto") -> Trained:
+def load_model(
+    source: Path | Run, *, device: str = "auto", net: nn.Module | None = None
+) -> Trained:
     """Rebuild the model of a checkpoint.
 
     Args:
         source: A checkpoint file, or a run, of which the better checkpoint is taken.
         device: As in `Config.device`.
+        net: The network of a run that was trained with one of its own; gets the weights.
 
     Raises:
         ValueError: The file is damaged, or its tensors are not those of its own config.
@@ -38,7 +42,8 @@ def load_model(source: Path | Run, *, device: str = "auto") -> Trained:
     tensors, facts = load_checkpoint(path)
     config = Config.from_dict(facts["config"])
     class_names = tuple(facts["class_names"])
-    net = build_model(config.replace(**WITHOUT_WEIGHTS), len(class_names))
+    if net is None:
+        net = build_model(config.replace(**WITHOUT_WEIGHTS), len(class_names))
     tensors = {
         k.removeprefix("model/"): v
         for k, v in tensors.items()
@@ -47,11 +52,12 @@ def load_model(source: Path | Run, *, device: str = "auto") -> Trained:
     try:
         net.load_state_dict(tensors)
     except RuntimeError as error:
+        own = f" or was trained with a network of its own ({config.variant})" * bool(config.variant)
         raise ValueError(
-            f"{path} holds another architecture than its config ({config.backbone}) says: "
+            f"{path} holds another architecture than its config ({config.backbone}) says{own}: "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
-    if net.head is not None:
+    if getattr(net, "head", None) is not None:
         net.head.trust = facts["trust"]
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
     net = net.to(pick_device(device), memory_format=memory).eval()

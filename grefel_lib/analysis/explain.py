@@ -9,6 +9,7 @@ from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
 from grefel_lib.predict import attention_maps, like_training, look_inside, score_images
 from grefel_lib.restore import Trained
+from grefel_lib.sources.photo import Photo, group_picture, read_photo
 
 REMEMBERED = 1000  # training faces
 ANCHORS, NEIGHBOURS = 3, 4  # nearest anchors that are shown, and nearest training faces of each
@@ -24,6 +25,7 @@ class Explained:
     reliability: float | None
     attention: np.ndarray | None  # (side, side)
     distances: np.ndarray | None  # (C, K) to the anchors
+    memory: "Memory | None" = None  # training faces near the anchors
 
     @property
     def before(self) -> str:
@@ -56,8 +58,14 @@ class Memory:
         return self.distances[:, anchor[0], anchor[1]].argsort(kind="stable")[:count]
 
 
-def explain_face(trained: Trained, crop: np.ndarray) -> Explained:
-    """Score one face crop (H, W[, 3]) uint8 and keep everything the head says."""
+def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = None) -> Explained:
+    """Score one face crop (H, W[, 3]) uint8 and keep everything the head says.
+
+    Args:
+        trained: From `load_model`.
+        crop: A face, as `Photo.crop` cuts it out.
+        memory: From `remember_faces`; without it the anchors are named but show no faces.
+    """
     output = score_images(trained, [crop])
     found = {"primary": output.primary_log_probs, "geometric": output.geometric_log_probs,
              "attentive": output.attentive_log_probs, "corrected": output.log_probs}  # fmt: skip
@@ -75,7 +83,17 @@ def explain_face(trained: Trained, crop: np.ndarray) -> Explained:
         None if output.reliability is None else float(output.reliability[0]),
         attention,
         distances,
+        memory,
     )
+
+
+def load_photo(config: Config) -> Photo:
+    """The photograph that a config names, or four validation faces side by side."""
+    if config.picture:
+        return Photo.of(read_photo(config.picture))
+    val = load_faces(config).split("val")
+    rows = val.table.drop_duplicates("label").sort_values("label").index[1:5]
+    return Photo.of(group_picture(val.gather(rows.to_numpy())))
 
 
 def remember_faces(
@@ -84,7 +102,7 @@ def remember_faces(
     """Embed a thousand training faces of a run, evenly spaced.
 
     Args:
-        trained: From `evaluation.load`.
+        trained: From `load_model`.
         config: Of the run; says where the data set is.
         say: Told when there is nothing to remember.
 

@@ -31,7 +31,13 @@ from grefel_lib.metrics import (
 )
 from grefel_lib.report.card import model_card
 from grefel_lib.report.comparison import ablation, detection_curves, differences_figure
-from grefel_lib.report.faces import attention_overlay, explanation_figure, face_cards, suspect_faces
+from grefel_lib.report.faces import (
+    attention_overlay,
+    detected_faces,
+    explanation_figure,
+    face_cards,
+    suspect_faces,
+)
 from grefel_lib.report.figures import (
     accuracy_bars,
     confusion_matrix,
@@ -53,7 +59,9 @@ from grefel_lib.report.tables import (
     with_intervals,
 )
 from grefel_lib.run import Run
+from grefel_lib.sources.photo import Photo
 
+Source = Run | Evaluation | Comparison | Explained | Photo
 Size = Callable[[str, float], tuple[float, float]]  # column or full, height at 6.9 in -> inches
 
 
@@ -127,9 +135,7 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
     return {"ablation": table}
 
 
-def show_figure(
-    source: Evaluation | Comparison | Run | Explained, name: str, faces: FaceSet | None = None
-) -> None:
+def show_figure(source: Source, name: str, faces: FaceSet | None = None) -> None:
     """Show one figure, small enough to commit, in a notebook; nothing where there is no material.
 
     With `faces` it is also written to the figures/ of the evaluation.
@@ -149,7 +155,7 @@ def show_figure(
 
 
 def draw(
-    source: Evaluation | Comparison | Run | Explained,
+    source: Source,
     name: str,
     *,
     faces: FaceSet | None = None,
@@ -433,7 +439,7 @@ def _subplots(size: tuple[float, float], **layout: Any) -> tuple[Figure, np.ndar
 
 
 NEED_FACES = ("errors", "attention", "suspects")
-PHOTOS = (*NEED_FACES, "explanation")  # shown as JPEG
+PHOTOS = (*NEED_FACES, "explanation", "faces")  # shown as JPEG
 FIGURES: dict[type, dict[str, Callable[..., Figure | None]]] = {
     Evaluation: {
         "accuracy": _accuracy,
@@ -459,4 +465,5 @@ FIGURES: dict[type, dict[str, Callable[..., Figure | None]]] = {
         "label_noise": _label_noise,
     },
     Explained: {"explanation": lambda face, size: explanation_figure(face)},
+    Photo: {"faces": lambda photo, size: detected_faces(photo.picture, photo.boxes)},
 }

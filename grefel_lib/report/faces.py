@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch, Rectangle
 
-from grefel_lib.analysis.explain import NEIGHBOURS, Explained, Memory
+from grefel_lib.analysis.explain import NEIGHBOURS, Explained
 from grefel_lib.faces import FaceSet
 from grefel_lib.labels import VOTE_COLUMNS
 from grefel_lib.report.style import (
@@ -131,12 +131,11 @@ def detected_faces(picture: np.ndarray, boxes: list[Box]) -> Figure:
     return fig
 
 
-def explanation_figure(seen: Explained, memory: Memory | None = None) -> Figure:
+def explanation_figure(seen: Explained) -> Figure:
     """Draw a face, where the model looked, what it says before and after, and whom it resembles.
 
     Args:
-        seen: From `explain`.
-        memory: From `remember`; without it the anchors are named but show no faces.
+        seen: From `explain_face`; its memory, if it has one, gives the faces near the anchors.
     """
     anchors = seen.nearest()
     with paper_style("full"):
@@ -159,13 +158,12 @@ def explanation_figure(seen: Explained, memory: Memory | None = None) -> Figure:
         axes[2].set_title(told)
         axes[2].legend(loc="lower right")
         if anchors:
-            _resembling(seen, anchors, memory, parts[1])
+            _resembling(seen, anchors, parts[1])
     return fig
 
 
-def _resembling(
-    seen: Explained, anchors: list[tuple[int, int]], memory: Memory | None, fig: SubFigure
-) -> None:
+def _resembling(seen: Explained, anchors: list[tuple[int, int]], fig: SubFigure) -> None:
+    memory = seen.memory
     columns = fig.subfigures(1, len(anchors))
     for (label, number), column in zip(anchors, columns, strict=True):
         name, far = seen.class_names[label], seen.distances[label, number]

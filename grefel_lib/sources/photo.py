@@ -1,6 +1,7 @@
 """Find the faces in a photograph. The weights come inside a package: nothing is fetched or sent."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +23,25 @@ OVERLAP = 0.3  # of two boxes (intersection over union) that are one face
 
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A photograph and the faces in it."""
+
+    picture: np.ndarray  # (H, W, 3) uint8
+    boxes: list[Box]  # of the faces, from left to right; the whole picture where none was found
+    found: int  # faces that were found
+
+    @classmethod
+    def of(cls, picture: np.ndarray) -> "Photo":
+        """Find the faces of a picture (H, W, 3) uint8."""
+        boxes = find_faces(picture)
+        return cls(picture, boxes or [whole_picture(picture)], len(boxes))
+
+    def crop(self, number: int) -> np.ndarray:
+        """The face at this position, cut out."""
+        return crop_box(self.picture, self.boxes[number])
 
 
 def read_photo(file: str | Path | IO[bytes], name: str = "") -> np.ndarray:
