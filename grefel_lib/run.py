@@ -56,6 +56,10 @@ class Run(Folder):
             raise FileNotFoundError(f"run {self.name} has no {which or BEST} checkpoint yet")
         return max(paths.values(), key=lambda path: read_facts(path)["val_accuracy"])
 
+    def parent_checkpoint(self) -> Path:
+        """The checkpoint that this run was fine-tuned from."""
+        return checkpoint_file(self.config.checkpoint_path, self.config.output_dir)
+
     def history(self) -> pd.DataFrame:
         """history.csv, one row an epoch."""
         path = self.path / "history.csv"

@@ -18,7 +18,7 @@ PANELS = {
     "face": "FacePanel",
 }
 PICTURES = PROJECT_ROOT / "notebooks/pictures/panels"
-WIDTH = 620  # pixels of a picture that stands in for a panel
+WIDTH = 520  # pixels of a picture that stands in for a panel
 
 
 def show_panel(name: str, *arguments: Any) -> None:
@@ -43,5 +43,5 @@ def show_panel(name: str, *arguments: Any) -> None:
     if picture.is_file():
         small, content = PillowImage.open(picture).convert("RGB"), io.BytesIO()
         small.thumbnail((WIDTH, WIDTH))
-        small.save(content, "JPEG", quality=55)
+        small.save(content, "JPEG", quality=50)
         display(Image(content.getvalue(), format="jpeg"))

@@ -1,6 +1,7 @@
 """Figures of a run and its evaluation: each draws what it is given on the axes it is given."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -160,19 +161,11 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
     with paper_style("full"):
         fig = Figure(figsize=(8.6, 4.4))
         axes = fig.subplots(2, 3)
-        epoch = history["epoch"]
-        few = {"marker": "o", "ms": 2.5} if len(history) < 12 else {}
         loss, parts, accuracy, classes, norm, speed = axes.flat
-        loss.plot(epoch, history["train_loss"], color=TRAIN, label="training", **few)
-        loss.plot(epoch, history["val_loss"], color=VAL, ls="--", label="validation", **few)
+        epoch, few = history["epoch"], _markers(history)
+        training_curves(history, (loss, accuracy))
         loss.plot(epoch, history["ema_val_loss"], color=EMA, label="EMA", **few)
         _loss_parts(history, parts, few)
-        for column, name, colour, ls in (
-            ("train_accuracy", "training", TRAIN, "-"),
-            ("val_accuracy", "validation", VAL, "--"),
-            ("ema_val_accuracy", "EMA", EMA, "-"),
-        ):
-            accuracy.plot(epoch, history[column], color=colour, ls=ls, label=name, **few)
         prefix = "ema_val_accuracy_"
         names = [c.removeprefix(prefix) for c in history if c.startswith(prefix)]
         for name, colour in zip(names, class_colours(names), strict=True):
@@ -191,7 +184,8 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
             ax.set(title=title, xlim=(0.5, max(epochs, 2) + 0.5))
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             ax.grid(axis="y")
-        for ax in (accuracy, classes, speed):
+        accuracy.set_ylim(0, 105)
+        for ax in (classes, speed):
             ax.set_ylim(0, 1.05)
             ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         norm.set_ylim(0, None)
@@ -202,6 +196,11 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
         handles, names = classes.get_legend_handles_labels()
         fig.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=6.5)
     return fig
+
+
+def _markers(history: pd.DataFrame) -> dict[str, Any]:
+    """A dot on each epoch, where there are few."""
+    return {"marker": "o", "ms": 2.5} if len(history) < 12 else {}
 
 
 def _loss_parts(history: pd.DataFrame, ax: Axes, few: dict) -> None:
@@ -264,7 +263,7 @@ def training_curves(history: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axe
     """Draw loss and accuracy over the epochs of a history on two axes; the best are marked."""
     loss, accuracy = axes
     epoch = history["epoch"]
-    few = {"marker": "o", "ms": 2.5} if len(history) < 12 else {}
+    few = _markers(history)
     loss.plot(epoch, history["train_loss"], color=TRAIN, label="training", **few)
     loss.plot(epoch, history["val_loss"], color=VAL, ls="--", label="validation", **few)
     accuracy.plot(epoch, 100 * history["train_accuracy"], color=TRAIN, label="training", **few)
