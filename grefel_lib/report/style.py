@@ -58,7 +58,8 @@ _STYLE = {
     "patch.linewidth": 0.5, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
     "xtick.major.width": 0.6, "ytick.major.width": 0.6, "legend.frameon": False,
     "legend.handlelength": 1.6, "legend.borderaxespad": 0.3, "legend.labelspacing": 0.3,
-    "legend.columnspacing": 0.8, "legend.handletextpad": 0.5, "figure.constrained_layout.use": True, "axes.prop_cycle": cycler(color=list(COLOURS.values())),
+    "legend.columnspacing": 0.8, "legend.handletextpad": 0.5, "figure.constrained_layout.use": True,
+    "axes.prop_cycle": cycler(color=list(COLOURS.values())),
 }  # fmt: skip
 
 
@@ -205,7 +206,7 @@ def as_photo(fig: Figure, *, dpi: int = 72) -> Image:
 
 
 def as_drawing(fig: Figure, *, dpi: int = 100) -> Image:
-    """A figure of lines and areas as a PNG of 64 colours for a notebook, a fifth of the usual size."""
+    """A figure of lines and areas as a PNG of 64 colours, a fifth of the usual size."""
     content, small = io.BytesIO(), io.BytesIO()
     fig.savefig(content, format="png", dpi=dpi)
     width = round(100 * fig.get_figwidth())
