@@ -31,7 +31,6 @@ from grefel_lib.files import Folder, atomic, relative
 from grefel_lib.metrics import (
     bootstrap_intervals,
     check_predictions,
-    compute_metrics,
     per_class_metrics,
     reorder_classes,
     table_classes,
@@ -162,7 +161,7 @@ def _checkpoint_metrics(table: pd.DataFrame, validation: pd.DataFrame | None) ->
     after = None if temperature is None else with_temperature(table, temperature)
     sureness = error_detection(table).replace({float("nan"): None})
     return {
-        "metrics": compute_metrics(table),
+        "metrics": {"n": len(table), **intervals["value"]},
         "intervals": {name: [row["low"], row["high"]] for name, row in intervals.iterrows()},
         "calibration": calibration_errors(table),
         "temperature": temperature,

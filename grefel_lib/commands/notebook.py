@@ -183,43 +183,52 @@ class _Unbuffered:
 
 
 def notebook_parameters(command: str) -> dict[str, Any]:
-    """What this notebook's parameters cell assigns, and papermill's cell below it.
+    """The values that this notebook's parameters cell assigns, and papermill's cell below it.
 
-    Nothing else in the kernel counts, whatever its name. The parameters cell is the last cell run
-    that holds annotated assignments alone, one of them to a setting; papermill's begins with
+    No other name in the kernel counts. The parameters cell is the last cell run that holds nothing
+    but assignments, at least one of them annotated and to a setting; papermill's begins with
     "# Parameters".
 
     Args:
         command: Whose settings are allowed; see `check_parameters`.
 
     Raises:
-        ValueError: An unknown name, or no notebook runs this.
+        ValueError: An unknown name, or this does not run in a notebook.
     """
     shell = get_ipython()
     if shell is None:
         raise ValueError("outside a notebook the parameters must be given, as a dict")
     parameters: dict[str, Any] = {}
     for source in shell.history_manager.input_hist_parsed:
-        try:
-            body = ast.parse(source).body
-        except SyntaxError:
+        assignments = _assignments(source)
+        if assignments is None:
             continue
-        injected = source.startswith("# Parameters")
-        kind = ast.Assign if injected else ast.AnnAssign
-        if not body or not all(isinstance(line, kind) for line in body):
-            continue
-        targets = [line.targets[0] if injected else line.target for line in body]
-        names = [target.id for target in targets if isinstance(target, ast.Name)]
-        if not injected:
-            if not SETTINGS.keys() & set(names):
-                continue
+        annotated = {name for name, line in assignments.items() if isinstance(line, ast.AnnAssign)}
+        if annotated & SETTINGS.keys():
             parameters = {}
-        for name, line in zip(names, body, strict=True):
+        elif not source.startswith("# Parameters"):
+            continue
+        for name, line in assignments.items():
             try:
                 parameters[name] = ast.literal_eval(line.value)
-            except ValueError:  # an expression: its value as it stands now
+            except ValueError:  # an expression: its present value
                 parameters[name] = shell.user_ns[name]
     return check_parameters(command, parameters)
+
+
+def _assignments(source: str) -> dict[str, ast.Assign | ast.AnnAssign] | None:
+    """Name -> statement of a cell that consists of assignments to names; None of any other."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return None
+    assignments = {}
+    for line in body:
+        target = getattr(line, "target", None) or next(iter(getattr(line, "targets", [])), None)
+        if not (isinstance(target, ast.Name) and isinstance(line, ast.Assign | ast.AnnAssign)):
+            return None
+        assignments[target.id] = line
+    return assignments
 
 
 def check_parameters(command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def show_figure(source: Source, name: str, faces: FaceSet | None = None) -> None
     Raises:
         ValueError: There is no figure of that name.
     """
-    folder = source.folder if faces is not None else None
+    folder = source if isinstance(source, Run) else source.folder if faces is not None else None
     fig = draw(source, name, faces=faces, folder=folder)
     if fig is not None:
         display((as_photo if name in PHOTOS else as_drawing)(fig))
