@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_layouts import write_layout
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -23,7 +24,6 @@ from grefel_lib.faces import load_faces
 from grefel_lib.files import load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
 from grefel_lib.run import start_run
-from grefel_lib.sources.synthetic import write_synthetic
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def layouts(tmp_path_factory):
     """Each published layout once, to be copied and broken."""
     root = tmp_path_factory.mktemp("layouts")
     for layout in ("ferplus", "fer2013", "fer2013_folders", "rafdb", "rafdb_kaggle"):
-        write_synthetic(root / layout, layout=layout, images=100)
+        write_layout(root / layout, layout, images=100)
     return root
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn_layouts import write_layout
 from PIL import Image
 
 from grefel_lib.analysis.evaluation import evaluate_run
@@ -14,7 +15,6 @@ from grefel_lib.grefel import build_model
 from grefel_lib.predict import predict, predict_files, score_images
 from grefel_lib.restore import load_model
 from grefel_lib.run import checkpoint_file, start_run
-from grefel_lib.sources.synthetic import write_synthetic
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +93,7 @@ def test_a_linear_head_has_no_reliability_column(faces):
 
 def test_other_classes_are_refused_with_the_mend(run, tmp_path):
 
-    folder = write_synthetic(tmp_path / "seven", layout="fer2013", images=200)
+    folder = write_layout(tmp_path / "seven", "fer2013", images=200)
     config = run.config.replace(dataset="fer2013", data_dir=str(folder))
     with pytest.raises(ValueError, match="fine-tune the run on this data set first"):
         evaluate_run(run, load_faces(config), config, run)

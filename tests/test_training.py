@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn_layouts import write_layout
 from safetensors.torch import load_file
 
 from grefel_lib.commands.notebook import resolve
@@ -23,7 +24,6 @@ from grefel_lib.optim import balanced_class_weights, epoch_batches, lr_factor, p
 from grefel_lib.predict import predict
 from grefel_lib.restore import load_model
 from grefel_lib.run import BEST, BEST_EMA, LAST, Run, checkpoint_file, open_run, start_run
-from grefel_lib.sources.synthetic import write_synthetic
 
 # -- what one update needs
 
@@ -361,7 +361,7 @@ def test_fine_tuning_starts_from_the_checkpoint_and_names_its_parent(straight, t
 
 def test_fine_tuning_on_other_classes_makes_a_new_head_and_says_so(straight, tmp_path):
 
-    data = write_synthetic(tmp_path / "fer2013", layout="fer2013", images=300, seed=3)
+    data = write_layout(tmp_path / "fer2013", "fer2013", images=300, seed=3)
     run, said = finetune(
         straight, tmp_path, dataset="fer2013", data_dir=str(data), finetune_name="seven"
     )
