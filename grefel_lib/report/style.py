@@ -12,7 +12,6 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from IPython.display import Image
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -172,7 +171,7 @@ def as_photo(fig: Figure, *, dpi: int = 72) -> Image:
     """
     content = io.BytesIO()
     fig.savefig(content, format="jpeg", dpi=dpi, pil_kwargs={"quality": 72})
-    plt.close(fig)
+    _close(fig)
     return Image(content.getvalue(), format="jpeg")
 
 
@@ -194,7 +193,13 @@ def as_drawing(fig: Figure | None, *, dpi: int = 100) -> Image | None:
     content, small = io.BytesIO(), io.BytesIO()
     fig.savefig(content, format="png", dpi=dpi)
     width = round(100 * fig.get_figwidth())
-    plt.close(fig)
+    _close(fig)
     colours = PillowImage.open(content).convert("RGB").quantize(256, dither=PillowImage.Dither.NONE)
     colours.save(small, format="png", optimize=True)
     return Image(small.getvalue(), format="png", width=width)
+
+
+def _close(fig: Figure) -> None:
+    from matplotlib import pyplot as plt  # only notebooks need it
+
+    plt.close(fig)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from grefel_lib.commands.notebook import resolve
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
-from grefel_lib.fit import NonFiniteLossError, backward, fit, start_training
+from grefel_lib.fit import NonFiniteLossError, backward, epoch_lines, fit, start_training
 from grefel_lib.grefel import GReFEL, build_model
 from grefel_lib.losses import total_loss
 from grefel_lib.optim import balanced_class_weights, epoch_batches, lr_factor, parameter_groups
@@ -367,3 +367,18 @@ def test_fine_tuning_on_other_classes_makes_a_new_head_and_says_so(straight, tmp
     )
     assert "class layers start fresh" in said
     assert weights(run, BEST)["head.anchors"].shape[0] == 7
+
+
+def test_an_epoch_is_told_with_the_best_so_far():
+    shared = {"lr": 5e-5, "grad_norm": 1.25, "seconds": 60, "images_per_second": 400}
+    shared |= {"train_loss": 1.5, "val_loss": 1.0, "ema_val_loss": 0.9, "train_accuracy": 0.6}
+    history = [
+        {"epoch": e, "val_accuracy": v, "ema_val_accuracy": m, "ema_val_accuracy_fear": 0.4}
+        | shared
+        for e, v, m in ((1, 0.7, 0.2), (2, 0.6, 0.65))
+    ]
+    text = epoch_lines(history, 150)
+    assert text.startswith("epoch 2/150  lr 5.0e-05  grad norm 1.25")
+    assert "val 60.00% (best 70.00%, epoch 1)" in text
+    assert "EMA 65.00% (best 65.00%, epoch 2)" in text
+    assert "fear 40" in text

@@ -343,3 +343,14 @@ def test_rafdb_tells_who_the_people_are(tmp_path):
     first.write_text("\n".join([*points, "1", "9", "4"]) + "\n")
     with pytest.raises(ValueError, match=r"test_0001_manu_attri.txt must end .* with 1, 9, 4"):
         load_faces(config)
+
+
+def test_a_sample_is_evenly_spaced_and_always_the_same(run):
+    faces = load_faces(run.config).split("train")
+    some = faces.sample(10)
+    assert len(some) == len(some.targets) == 10
+    assert list(some.table["id"])[::9] == [faces.table["id"].iloc[0], faces.table["id"].iloc[-1]]
+    assert faces.sample(10**6) is faces
+    np.testing.assert_array_equal(
+        some.gather(np.arange(10)), faces.sample(10).gather(np.arange(10))
+    )
