@@ -176,8 +176,8 @@ def test_killed_in_mid_epoch_the_same_command_ends_with_the_same_weights(
     config = small(faces_dir, tmp_path)
     flags = [f"--{k}={v}" for k, v in straight.config.differences(Config()).items() for v in v[:1]]
     flags = [f for f in flags if not f.startswith(("--output_dir", "--profile"))]
-    command = [sys.executable, "-m", "grefel_lib.cli", "train", "--profile", "demo", *flags,
-               "--output-dir", str(tmp_path)]  # fmt: skip
+    command = [sys.executable, "-m", "grefel_lib.commands.cli", "train", "--profile", "demo"]
+    command += [*flags, "--output-dir", str(tmp_path)]
     run = Run(tmp_path / "small", config)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
@@ -337,7 +337,7 @@ def test_every_option_trains_and_learns_something(faces_dir, tmp_path, changes):
 
 def finetune(straight, tmp_path, **changes):
     namespace = {"checkpoint_path": str(straight.path), "finetune_name": "f", "epochs": 1} | changes
-    config = resolve(namespace)
+    config = resolve(namespace, command="finetune")
     said = []
     faces = load_faces(config)
     run = start_run(config, faces.info)

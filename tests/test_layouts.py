@@ -39,7 +39,8 @@ def test_a_layout_goes_from_files_to_metrics(layout, dataset, options, classes, 
     run = start_run(config, faces.info)
     fit(faces, run)
 
-    gentle = resolve({"checkpoint_path": str(run.path), "finetune_name": "f", "epochs": 1})
+    parameters = {"checkpoint_path": str(run.path), "finetune_name": "f", "epochs": 1}
+    gentle = resolve(parameters, command="finetune")
     tuned = start_run(gentle, faces.info)
     fit(faces, tuned)
     assert tuned.path.parent == run.path
