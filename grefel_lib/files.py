@@ -8,14 +8,16 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from grefel_lib.config import PROJECT_ROOT
+
+if TYPE_CHECKING:  # torch takes seconds, and figures and tables need none
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,16 @@
 """Shared fixtures: small models, drawn faces on disk, one thread for bit-equal results."""
 
+from itertools import combinations
+
+import matplotlib
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from grefel_lib.config import Config
+from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
 from grefel_lib.run import start_run
@@ -79,5 +85,33 @@ def other_outputs(tmp_path, monkeypatch):
     """outputs/ is an empty folder while the test lasts."""
 
     monkeypatch.setattr("grefel_lib.run.PROJECT_ROOT", tmp_path)
+    (tmp_path / "notebooks").symlink_to(PROJECT_ROOT / "notebooks")  # with the published runs
     (tmp_path / "outputs").mkdir()
     return tmp_path / "outputs"
+
+
+@pytest.fixture
+def assert_readable(monkeypatch):
+    """Every text that is drawn lies inside its figure and covers no other."""
+    drawn = []  # matplotlib keeps ticks beyond the limits, and never draws them
+    paint = Text.draw
+    monkeypatch.setattr(Text, "draw", lambda text, r: (drawn.append(text), paint(text, r))[1])
+
+    def look(fig: Figure) -> None:
+        for _ in range(3):
+            fig.draw_without_rendering()
+        drawn.clear()
+        with matplotlib.rc_context({"text.hinting": "none"}):
+            renderer = FigureCanvasAgg(fig).get_renderer()
+            fig.draw(renderer)
+            boxes = [(t, t.get_window_extent(renderer)) for t in drawn if t.get_text().strip()]
+        assert len(boxes) >= 2
+        for text, box in boxes:
+            assert min(box.x0, box.y0) > -0.5, text
+            assert box.x1 < fig.bbox.x1 + 0.5, text
+            assert box.y1 < fig.bbox.y1 + 0.5, text
+        for (one, a), (other, b) in combinations(boxes, 2):
+            wide, high = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+            assert wide < 1 or high < 2, f"{one} and {other} overlap by {wide:.1f} x {high:.1f}"
+
+    return look

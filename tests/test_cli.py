@@ -1,29 +1,25 @@
 """The command line: what it refuses, in one line and with nothing lost; what it runs."""
 
-import json
+import re
 import shutil
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_layouts import write_layout
 from PIL import Image
 from safetensors.torch import load_file
 
-from grefel_lib.commands.cli import _parser, main
-from grefel_lib.commands.notebook import (
-    COMMANDS,
-    NotebookError,
-    execute_notebook,
-    notebook_parameters,
-    notebook_path,
-)
-from grefel_lib.config import FIELDS, Config
+from grefel_lib import __version__
+from grefel_lib.commands import COMMANDS
+from grefel_lib.commands.cli import main
+from grefel_lib.commands.notebook import check_parameters
+from grefel_lib.config import SETTINGS, Config, command_settings
 from grefel_lib.faces import load_faces
 from grefel_lib.files import load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
 from grefel_lib.run import start_run
-from grefel_lib.sources.synthetic import write_synthetic
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +41,7 @@ def layouts(tmp_path_factory):
     """Each published layout once, to be copied and broken."""
     root = tmp_path_factory.mktemp("layouts")
     for layout in ("ferplus", "fer2013", "fer2013_folders", "rafdb", "rafdb_kaggle"):
-        write_synthetic(root / layout, layout=layout, images=100)
+        write_layout(root / layout, layout, images=100)
     return root
 
 
@@ -291,10 +287,6 @@ def a_device_that_is_not_there(data):
 def drawing_into_a_full_folder(data): ...
 
 
-@bad("data synthetic {}/new --layout affectnet", "unknown layout 'affectnet'", "rafdb_kaggle")
-def an_unknown_layout(data): ...
-
-
 @bad("data synthetic {}/new --images 3", "too few")
 def too_few_faces(data): ...
 
@@ -351,89 +343,113 @@ def test_a_cache_that_cannot_be_written_names_the_way_out(faces_dir, monkeypatch
 # -- flags
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_parameter_of_a_notebook_is_a_flag_with_help(command, capsys):
-    with pytest.raises(SystemExit):
+@pytest.fixture
+def given(monkeypatch):
+    """What a command line hands to the command, without running it."""
+
+    def parse(*words):
+        found = []
+        monkeypatch.setattr("grefel_lib.commands.notebook.run_command", lambda *p: found.append(p))
+        assert main(words) == 0
+        [(command, settings)] = found
+        assert command == words[0]
+        return settings
+
+    return parse
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "sweep train", "sweep finetune"])
+def test_the_help_of_a_command_tells_each_of_its_settings_once(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), "--help"])
+    assert end.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split()) + " "
+    told = re.findall(r"(?<![\w-])--([a-z][a-z-]*)(?=[ ,])", shown)
+    own = command_settings(command.split()[-1])
+    for name, setting in own.items():
+        flag = name.replace("_", "-")
+        if command.startswith("sweep") and name == "seed":
+            assert flag not in told  # --seeds
+            continue
+        assert told.count(flag) == 1, flag
+        assert re.search(rf"--{flag} \S+ {re.escape(setting.help)} ", shown), flag
+    foreign = {name.replace("_", "-") for name in SETTINGS.keys() - own.keys()}
+    assert not foreign & set(told)
+
+
+@pytest.mark.parametrize("command", ["predict", "report", "export", "data", "publish", "demo"])
+def test_every_other_command_has_a_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
         main([command, "--help"])
-    shown = capsys.readouterr().out
-    for name, parameter in notebook_parameters(notebook_path(command)).items():
-        assert name in FIELDS
-        assert f"--{name.replace('_', '-')}" in shown
-        assert parameter["help"], f"{name} has no comment"
+    assert end.value.code == 0
+    assert f"usage: grefel {command}" in capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"grefel {__version__}\n"
 
 
 @pytest.mark.parametrize(
-    ("flags", "value"),
+    ("flags", "values"),
     [
-        (["--use_soft_labels"], "true"),
-        (["--use-soft-labels"], "true"),
-        (["--no-use-soft-labels"], "false"),
-        (["--no-use_soft_labels"], "false"),
-        (["--use-soft-labels=false"], "false"),
-        ([], None),
+        (["--batch_size", "7"], {"batch_size": "7"}),
+        (["--batch-size", "7"], {"batch_size": "7"}),
+        (["--batch_size=7"], {"batch_size": "7"}),
+        (["--batch-size=7"], {"batch_size": "7"}),
+        (["--run_name=a_b", "--data-dir", "c_d"], {"run_name": "a_b", "data_dir": "c_d"}),
+        (["--use_soft_labels"], {"use_soft_labels": "true"}),
+        (["--use-soft-labels"], {"use_soft_labels": "true"}),
+        (["--no-use-soft-labels"], {"use_soft_labels": "false"}),
+        (["--no-use_soft_labels"], {"use_soft_labels": "false"}),
+        (["--use-soft-labels=false"], {"use_soft_labels": "false"}),
+        ([], {}),
     ],
 )
-def test_switches_parse_as_people_type_them(flags, value):
-    parser, _ = _parser(["train"])
-    assert parser.parse_args(["train", *flags]).use_soft_labels == value
+def test_flags_parse_as_people_type_them(given, flags, values):
+    assert given("train", *flags) == values
 
 
-def test_the_commands_of_the_earlier_project_parse():
+def test_the_commands_of_the_earlier_project_parse(given):
     words = ["--dataset", "ferplus", "--data_dir", "./FERPlus", "--use_soft_labels"]
     words += ["--batch_size", "64", "--lr", "5e-5", "--epochs", "150", "--weight_decay", "0.005"]
     words += ["--label_smoothing", "0.11", "--mixup_alpha", "0.2", "--drop_rate", "0.15"]
     words += ["--ema_decay", "0.9999"]
-    parser, _ = _parser(["train"])
-    given = vars(parser.parse_args(["train", *words]))
-    config = Config.resolve({k: v for k, v in given.items() if k not in ("command", "run")})
+    config = Config.resolve(given("train", *words))
     assert config == Config.resolve({"dataset": "ferplus", "data_dir": "./FERPlus"})
-    parser, _ = _parser(["finetune"])
     words = ["--checkpoint_path", "x.safetensors", "--finetune_name", "custom_v1"]
     words += ["--epochs", "50", "--lr", "2e-5", "--weight_decay", "0.007", "--drop_rate", "0.18"]
-    assert parser.parse_args(["finetune", *words]).finetune_name == "custom_v1"
-    parser, _ = _parser(["evaluate"])
+    assert given("finetune", *words)["finetune_name"] == "custom_v1"
     words = ["--data_dir", "d", "--checkpoint_dir", "c", "--batch_size", "32", "--output_dir", "o"]
-    assert parser.parse_args(["evaluate", *words]).checkpoint_dir == "c"
+    assert given("evaluate", *words)["checkpoint_dir"] == "c"
 
 
-# -- running notebooks
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("evaluate", "lr"), ("train", "checkpoint_path"), ("finetune", "backbone"),
+     ("compare", "dataset"), ("explore", "epochs"), ("explain", "robustness_images")],
+)  # fmt: skip
+def test_a_setting_of_another_command_is_refused(command, name, capsys):
+    takes = ", ".join(SETTINGS[name].commands)
+    with pytest.raises(ValueError, match=f"^{name} is no setting of {command}, but of {takes}$"):
+        check_parameters(command, {name: None})
+    if command in COMMANDS:
+        flag = f"--{name.replace('_', '-')}"
+        assert main([command, flag, "1"]) == 1
+        assert f"unknown argument {flag}" in capsys.readouterr().err
 
 
-def notebook(path, *cells):
-    import nbformat
-
-    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    made.cells[0].metadata["tags"] = ["parameters"]
-    made.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "P"}
-    nbformat.write(made, path)
-    return path
+def test_what_was_not_given_is_left_out_and_what_was_given_is_kept():
+    assert check_parameters("train", {"lr": None, "epochs": 0, "run_name": ""}) == {
+        "epochs": 0,
+        "run_name": "",
+    }
 
 
-def test_parameters_arrive_and_the_executed_notebook_is_kept(tmp_path, capsys):
-    parameters = "a: int = 1  # a number\nb: str = None  # text"
-    work = "import json\nopen('found.json', 'w').write(json.dumps([a, b]))\nprint(a)"
-    source = notebook(tmp_path / "n.ipynb", parameters, work)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        execute_notebook(source, tmp_path / "out/n.ipynb", {"a": 5, "b": "x"})
-    assert json.loads((tmp_path / "found.json").read_text()) == [5, "x"]
-    assert "5" in capsys.readouterr().out
-    assert (tmp_path / "out/n.ipynb").is_file()
-
-
-def test_a_failing_cell_fails_the_run_and_an_empty_folder_is_taken_away(tmp_path):
-    source = notebook(tmp_path / "n.ipynb", "a: int = 1", "raise ValueError('a is too small')")
-    with pytest.raises(NotebookError, match=r"^a is too small$"):
-        execute_notebook(source, tmp_path / "out/n.ipynb", {})
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_unexpected_error_names_its_type_and_keeps_the_notebook(tmp_path):
-    (tmp_path / "out").mkdir()
-    source = notebook(tmp_path / "n.ipynb", "a: int = 1", "{}['k']")
-    with pytest.raises(NotebookError, match=r"KeyError: 'k' \(see .*n\.ipynb\)"):
-        execute_notebook(source, tmp_path / "out/n.ipynb", {})
-    assert (tmp_path / "out/n.ipynb").is_file()
+# -- a command that needs no notebook
 
 
 def test_predict_prints_a_line_a_face_and_writes_the_table(trained, tmp_path, capsys, faces_dir):

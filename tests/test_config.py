@@ -1,11 +1,21 @@
-"""Config: defaults of the recipe, profiles, conversion, refusals."""
+"""Config: the recipe, profiles, conversion, refusals; what every setting says of itself."""
 
-import dataclasses
+import logging
 import re
 
 import pytest
 
-from grefel_lib.config import CHOICES, PROFILES, RANGES, Config
+from grefel_lib.commands import COMMANDS
+from grefel_lib.config import (
+    FIELDS,
+    FINETUNE_PROFILES,
+    PROFILES,
+    RETIRED,
+    SETTINGS,
+    VERSION,
+    Config,
+    command_settings,
+)
 
 NAMED_BY_THE_USER = {  # METHOD, section 4
     "lr": 5e-5,
@@ -88,7 +98,12 @@ def test_text_from_shells_and_papermill_is_converted():
         ({"run_name": "a/b"}, "without slashes"),
         ({"finetune_name": ".."}, "without slashes"),
         ({"embedding_dim": 30, "attention_heads": 4}, "multiple of attention_heads"),
-        *(({name: "nonsense"}, "must be one of") for name in CHOICES if name != "output_stride"),
+        *(
+            ({name: "nonsense"}, "must be one of")
+            for name, setting in SETTINGS.items()
+            if setting.choices and FIELDS[name].type is str
+        ),
+        ({"output_stride": 12}, "must be one of 0, 8, 16, 32; got 12"),
     ],
 )
 def test_a_bad_value_is_refused_with_the_value_and_the_mend(bad, told):
@@ -96,15 +111,128 @@ def test_a_bad_value_is_refused_with_the_value_and_the_mend(bad, told):
         Config.resolve(bad)
 
 
-def test_every_number_has_a_range_and_every_choice_contains_its_default():
-    numbers = {f.name for f in dataclasses.fields(Config) if f.type in (int, float)}
-    assert numbers - {"output_stride"} == set(RANGES)
-    for name, allowed in CHOICES.items():
-        assert getattr(Config(), name) in allowed
+# -- what a setting says of itself
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_says_what_it_is_and_who_takes_it(name):
+    setting = SETTINGS[name]
+    assert setting.help
+    assert setting.group
+    assert setting.commands
+    assert set(setting.commands) <= {*COMMANDS, "explore", "explain"}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_number_has_a_range_or_choices_and_both_hold_the_default(name):
+    setting, default = SETTINGS[name], FIELDS[name].default
+    if FIELDS[name].type in (int, float):
+        assert setting.choices or setting.low is not None or setting.above is not None
+        assert setting.choices or setting.range
+    if setting.choices:
+        assert default in setting.choices
+        assert all(type(choice) is FIELDS[name].type for choice in setting.choices)
+    assert getattr(Config(), name) == default  # it passes its own checks
+
+
+@pytest.mark.parametrize("name", [n for n, s in SETTINGS.items() if s.needs])
+def test_what_a_setting_needs_are_values_that_other_settings_can_have(name):
+    for condition in SETTINGS[name].needs:
+        other, sign, values = re.fullmatch(r"(\w+)(!=|=|>)(.+)", condition).groups()
+        assert other in SETTINGS
+        assert other != name
+        if sign == ">":
+            assert FIELDS[other].type in (int, float)
+            float(values)
+        else:
+            assert set(values.split("|")) <= set(map(str, SETTINGS[other].choices))
+
+
+def test_every_profile_holds_settings_that_its_command_takes():
+    for profiles, command in ((PROFILES, "train"), (FINETUNE_PROFILES, "finetune")):
+        for values in profiles.values():
+            assert values.keys() <= command_settings(command).keys()
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "unmet"),
+    [
+        ({}, "num_anchors", ""),
+        ({"head": "linear"}, "num_anchors", "head=grefel"),
+        ({"correction": "none"}, "num_anchors", "correction!=none"),
+        ({"branches": "attention"}, "num_anchors", "branches!=attention"),
+        ({"branches": "attention"}, "attention_heads", ""),
+        ({"dataset": "rafdb"}, "protocol", "dataset=ferplus|synthetic"),
+        ({"dataset": "ferplus"}, "protocol", ""),
+        ({"mix_prob": 0}, "mixup_alpha", "mix_prob>0"),
+        ({"mix_prob": 0.1}, "mixup_alpha", ""),
+        ({"head": "linear"}, "lr", ""),
+    ],
+)
+def test_a_setting_names_the_condition_that_keeps_it_from_having_an_effect(values, name, unmet):
+    assert Config(**values).unmet(name) == unmet
+
+
+def test_changes_are_what_sets_a_run_apart_from_its_profile():
+    assert Config.resolve({"profile": "lite", "dataset": "synthetic"}).changes() == {}
+    config = Config.resolve(
+        {"profile": "lite", "dataset": "ferplus", "epochs": PROFILES["lite"]["epochs"], "lr": 0.1,
+         "run_name": "r", "num_workers": 2, "data_dir": "d"}
+    )  # fmt: skip
+    assert config.changes() == {"dataset": "ferplus", "lr": 0.1}
+
+
+def test_changes_of_a_fine_tuned_run_are_counted_from_the_fine_tuning_profile():
+    parent = Config.resolve({"profile": "lite", "drop_rate": 0.3})
+    assert parent.changes() == {"drop_rate": 0.3}
+    config = Config.resolve({"checkpoint_path": "x", "epochs": 9}, parent=parent)
+    assert config.changes() == {"epochs": 9}
+
+
+def test_as_text_a_config_begins_with_what_changed_and_says_what_has_no_effect():
+    lines = str(Config.resolve({"profile": "demo"})).splitlines()
+    assert lines[0] == "changed from profile demo: nothing"
+    assert not any(line.startswith("without effect") for line in lines)
+    text = str(Config.resolve({"profile": "demo", "head": "linear", "num_anchors": 3, "lr": 0.5}))
+    lines = text.splitlines()
+    assert lines[0] == "changed from profile demo: head linear · num_anchors 3 · lr 0.5"
+    assert lines[1] == "without effect on this run: num_anchors (needs head=grefel)"
+    assert max(map(len, lines)) <= 100
+    words = text.split()
+    assert all(name in words for name in SETTINGS)
+
+
+# -- config.json
 
 
 def test_a_config_survives_its_json():
     config = Config.resolve({"profile": "lite", "dataset": "fer2013", "seed": 3})
-    assert Config.from_dict(dataclasses.asdict(config)) == config
+    values = config.to_dict()
+    assert values["version"] == VERSION
+    assert values.keys() - {"version"} == SETTINGS.keys()
+    assert Config.from_dict(values) == config
     with pytest.raises(ValueError, match="unknown setting 'colour'"):
         Config.from_dict({"colour": 1})
+
+
+def test_a_config_of_the_first_version_is_read_and_a_retired_setting_at_rest_is_silent(caplog):
+    config = Config.resolve({"profile": "lite", "seed": 3})
+    old = config.to_dict() | RETIRED
+    del old["version"]
+    with caplog.at_level(logging.WARNING):
+        assert Config.from_dict(old) == config
+    assert caplog.messages == []
+
+
+def test_a_retired_setting_at_work_is_told_and_left_out(caplog):
+    old = Config().to_dict() | {"version": 1, "attention_levels": 2}
+    assert Config.from_dict(old) == Config()
+    (message,) = caplog.messages
+    assert message == "setting attention_levels=2 no longer exists and is ignored"
+    with pytest.raises(ValueError, match="unknown parameter 'attention_levels'"):
+        Config.resolve({"attention_levels": 1})
+
+
+def test_a_config_of_a_newer_version_is_refused():
+    with pytest.raises(ValueError, match=rf"config version {VERSION + 1}, here {VERSION}"):
+        Config.from_dict(Config().to_dict() | {"version": VERSION + 1})

@@ -1,27 +1,39 @@
-"""Evaluation: the predictions table, single images, batch independence."""
+"""An evaluation as saved: everything it tells is made again from its files, byte for byte."""
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from PIL import Image
+from matplotlib import pyplot as plt
+from strict_latex import parse
 
-from grefel_lib.analysis.evaluation import evaluate_run
+from grefel_lib.analysis.evaluation import (
+    Evaluation,
+    better_checkpoint,
+    evaluate_run,
+    load_evaluation,
+)
+from grefel_lib.commands.cli import main
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
-from grefel_lib.grefel import build_model
-from grefel_lib.predict import predict, predict_files, score_images
-from grefel_lib.restore import load_model
-from grefel_lib.run import checkpoint_file, start_run
-from grefel_lib.sources.synthetic import write_synthetic
+from grefel_lib.metrics import compute_metrics, confusion_counts, table_classes
+from grefel_lib.report.everything import FIGURES, evaluation_figure, evaluation_tables, write_report
+from grefel_lib.report.style import WIDTHS
+from grefel_lib.run import BEST, BEST_EMA, Run, start_run
 
 
 @pytest.fixture(scope="module")
 def run(faces_dir, tmp_path_factory):
     config = Config.resolve(
-        {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 1,
-         "output_dir": str(tmp_path_factory.mktemp("outputs")), "run_name": "r"}
+        {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 2,
+         "output_dir": str(tmp_path_factory.mktemp("outputs")), "run_name": "r",
+         "robustness_images": 20, "label_noise": 0.2}
     )  # fmt: skip
     faces = load_faces(config)
     made = start_run(config, faces.info)
@@ -30,70 +42,202 @@ def run(faces_dir, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(run):
-    return load_model(checkpoint_file(run.path))
+def found(run):
+    return evaluate_run(run, load_faces(run.config), run.config, run)
 
 
 @pytest.fixture(scope="module")
-def faces(run):
-    return load_faces(run.config).split("test")
+def told(run, found):
+    return write_report(found, run)
 
 
-def test_the_table_has_a_row_a_face_with_everything_known_about_it(trained, faces):
-    table = predict(trained.model, faces, trained.config)
-    assert table["id"].tolist() == faces.table["id"].tolist()
-    for prefix in ("p_", "primary_"):
-        np.testing.assert_allclose(
-            table[[f"{prefix}{n}" for n in faces.class_names]].sum(axis=1), 1, atol=1e-5
-        )
-    top = table.filter(regex="^p_").idxmax(axis=1).str.removeprefix("p_")
-    assert (top == table["predicted"]).all()
-    assert table["reliability"].between(0, 1).all()
-    assert {"confidence_primary", "confidence_geometric", "confidence_attentive"} <= set(table)
-    np.testing.assert_array_equal(table["votes_happiness"], faces.table["happiness"])
+def predictions(seed: int = 0, right: float = 0.5, size: int = 60) -> pd.DataFrame:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(3, size=size)
+    probs = rng.dirichlet(np.ones(3), size=size) * (1 - right) + right * np.eye(3)[labels]
+    names = np.array(["neutral", "happiness", "fear"])
+    table = pd.DataFrame({"id": [f"face{i}" for i in range(size)], "label": names[labels]})
+    table["predicted"] = names[probs.argmax(axis=1)]
+    return table.assign(**{f"p_{name}": probs[:, i] for i, name in enumerate(names)})
 
 
-def test_scores_do_not_depend_on_the_batch(trained, faces):
-    many = predict(trained.model, faces, trained.config)
-    few = predict(trained.model, faces, trained.config.replace(batch_size=3))
-    # through the backbone: convolutions may sum in another order for another batch size
-    columns = [c for c in many if many[c].dtype.kind == "f"]
-    np.testing.assert_allclose(many[columns], few[columns], atol=1e-4)
+def evaluation(tables, **parts) -> Evaluation:
+    facts = {
+        "dataset": "ferplus", "fingerprint": "f", "protocol": "official", "split": "test",
+        "training_leaks_dropped": 3, "selection": "validation accuracy",
+        "headline": next(iter(tables)),
+        "checkpoints": {name: {"epoch": 1, "val_accuracy": 0.5} for name in tables},
+    }  # fmt: skip
+    return Evaluation(None, Config(dataset="ferplus"), facts, tables, {}, **parts)
 
 
-def test_loader_processes_change_nothing(trained, faces):
-    here = predict(trained.model, faces, trained.config)
-    elsewhere = predict(trained.model, faces, trained.config.replace(num_workers=2))
-    pd.testing.assert_frame_equal(here, elsewhere)
+def test_what_was_saved_is_what_is_read(run, found, told):
+    again = load_evaluation(run)
+    assert again.facts == found.facts
+    for mine, theirs in (
+        (found.predictions, again.predictions),
+        (found.validation, again.validation),
+    ):
+        assert mine.keys() == theirs.keys() == {BEST, BEST_EMA}
+        for name in mine:
+            pd.testing.assert_frame_equal(mine[name], theirs[name], check_exact=True)
+    for name in ("training", "robustness", "copies", "history"):
+        mine, theirs = getattr(found, name), getattr(again, name)
+        pd.testing.assert_frame_equal(mine, theirs, check_exact=True)
+    assert found.inside.keys() == again.inside.keys() >= {"embeddings", "anchors", "attention"}
 
 
-def test_a_single_image_file_scores_as_the_same_face_of_the_data_set(trained, faces, tmp_path):
-    table = predict(trained.model, faces, trained.config)
-    paths = []
-    for position in range(4):
-        paths.append(tmp_path / f"{position}.png")
-        Image.fromarray(faces.gather(np.array([position]))[0]).save(paths[-1])
-    found = predict_files(trained, paths)
-    names = [f"p_{name}" for name in faces.class_names]
-    np.testing.assert_allclose(found[names], table[names].head(4), atol=1e-4)
-    np.testing.assert_allclose(found["reliability"], table["reliability"].head(4), atol=1e-4)
+def test_the_report_writes_the_same_bytes_again(run, told, capsys):
+    kept = [p for p in run.path.rglob("*") if p.suffix in (".pdf", ".png", ".tex", ".md", ".npy")]
+    kept += [run.path / "metrics.json", *run.path.glob("tables/*.csv")]
+    before = {path: path.read_bytes() for path in kept}
+    assert len([p for p in kept if p.suffix == ".pdf"]) == len(FIGURES)
+    for path in kept:
+        if path.name != "metrics.json":
+            path.unlink()
+    assert main(["report", str(run.path)]) == 0
+    assert "wrote metrics.json" in capsys.readouterr().out
+    for path, content in before.items():
+        assert path.read_bytes() == content, path.name
 
 
-def test_colour_and_odd_sizes_are_accepted(trained):
-    images = [np.zeros((31, 57), np.uint8), np.full((200, 100, 3), 90, np.uint8)]
-    output = score_images(trained, images)
-    torch.testing.assert_close(output.class_probs.sum(1), torch.ones(2))
+def test_every_font_is_truetype_and_every_figure_as_wide_as_its_column(run, told):
+    for path in run.path.glob("figures/*.pdf"):
+        content = path.read_bytes()
+        assert b"/Type3" not in content, path.name
+        points = float(re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", content)[1])
+        assert points / 72 in [pytest.approx(w, abs=0.01) for w in WIDTHS.values()], path.name
 
 
-def test_a_linear_head_has_no_reliability_column(faces):
-    config = Config(backbone="test_resnet", backbone_weights="none", head="linear", image_size=48)
-    table = predict(build_model(config, 8), faces, config)
-    assert not [c for c in table if c.startswith(("primary", "confidence", "reliability"))]
+def test_figures_take_the_width_of_the_venue(run, found, told, tmp_path):
+    folder = Run(tmp_path, run.config)
+    for name, width in (("confusion_matrix", 3.5), ("reliability", 7.16)):
+        plt.close(evaluation_figure(found, name, folder, venue="ieee"))
+        content = (tmp_path / f"figures/{name}.pdf").read_bytes()
+        assert f"/MediaBox [ 0 0 {72 * width:g} ".encode() in content
+    assert main(["report", str(run.path), "--venue", "x"]) == 1
 
 
-def test_other_classes_are_refused_with_the_mend(run, tmp_path):
+def test_classes_come_in_any_order(found):
+    names = table_classes(found.table)
+    other = found.in_order(names[::-1])
+    assert table_classes(other.table) == names[::-1]
+    counts = confusion_counts(found.table)
+    np.testing.assert_array_equal(confusion_counts(other.table), counts[::-1, ::-1])
+    np.testing.assert_array_equal(other.inside["anchors"], found.inside["anchors"][::-1])
+    assert compute_metrics(other.table) == pytest.approx(compute_metrics(found.table))
+    with pytest.raises(ValueError, match=r"must hold each of neutral, .* once"):
+        found.in_order(names[1:])
 
-    folder = write_synthetic(tmp_path / "seven", layout="fer2013", images=200)
-    config = run.config.replace(dataset="fer2013", data_dir=str(folder))
-    with pytest.raises(ValueError, match="fine-tune the run on this data set first"):
-        evaluate_run(run, load_faces(config), config, run)
+
+def test_the_record_survives_json_and_carries_every_number(found, told):
+    again = json.loads(json.dumps(told, allow_nan=False))
+    assert again == told
+    for name, table in found.predictions.items():
+        mine = told["checkpoints"][name]
+        assert mine["metrics"] == compute_metrics(table)
+        assert mine["calibration"]["nll"] == pytest.approx(mine["metrics"]["nll"])
+        for metric, (low, high) in mine["intervals"].items():
+            assert low <= high, metric
+        assert mine["temperature"] > 0
+        assert set(mine["sureness"]) == {"confidence", "reliability"}
+    assert set(told["people"]) == {"one annotator", "a second panel"}
+    assert sum(row["count"] for row in told["copies"].values()) == len(found.table)
+    assert set(told["label_detection"]) == {"loss", "reliability"}
+    assert told["labels_made_wrong"] == round(0.2 * len(found.training))
+
+
+def test_the_temperature_comes_from_validation_alone(found, told):
+    spoiled = {n: t.assign(label=t["label"].to_numpy()[::-1]) for n, t in found.predictions.items()}
+    other = dataclasses.replace(found, predictions=spoiled).metrics
+    for name in spoiled:
+        mine, theirs = told["checkpoints"][name], other["checkpoints"][name]
+        assert mine["metrics"] != theirs["metrics"]
+        assert mine["temperature"] == theirs["temperature"]
+
+
+def test_the_headline_is_chosen_on_validation_whatever_the_test_split_says():
+    known = {"a": {"val_accuracy": 0.8}, "b": {"val_accuracy": 0.9}, "c": {"val_accuracy": 0.9}}
+    assert better_checkpoint(known) == "b"
+
+
+def test_checkpoints_scored_on_different_images_are_not_compared():
+    tables = {"a": predictions(), "b": predictions().iloc[1:]}
+    with pytest.raises(ValueError, match=r"different images were scored \(a 60, b 59\)"):
+        _ = evaluation(tables).metrics
+
+
+def test_every_table_fits_a_column_and_is_sound_latex(run, found, told):
+    tables = evaluation_tables(found)
+    assert set(tables) >= {
+        "comparison",
+        "per_class",
+        "calibration",
+        "sureness",
+        "robustness",
+        "copies",
+    }
+    for name in tables:
+        rows = parse((run.path / "tables" / f"{name}.tex").read_text())["rows"]
+        assert len(rows) == len(tables[name]) + 1
+        widest = max(sum(len(cell) for cell in row) for row in rows)
+        assert widest < 66, f"{name}: {widest} characters in a row"
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no TeX engine here")
+def test_the_tables_compile_in_a_two_column_paper(run, told, tmp_path):
+    inputs = "".join(rf"\input{{{p}}}" for p in sorted(run.path.glob("tables/*.tex")))
+    paper = r"\documentclass[twocolumn]{article}\usepackage{booktabs}\begin{document}"
+    (tmp_path / "paper.tex").write_text(paper + inputs + r"\end{document}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
+
+
+def test_the_card_says_what_a_reader_must_know(run, found, told):
+    text = (run.path / "model_card.md").read_text()
+    mine = told["checkpoints"][found.headline]
+    for word in (
+        "ferplus", "official", "validation accuracy", found.headline, f"{mine['val_accuracy']:.2%}",
+        f"{100 * mine['metrics']['accuracy']:.1f} [", "one annotator", "temperature", "Limits",
+        "Licence", "made wrong on purpose", "severity 3",
+    ):  # fmt: skip
+        assert word in text, word
+    assert "None" not in text
+    assert "nan" not in text
+
+
+def test_a_linear_head_without_extras_is_reported_all_the_same(tmp_path):
+    found = evaluation({"a": predictions()})
+    run = Run(tmp_path, found.config)
+    told = write_report(found, run)
+    assert told["checkpoints"]["a"]["temperature"] is None
+    assert not {"copies", "people", "label_detection"} & told.keys()
+    assert not (tmp_path / "figures/robustness.pdf").exists()
+    assert (tmp_path / "figures/reliability.pdf").exists()
+    assert "None" not in (tmp_path / "model_card.md").read_text()
+
+
+def test_maps_of_attention_belong_to_their_faces():
+    weights = np.arange(8).reshape(2, 4).astype(np.float16)
+    inside = {"ids": np.array(["x", "y"]), "attention": weights}
+    found = evaluation({"a": predictions()}, inside=inside)
+    np.testing.assert_array_equal(found.attention_of(["y"]), weights[1:].reshape(1, 2, 2))
+    with pytest.raises(ValueError, match="1 of 2 faces"):
+        found.attention_of(["x", "z"])
+
+
+def test_reports_of_what_is_not_there_are_refused(run, told, tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 1
+    assert "no run" in capsys.readouterr().err
+    run.write_json(dataclasses.asdict(run.config), "config.json")
+    empty = Run(tmp_path / "e", run.config)
+    empty.write_json(dataclasses.asdict(run.config), "config.json")
+    assert main(["report", str(empty.path)]) == 1
+    assert "was not evaluated; first: grefel evaluate" in capsys.readouterr().err
+    shutil.copy(run.path / "metrics.json", empty.path)
+    assert main(["report", str(empty.path)]) == 1
+    assert "has no predictions at" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no figure 'x'; there are: accuracy"):
+        evaluation_figure(load_evaluation(run), "x")

@@ -19,14 +19,12 @@ from grefel_lib.restore import Trained, load_model
 from grefel_lib.run import checkpoint_file, start_run
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["one map", "two maps"])
-def trained(faces_dir, tmp_path_factory, request):
-    """A small run after one epoch, its attention on one feature map or on two."""
-
+@pytest.fixture(scope="module")
+def trained(faces_dir, tmp_path_factory):
+    """A small run after one epoch."""
     config = Config.resolve(
         {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 1,
-         "output_dir": str(tmp_path_factory.mktemp("outputs")), "run_name": "small",
-         "attention_levels": request.param}
+         "output_dir": str(tmp_path_factory.mktemp("outputs")), "run_name": "small"}
     )  # fmt: skip
     run = start_run(config)
     fit(load_faces(config), run)

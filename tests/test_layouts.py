@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from drawn_layouts import write_layout
 
 from grefel_lib.analysis.evaluation import evaluate_run
 from grefel_lib.commands.notebook import resolve
@@ -11,7 +12,6 @@ from grefel_lib.fit import fit
 from grefel_lib.metrics import confusion_counts
 from grefel_lib.report.everything import write_report
 from grefel_lib.run import BEST, BEST_EMA, start_run
-from grefel_lib.sources.synthetic import write_synthetic
 
 LAYOUTS = [
     ("ferplus", "ferplus", {}, 8),
@@ -27,7 +27,7 @@ LAYOUTS = [
 
 @pytest.mark.parametrize(("layout", "dataset", "options", "classes"), LAYOUTS)
 def test_a_layout_goes_from_files_to_metrics(layout, dataset, options, classes, tmp_path):
-    folder = write_synthetic(tmp_path / layout, layout=layout, images=220)
+    folder = write_layout(tmp_path / layout, layout, images=220)
     config = Config.resolve(
         {"profile": "demo", "dataset": dataset, "data_dir": str(folder), "epochs": 1,
          "output_dir": str(tmp_path / "outputs"), "run_name": "r", **options}
@@ -39,7 +39,8 @@ def test_a_layout_goes_from_files_to_metrics(layout, dataset, options, classes, 
     run = start_run(config, faces.info)
     fit(faces, run)
 
-    gentle = resolve({"checkpoint_path": str(run.path), "finetune_name": "f", "epochs": 1})
+    parameters = {"checkpoint_path": str(run.path), "finetune_name": "f", "epochs": 1}
+    gentle = resolve(parameters, command="finetune")
     tuned = start_run(gentle, faces.info)
     fit(faces, tuned)
     assert tuned.path.parent == run.path

@@ -18,6 +18,7 @@ from grefel_lib.metrics import (
     normalise_rows,
     paired_difference,
     per_class_metrics,
+    wilson_interval,
 )
 
 
@@ -201,7 +202,7 @@ def test_an_empty_table_and_a_missing_column_are_refused(by_hand):
     with pytest.raises(ValueError, match="no rows or no p_<class> columns"):
         compute_metrics(by_hand[["id", "label", "predicted"]])
     with pytest.raises(ValueError, match="has no column label"):
-        confusion_counts(by_hand.drop(columns="label"))
+        compute_metrics(by_hand.drop(columns="label"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -215,7 +216,7 @@ def test_probabilities_that_do_not_sum_to_one_are_refused_with_the_ids(by_hand):
     by_hand.loc[2, "p_cat"] += 0.1
     by_hand.loc[0, ["p_cat", "p_dog"]] = [1.1, -0.2]
     with pytest.raises(ValueError, match=r"negative or do not sum to 1 for: face0, face2$"):
-        per_class_metrics(by_hand)
+        compute_metrics(by_hand)
 
 
 def test_only_the_first_ids_are_named_and_the_rest_counted(eight):
@@ -290,3 +291,9 @@ def test_other_images_cannot_be_compared(eight):
         mcnemar_test(eight, eight.iloc[1:])
     with pytest.raises(ValueError, match="different labels"):
         paired_difference([eight], [eight.assign(label=eight["label"].iloc[::-1].to_numpy())])
+
+
+def test_intervals_of_few_faces_do_not_collapse():
+    low, high = wilson_interval(16, 16)
+    assert (round(low, 3), high) == (0.806, 1)  # Wilson: 1 / (1 + 1.96² / 16)
+    assert wilson_interval(0, 0) == (0, 1)

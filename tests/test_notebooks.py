@@ -5,11 +5,21 @@ import json
 import re
 import statistics
 
+import papermill
 import pytest
 
-from grefel_lib.commands.notebook import notebook_parameters
-from grefel_lib.config import FIELDS, PROJECT_ROOT
+from grefel_lib.commands import COMMANDS
+from grefel_lib.commands.notebook import notebook_path
+from grefel_lib.config import FIELDS, PROJECT_ROOT, command_settings
 
+COMMAND_OF = {  # how a notebook asks for its settings: whose they are
+    ("resolve", ""): "train",
+    ("resolve", 'command="finetune"'): "finetune",
+    ("resolve", 'command="explore"'): "explore",
+    ("resolve_evaluation", ""): "evaluate",
+    ("resolve_evaluation", 'command="explain"'): "explain",
+    ("resolve_comparison", ""): "compare",
+}
 PATHS = sorted((PROJECT_ROOT / "notebooks").glob("*.ipynb"))
 
 
@@ -35,49 +45,40 @@ def test_there_are_notebooks_and_each_is_named_for_what_it_answers():
     assert all(re.fullmatch(r"\d\d_[a-z_]+", path.stem) for path in PATHS)
 
 
-def test_one_parameters_cell_of_plain_scalars_named_like_config_fields(notebook):
-    _, content = notebook
+def parameter_lines(content):
+    """The lines of the one parameters cell, without a comment at its end."""
     (cell,) = tagged(content, "parameters")
-    for line in source(cell).splitlines():
-        assert line.count("=") == 1, f"papermill drops a line with a second '=': {line}"
-        match = re.fullmatch(r"(\w+): (str|int|float|bool) = (.+?)  # (.+)", line)
+    lines = source(cell).splitlines()
+    assert len(lines) <= 20
+    return lines[:-1] if lines[-1].startswith("# ") else lines
+
+
+def test_one_short_parameters_cell_of_plain_scalars_named_like_settings(notebook):
+    _, content = notebook
+    for line in parameter_lines(content):
+        match = re.fullmatch(r"(\w+): (str|int|float|bool) = ([^#=]+)", line)
         assert match, line
-        name, kind, value, _ = match.groups()
+        name, kind, value = match.groups()
         assert FIELDS[name].type.__name__ == kind
         assert value == "None" or isinstance(ast.literal_eval(value), FIELDS[name].type)
 
 
 def test_papermill_sees_every_parameter(notebook):
     path, content = notebook
-    declared = [
-        line.split(":")[0] for line in source(tagged(content, "parameters")[0]).splitlines()
-    ]
-    assert list(notebook_parameters(path)) == declared
+    declared = [line.split(":")[0] for line in parameter_lines(content)]
+    assert list(papermill.inspect_notebook(str(path))) == declared
 
 
-def test_parameters_reach_the_library(notebook):
-    _, content = notebook
+def test_parameters_reach_the_library_as_settings_of_the_notebooks_command(notebook):
+    path, content = notebook
     text = "\n".join(source(cell) for cell in code_cells(content))
-    calls = ("runs.resolve(globals())", "runs.resolve_evaluation(globals())", "collect(output_dir)")
-    assert any(call in text for call in calls)
-
-
-def test_no_variable_is_named_like_a_setting(notebook):
-    """`resolve(globals())` would take its value for the setting."""
-    _, content = notebook
-    (cell,) = tagged(content, "parameters")
-    declared = {line.split(":")[0] for line in source(cell).splitlines()}
-    tree = ast.parse("\n".join(source(c) for c in code_cells(content) if c is not cell))
-    names = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
-    assert not {n.id for n in names} & (FIELDS.keys() - declared)
-
-
-def test_training_declares_every_setting_and_fine_tuning_what_it_may_change():
-    names = {p.stem: set(notebook_parameters(p)) for p in PATHS}
-    foreign = {"checkpoint_path", "finetune_name", "checkpoint_dir", "split"}
-    foreign |= {"robustness_images", "inspect_labels", "picture"}
-    assert names["03_training"] == set(FIELDS) - foreign
-    assert {"checkpoint_path", "finetune_name", "epochs", "lr"} <= names["04_finetuning"]
+    (call,) = re.findall(r"= (resolve\w*)\(([^)]*)\)", text)
+    command = COMMAND_OF[call]
+    declared = {line.split(":")[0] for line in parameter_lines(content)}
+    assert declared <= command_settings(command).keys()
+    run_by = {name: notebook_path(name) for name in COMMANDS}
+    assert path == run_by.get(command, path)
+    assert command in run_by or path not in run_by.values()
 
 
 def test_executed_from_top_to_bottom_without_an_error(notebook):

@@ -107,3 +107,13 @@ def test_what_is_no_picture_is_named(tmp_path):
         read_photo(file)
     with pytest.raises(ValueError, match=r"^mine\.jpg is no picture"):
         read_photo(io.BytesIO(b"\xff\xd8 cut off"), "mine.jpg")
+
+
+def test_a_group_picture_holds_the_faces_side_by_side():
+    bright, dark = np.full((48, 48), 255, np.uint8), np.zeros((48, 48, 3), np.uint8)
+    picture = group_picture([bright, dark], side=20)
+    assert picture.shape == (40, 70, 3)
+    assert (picture[10:30, 10:30] == 255).all()
+    assert (picture[10:30, 40:60] == 0).all()
+    picture[10:30, 10:30] = picture[10:30, 40:60] = 150
+    assert (picture == 150).all()

@@ -11,19 +11,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn_layouts import write_layout
 from safetensors.torch import load_file
 
 from grefel_lib.commands.notebook import resolve
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
-from grefel_lib.fit import NonFiniteLossError, backward, fit, start_training
+from grefel_lib.fit import NonFiniteLossError, backward, epoch_lines, fit, start_training
 from grefel_lib.grefel import GReFEL, build_model
 from grefel_lib.losses import total_loss
 from grefel_lib.optim import balanced_class_weights, epoch_batches, lr_factor, parameter_groups
 from grefel_lib.predict import predict
 from grefel_lib.restore import load_model
 from grefel_lib.run import BEST, BEST_EMA, LAST, Run, checkpoint_file, open_run, start_run
-from grefel_lib.sources.synthetic import write_synthetic
 
 # -- what one update needs
 
@@ -176,8 +176,8 @@ def test_killed_in_mid_epoch_the_same_command_ends_with_the_same_weights(
     config = small(faces_dir, tmp_path)
     flags = [f"--{k}={v}" for k, v in straight.config.differences(Config()).items() for v in v[:1]]
     flags = [f for f in flags if not f.startswith(("--output_dir", "--profile"))]
-    command = [sys.executable, "-m", "grefel_lib.cli", "train", "--profile", "demo", *flags,
-               "--output-dir", str(tmp_path)]  # fmt: skip
+    command = [sys.executable, "-m", "grefel_lib.commands.cli", "train", "--profile", "demo"]
+    command += [*flags, "--output-dir", str(tmp_path)]
     run = Run(tmp_path / "small", config)
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
@@ -337,7 +337,7 @@ def test_every_option_trains_and_learns_something(faces_dir, tmp_path, changes):
 
 def finetune(straight, tmp_path, **changes):
     namespace = {"checkpoint_path": str(straight.path), "finetune_name": "f", "epochs": 1} | changes
-    config = resolve(namespace)
+    config = resolve(namespace, command="finetune")
     said = []
     faces = load_faces(config)
     run = start_run(config, faces.info)
@@ -361,9 +361,24 @@ def test_fine_tuning_starts_from_the_checkpoint_and_names_its_parent(straight, t
 
 def test_fine_tuning_on_other_classes_makes_a_new_head_and_says_so(straight, tmp_path):
 
-    data = write_synthetic(tmp_path / "fer2013", layout="fer2013", images=300, seed=3)
+    data = write_layout(tmp_path / "fer2013", "fer2013", images=300, seed=3)
     run, said = finetune(
         straight, tmp_path, dataset="fer2013", data_dir=str(data), finetune_name="seven"
     )
     assert "class layers start fresh" in said
     assert weights(run, BEST)["head.anchors"].shape[0] == 7
+
+
+def test_an_epoch_is_told_with_the_best_so_far():
+    shared = {"lr": 5e-5, "grad_norm": 1.25, "seconds": 60, "images_per_second": 400}
+    shared |= {"train_loss": 1.5, "val_loss": 1.0, "ema_val_loss": 0.9, "train_accuracy": 0.6}
+    history = [
+        {"epoch": e, "val_accuracy": v, "ema_val_accuracy": m, "ema_val_accuracy_fear": 0.4}
+        | shared
+        for e, v, m in ((1, 0.7, 0.2), (2, 0.6, 0.65))
+    ]
+    text = epoch_lines(history, 150)
+    assert text.startswith("epoch 2/150  lr 5.0e-05  grad norm 1.25")
+    assert "val 60.00% (best 70.00%, epoch 1)" in text
+    assert "EMA 65.00% (best 65.00%, epoch 2)" in text
+    assert "fear 40" in text

@@ -7,11 +7,10 @@ import torch
 from grefel_lib.analysis.explain import explain_face, remember_faces
 from grefel_lib.faces import load_faces
 from grefel_lib.grefel import build_model
-from grefel_lib.predict import like_training, predict
-from grefel_lib.report.faces import detected_faces, explanation_figure
+from grefel_lib.predict import predict
+from grefel_lib.report.faces import explanation_figure
 from grefel_lib.restore import Trained, load_model
 from grefel_lib.run import checkpoint_file
-from grefel_lib.sources.photo import group_picture
 
 
 @pytest.fixture(scope="module")
@@ -102,38 +101,6 @@ def test_the_figure_names_the_anchors_and_shows_their_faces(seen, memory):
         near = memory.faces.gather(memory.near((label, number)))
         for image, expected in zip(shown, near, strict=True):
             np.testing.assert_array_equal(image, expected)
-
-
-def test_a_group_picture_holds_the_faces_side_by_side():
-    bright, dark = np.full((48, 48), 255, np.uint8), np.zeros((48, 48, 3), np.uint8)
-    picture = group_picture([bright, dark], side=20)
-    assert picture.shape == (40, 70, 3)
-    assert (picture[10:30, 10:30] == 255).all()
-    assert (picture[10:30, 40:60] == 0).all()
-    picture[10:30, 10:30] = picture[10:30, 40:60] = 150
-    assert (picture == 150).all()
-
-
-def test_found_faces_are_numbered_and_framed():
-    fig = detected_faces(np.zeros((100, 300, 3), np.uint8), [(10, 20, 60, 70), (-5, 0, 45, 50)])
-    (ax,) = fig.axes
-    assert [text.get_text() for text in ax.texts] == ["1", "2"]
-    assert [patch.get_bbox().bounds for patch in ax.patches] == [(10, 20, 50, 50), (-5, 0, 50, 50)]
-    width, height = fig.get_size_inches()
-    assert width / height == pytest.approx(3)
-
-
-@pytest.mark.parametrize(("dataset", "shape"), [("ferplus", (48, 48)), ("rafdb", (100, 100, 3))])
-@pytest.mark.parametrize("given", [(30, 40), (300, 200, 3)])
-def test_a_crop_becomes_like_the_training_faces(dataset, shape, given):
-    face = like_training(np.full(given, 77, np.uint8), dataset)
-    assert face.shape == shape
-    assert (face == 77).all()
-
-
-def test_a_face_of_the_right_kind_is_left_as_it_is():
-    face = np.random.default_rng(0).integers(0, 255, (48, 48), dtype=np.uint8)
-    np.testing.assert_array_equal(like_training(face, "ferplus"), face)
 
 
 def test_explaining_leaves_the_model_as_it_was(trained, faces):

@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_layouts import write_layout
 from PIL import Image
 
 from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.faces import SPLITS, ferplus_targets, load_faces
 from grefel_lib.labels import EMOTIONS, FER2013_CODES, VOTE_COLUMNS
-from grefel_lib.sources.synthetic import write_synthetic
 
 NEU, HAP, SUR, SAD, ANG, DIS, FEA, CON, UNK, NF = range(10)
 
@@ -134,7 +134,7 @@ def test_the_three_image_locations_give_the_same_faces(faces_dir, mutable):
 
 
 def test_without_images_pixels_come_from_fer2013_csv_by_row(faces_dir, mutable):
-    write_synthetic(mutable.parent / "fer", layout="fer2013", images=400, seed=1)
+    write_layout(mutable.parent / "fer", "fer2013", images=400, seed=1)
     shutil.move(mutable.parent / "fer/fer2013.csv", mutable.parent / "fer2013.csv")
     shutil.rmtree(mutable / "Images")
     faces = load(mutable)
@@ -201,8 +201,8 @@ def test_training_copies_of_held_out_faces_are_dropped_and_the_test_split_stays(
 
 @pytest.mark.parametrize("layout", ["fer2013", "fer2013_folders"])
 def test_fer2013_layouts_agree_on_labels(layout, tmp_path):
-    folder = write_synthetic(tmp_path / "f", layout=layout, images=200)
-    write_synthetic(tmp_path / "p", layout="fer2013", images=200)
+    folder = write_layout(tmp_path / "f", layout, images=200)
+    write_layout(tmp_path / "p", "fer2013", images=200)
     codes = pd.read_csv(tmp_path / "p/fer2013.csv")
     faces = load(folder, "fer2013", drop_leaks=False)
     expected = codes["emotion"].map(FER2013_CODES).value_counts().to_dict()
@@ -213,7 +213,7 @@ def test_fer2013_layouts_agree_on_labels(layout, tmp_path):
 
 
 def test_image_folders_without_prefixes_get_a_stratified_validation_split(tmp_path):
-    folder = write_synthetic(tmp_path / "f", layout="fer2013_folders", images=300)
+    folder = write_layout(tmp_path / "f", "fer2013_folders", images=300)
     for file in list(folder.glob("test/*/*")):
         file.rename(file.with_name("x" + file.name.split("_")[1]))
     faces = load(folder, "fer2013", drop_leaks=False)
@@ -224,7 +224,7 @@ def test_image_folders_without_prefixes_get_a_stratified_validation_split(tmp_pa
 
 
 def test_the_csv_itself_or_a_file_beside_the_folder_is_found(tmp_path):
-    folder = write_synthetic(tmp_path / "f", layout="fer2013", images=120)
+    folder = write_layout(tmp_path / "f", "fer2013", images=120)
     sizes = {
         len(load(place, "fer2013"))
         for place in (folder, folder / "fer2013.csv", folder / "FERPlus")
@@ -233,7 +233,7 @@ def test_the_csv_itself_or_a_file_beside_the_folder_is_found(tmp_path):
 
 
 def test_rafdbs_validation_split_is_stratified_and_the_same_for_every_seed(tmp_path):
-    folder = write_synthetic(tmp_path / "r", layout="rafdb", images=400)
+    folder = write_layout(tmp_path / "r", "rafdb", images=400)
     one, other = load(folder, "rafdb", seed=1), load(folder, "rafdb", seed=2)
     pd.testing.assert_frame_equal(one.table, other.table)
     counts = load(folder, "rafdb", drop_leaks=False).counts()
@@ -245,15 +245,15 @@ def test_rafdbs_validation_split_is_stratified_and_the_same_for_every_seed(tmp_p
 
 
 def test_rafdb_mirror_and_original_layout_hold_the_same_labels(tmp_path):
-    original = load(write_synthetic(tmp_path / "o", layout="rafdb", images=150), "rafdb")
-    mirror = load(write_synthetic(tmp_path / "k", layout="rafdb_kaggle", images=150), "rafdb")
+    original = load(write_layout(tmp_path / "o", "rafdb", images=150), "rafdb")
+    mirror = load(write_layout(tmp_path / "k", "rafdb_kaggle", images=150), "rafdb")
     ours = original.table.set_index("id")["label"]
     assert mirror.table.set_index("id")["label"].to_dict() == ours.to_dict()
     assert original.images.shape[1:] == mirror.images.shape[1:] == (100, 100, 3)
 
 
 def test_original_rafdb_pictures_are_cropped_to_their_boxes(tmp_path):
-    folder = write_synthetic(tmp_path / "o", layout="rafdb", images=150)
+    folder = write_layout(tmp_path / "o", "rafdb", images=150)
     aligned = load(folder, "rafdb")
     cropped = load(folder, "rafdb", rafdb_images="original")
     gap = np.abs(aligned.images.astype(int) - cropped.images).mean()
@@ -329,7 +329,7 @@ def test_the_real_counts_are_the_published_ones_or_those_of_the_development_copy
 
 
 def test_rafdb_tells_who_the_people_are(tmp_path):
-    folder = write_synthetic(tmp_path / "RAF", layout="rafdb", images=220)
+    folder = write_layout(tmp_path / "RAF", "rafdb", images=220)
     config = Config(dataset="rafdb", data_dir=str(folder))
     first = folder / "basic/Annotation/manual/test_0001_manu_attri.txt"
     *points, _, _, _ = first.read_text().splitlines()
@@ -343,3 +343,14 @@ def test_rafdb_tells_who_the_people_are(tmp_path):
     first.write_text("\n".join([*points, "1", "9", "4"]) + "\n")
     with pytest.raises(ValueError, match=r"test_0001_manu_attri.txt must end .* with 1, 9, 4"):
         load_faces(config)
+
+
+def test_a_sample_is_evenly_spaced_and_always_the_same(run):
+    faces = load_faces(run.config).split("train")
+    some = faces.sample(10)
+    assert len(some) == len(some.targets) == 10
+    assert list(some.table["id"])[::9] == [faces.table["id"].iloc[0], faces.table["id"].iloc[-1]]
+    assert faces.sample(10**6) is faces
+    np.testing.assert_array_equal(
+        some.gather(np.arange(10)), faces.sample(10).gather(np.arange(10))
+    )

@@ -27,7 +27,7 @@ from grefel_lib.config import Config
 from grefel_lib.files import Folder
 from grefel_lib.labels import EMOTIONS
 from grefel_lib.metrics import compute_metrics, mcnemar_test
-from grefel_lib.report.comparison import detection_curves
+from grefel_lib.report.comparison import ablation, detection_curves
 from grefel_lib.report.style import paper_style
 from grefel_lib.report.tables import interval_table, latex_table
 from grefel_lib.run import Run, open_run
@@ -67,7 +67,7 @@ def evaluated(folder, name, *, skill=1.5, draw=0, info=(), **settings):
     return run
 
 
-@pytest.fixture(name="ablation")
+@pytest.fixture
 def ablation_runs(tmp_path):
     """Three variants: two seeds each, but one of the last."""
     for seed in (1, 0):
@@ -77,8 +77,8 @@ def ablation_runs(tmp_path):
     return tmp_path
 
 
-def test_runs_that_differ_in_their_seed_belong_together(ablation):
-    groups = group_variants(collect_runs(str(ablation)))
+def test_runs_that_differ_in_their_seed_belong_together(ablation_runs):
+    groups = group_variants(collect_runs(str(ablation_runs)))
     found = {name: [r.config.seed for r in members] for name, members in groups.items()}
     assert found == {
         "linear head": [0, 1],
@@ -87,8 +87,8 @@ def test_runs_that_differ_in_their_seed_belong_together(ablation):
     }
 
 
-def test_every_seed_is_shown_and_the_mean_has_interval_and_spread(ablation):
-    groups = group_variants(collect_runs(str(ablation)))
+def test_every_seed_is_shown_and_the_mean_has_interval_and_spread(ablation_runs):
+    groups = group_variants(collect_runs(str(ablation_runs)))
     seeds = seed_table(groups)
     assert list(seeds["seed"]) == [0, 1, 0, 1, 0]
     table = summarise_variants(groups, draws=50)["accuracy"]
@@ -101,8 +101,8 @@ def test_every_seed_is_shown_and_the_mean_has_interval_and_spread(ablation):
     assert list(table["seeds"]) == [2, 2, 1]
 
 
-def test_variants_are_compared_on_the_same_faces_seed_by_seed(ablation):
-    groups = group_variants(collect_runs(str(ablation)))
+def test_variants_are_compared_on_the_same_faces_seed_by_seed(ablation_runs):
+    groups = group_variants(collect_runs(str(ablation_runs)))
     table = paired_differences(groups, "linear head", draws=50)
     better = table[
         (table["variant"] == "GReFEL, correction paper") & (table["metric"] == "accuracy")
@@ -116,8 +116,8 @@ def test_variants_are_compared_on_the_same_faces_seed_by_seed(ablation):
         paired_differences(groups, "resnet")
 
 
-def test_agreement_within_and_between_variants_by_hand(ablation):
-    groups = group_variants(collect_runs(str(ablation)))
+def test_agreement_within_and_between_variants_by_hand(ablation_runs):
+    groups = group_variants(collect_runs(str(ablation_runs)))
     found = prediction_agreement(groups)
     linear = groups["linear head"]
     same = (linear[0].table["predicted"] == linear[1].table["predicted"]).mean()
@@ -128,8 +128,8 @@ def test_agreement_within_and_between_variants_by_hand(ablation):
     assert only["mean"].item() == pytest.approx(same)
 
 
-def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation):
-    groups = group_variants(collect_runs(str(ablation)))
+def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation_runs):
+    groups = group_variants(collect_runs(str(ablation_runs)))
     told = interval_table(summarise_variants(groups, draws=20))
     assert next(iter(told.columns)) == "accuracy (%)"
     assert "±" in told.loc["linear head", "accuracy (%)"]
@@ -144,16 +144,16 @@ def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation):
     ({"protocol": "argmax"}, "protocol is 'official' in one and 'argmax' in the other"),
     ({"fingerprint": "other"}, "fingerprint"),
 ])  # fmt: skip
-def test_other_protocols_or_data_are_never_put_beside_each_other(ablation, info, told):
-    evaluated(ablation, "z", seed=5, info=info)
+def test_other_protocols_or_data_are_never_put_beside_each_other(ablation_runs, info, told):
+    evaluated(ablation_runs, "z", seed=5, info=info)
     with pytest.raises(ValueError, match=told):
-        collect_runs(str(ablation))
+        collect_runs(str(ablation_runs))
 
 
-def test_the_same_seed_twice_is_refused(ablation):
-    evaluated(ablation, "again", seed=0)
+def test_the_same_seed_twice_is_refused(ablation_runs):
+    evaluated(ablation_runs, "again", seed=0)
     with pytest.raises(ValueError, match="the same seed twice"):
-        group_variants(collect_runs(str(ablation)))
+        group_variants(collect_runs(str(ablation_runs)))
 
 
 def test_a_folder_without_evaluated_runs_is_refused(tmp_path):
@@ -164,12 +164,12 @@ def test_a_folder_without_evaluated_runs_is_refused(tmp_path):
         load_evaluation(open_run(tmp_path / "x"))
 
 
-def test_published_runs_compare_like_the_originals_and_name_no_path(ablation, tmp_path):
-    originals = collect_runs(str(ablation))
+def test_published_runs_compare_like_the_originals_and_name_no_path(ablation_runs, tmp_path):
+    originals = collect_runs(str(ablation_runs))
     there = tmp_path / "published"
     publish_runs(originals, there)
     published = collect_runs(str(there))
-    assert [r.path.name for r in published] == [r.path.name for r in originals]
+    assert [r.run.path.name for r in published] == [r.run.path.name for r in originals]
     for ours, theirs in zip(published, originals, strict=True):
         assert mcnemar_test(ours.table, theirs.table)["p"] == 1
         a, b = compute_metrics(ours.table), compute_metrics(theirs.table)
@@ -222,8 +222,8 @@ def test_detection_is_averaged_over_seeds_a_noise_at_a_time(tmp_path):
     plt.close(fig)
 
 
-def test_tables_to_share_name_no_face_and_read_back_the_same(ablation, tmp_path):
-    groups = group_variants(collect_runs(str(ablation)))
+def test_tables_to_share_name_no_face_and_read_back_the_same(ablation_runs, tmp_path):
+    groups = group_variants(collect_runs(str(ablation_runs)))
     folder = Folder(tmp_path / "shared")
     write_comparison(groups, folder)
     found = read_comparison(folder.path / "tables")

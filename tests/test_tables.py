@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 from strict_latex import parse
 
-from grefel_lib.fit import epoch_lines
 from grefel_lib.report.tables import comparison_table, latex_table, with_intervals
 
 NASTY = r"100% of a_b & {c} $5 #1 ~x^2 \d <e> |f|"
@@ -107,18 +106,3 @@ def test_intervals_stand_in_brackets_behind_their_value():
     table = with_intervals({"best_model": found})
     assert table.loc["accuracy (%)", "best_model"] == "82.1 [80.0, 84.0]"
     assert table.loc["NLL", "best_model"] == "0.50 [0.40, 0.61]"
-
-
-def test_an_epoch_is_told_with_the_best_so_far():
-    shared = {"lr": 5e-5, "grad_norm": 1.25, "seconds": 60, "images_per_second": 400}
-    shared |= {"train_loss": 1.5, "val_loss": 1.0, "ema_val_loss": 0.9, "train_accuracy": 0.6}
-    history = [
-        {"epoch": e, "val_accuracy": v, "ema_val_accuracy": m, "ema_val_accuracy_fear": 0.4}
-        | shared
-        for e, v, m in ((1, 0.7, 0.2), (2, 0.6, 0.65))
-    ]
-    text = epoch_lines(history, 150)
-    assert text.startswith("epoch 2/150  lr 5.0e-05  grad norm 1.25")
-    assert "val 60.00% (best 70.00%, epoch 1)" in text
-    assert "EMA 65.00% (best 65.00%, epoch 2)" in text
-    assert "fear 40" in text

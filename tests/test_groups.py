@@ -1,9 +1,9 @@
-"""The human ceiling, on votes small enough for paper."""
+"""Accuracy by group and the human ceiling, on tables small enough for paper."""
 
 import pandas as pd
 import pytest
 
-from grefel_lib.analysis.groups import human_ceiling
+from grefel_lib.analysis.groups import attribute_accuracy, copy_accuracy, human_ceiling, largest_gap
 from grefel_lib.labels import EMOTIONS, VOTE_COLUMNS
 
 
@@ -37,3 +37,23 @@ def test_an_even_split_is_a_coin():
 
 def test_without_votes_there_is_no_ceiling():
     assert human_ceiling(voted(("fear", {})).drop(columns="votes_fear")) is None
+
+
+def test_copies_and_groups_are_counted_by_hand():
+    table = pd.DataFrame({"id": [f"face{i}" for i in range(6)], "label": "neutral"})
+    table["predicted"] = ["neutral"] * 3 + ["fear"] * 3
+    table["gender"] = ["male"] * 4 + ["female"] * 2
+    copies = pd.DataFrame({"id": ["face0", "face5"], "exact": [True, False]})
+    rows = copy_accuracy(table, copies)
+    assert list(rows.index) == ["no copy", "near copy", "exact copy"]
+    assert list(rows["count"]) == [4, 1, 1]
+    assert list(rows["accuracy"]) == [0.5, 0, 1]
+    people = attribute_accuracy(table)
+    assert list(people) == ["gender"]
+    assert people["gender"]["accuracy"].to_dict() == {"female": 0, "male": 0.75}
+
+
+def test_the_largest_gap_leaves_out_groups_too_small_to_tell():
+    table = pd.DataFrame({"count": [100, 50, 3], "accuracy": [0.9, 0.7, 0.1]}, index=list("abc"))
+    assert largest_gap(table) == ("a", "b", pytest.approx(0.2))
+    assert largest_gap(table.iloc[1:])[:2] == ("", "")

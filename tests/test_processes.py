@@ -92,7 +92,7 @@ def test_two_processes_go_on_from_a_run_of_one(faces_dir, tmp_path):
 def torchrun(*arguments):
     """`grefel train` as torchrun starts it, twice, on this machine."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-               "-m", "grefel_lib.cli", "train", *arguments]  # fmt: skip
+               "-m", "grefel_lib.commands.cli", "train", *arguments]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_layouts import write_layout
 from sklearn.metrics import roc_auc_score
 
 from grefel_lib.analysis.suspects import label_detection, most_suspect, suspicion
 from grefel_lib.config import Config
 from grefel_lib.faces import flip_labels, load_faces
-from grefel_lib.sources.synthetic import write_synthetic
 
 
 def table(labels, probs, **columns):
@@ -104,7 +104,7 @@ def test_only_training_labels_are_made_wrong_and_the_truth_is_kept(tiny, kind):
 
 def test_confusion_noise_needs_votes(tmp_path):
 
-    folder = write_synthetic(tmp_path / "RAF", layout="rafdb", images=220)
+    folder = write_layout(tmp_path / "RAF", "rafdb", images=220)
     config = Config(dataset="rafdb", data_dir=str(folder), label_noise=0.1, noise_kind="confusion")
     with pytest.raises(ValueError, match="follows the votes, and rafdb has none; use symmetric"):
         load_faces(config)

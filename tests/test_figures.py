@@ -1,0 +1,253 @@
+"""Figures: of exact width, no text cut or covered, and what is drawn is what was given."""
+
+from itertools import combinations
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from drawn_figures import FIGURES, counts_of, draw, history, texts
+from matplotlib import pyplot as plt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+
+from grefel_lib.analysis.calibration import aurc, risk_coverage
+from grefel_lib.analysis.robustness import SEVERITIES, with_clean
+from grefel_lib.labels import EMOTIONS
+from grefel_lib.metrics import calibration_bins, normalise_rows
+from grefel_lib.report.faces import face_grid
+from grefel_lib.report.figures import (
+    LOSS_PARTS,
+    class_counts,
+    confusion_matrix,
+    dashboard,
+    reliability_diagram,
+    risk_coverage_curves,
+    robustness_curves,
+    training_curves,
+)
+from grefel_lib.report.style import (
+    BLUES,
+    COLOURS,
+    SHADES,
+    WIDTHS,
+    paper_style,
+    save_figure,
+)
+
+matplotlib.use("agg")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [(name, "column") for name in FIGURES]
+    + [(name, "full") for name in ("matrix11", "counts", "bars8")],
+)
+def test_no_text_is_cut_or_covered_and_the_width_is_exact(name, width, tmp_path, monkeypatch):
+    fig = draw(name, width)
+    pdf, png = save_figure(fig, tmp_path / name)
+    assert Image.open(png).width == round(300 * WIDTHS[width])
+    assert f"/MediaBox [ 0 0 {72 * WIDTHS[width]:g} ".encode() in pdf.read_bytes()
+    drawn = []  # matplotlib keeps ticks beyond the limits, and never draws them
+    paint = Text.draw
+    monkeypatch.setattr(Text, "draw", lambda text, r: (drawn.append(text), paint(text, r))[1])
+    renderer = FigureCanvasAgg(fig).get_renderer()
+    with matplotlib.rc_context({"text.hinting": "none"}):
+        fig.draw(renderer)
+        boxes = {t: t.get_window_extent(renderer) for t in drawn if t.get_text().strip()}
+    for text, box in boxes.items():
+        assert box.x0 >= -0.5, text
+        assert box.y0 >= -0.5, text
+        assert box.x1 <= fig.bbox.x1 + 0.5, text
+        assert box.y1 <= fig.bbox.y1 + 0.5, text
+        assert text.get_fontsize() >= 4.5, text
+    assert len(boxes) >= 5
+    for (one, a), (other, b) in combinations(boxes.items(), 2):
+        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
+        high = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert wide < 1 or high < 2, f"{one} and {other} overlap by {wide:.1f} x {high:.1f}"
+
+
+def test_a_matrix_shows_percent_of_the_row_above_the_count():
+    cells = np.array([[150, 49, 1], [0, 30, 30], [0, 0, 0]])
+    with paper_style("column"):
+        ax = Figure(figsize=(3.3, 3)).subplots()
+        confusion_matrix(cells, ["neutral", "happiness", "fear"], ax)
+    written = {}
+    for text in ax.texts:
+        x, y = text.get_position()
+        written.setdefault((int(y), int(x)), []).append(text.get_text())
+    assert written[0, 0] == ["75.0", "150"]
+    assert written[0, 2] == ["0.5", "1"]
+    assert written[1, 0] == written[2, 2] == ["0"]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["neutral", "happiness", "fear"]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted (% of true class)", "true")
+
+
+def test_small_cells_leave_the_counts_to_the_row_names():
+    found = texts(draw("matrix11", "column"))
+    total = counts_of(11)[1].sum()
+    assert f"hap-dis ({total})" in found
+    assert "<1" in found
+    assert "1018" not in found
+    assert "1018" in texts(draw("matrix11", "full"))
+
+
+def test_counts_alone_can_be_shown():
+    with paper_style("column"):
+        ax = Figure(figsize=(3.3, 3)).subplots()
+        confusion_matrix(np.array([[7, 2], [0, 9]]), ["sad", "fear"], ax, normalise=False)
+    assert [text.get_text() for text in ax.texts] == ["7", "2", "0", "9"]
+
+
+def test_the_colours_of_a_matrix_darken_evenly_and_its_numbers_can_be_read():
+    def luminance(colour):
+        linear = ((np.array(matplotlib.colors.to_rgb(colour)) + 0.055) / 1.055) ** 2.4
+        return linear @ (0.2126, 0.7152, 0.0722)
+
+    ramp = np.array([luminance(BLUES(x)) for x in np.linspace(0, 1, 65)])
+    steps = np.diff(116 * np.cbrt(ramp) - 16)  # of the lightness L*
+    assert steps.max() < 0
+    assert steps.min() / steps.max() < 2
+    with paper_style("full"):
+        ax = Figure(figsize=(6.9, 6)).subplots()
+        square = np.zeros((20, 20), dtype=int)
+        square[:, 0] = np.arange(0, 1000, 50)
+        square[:, 1] = 1000 - square[:, 0] - 20
+        square[:, 2] = 20
+        confusion_matrix(square, [str(i) for i in range(20)], ax, counts=False)
+    shares = normalise_rows(square)
+    for text in ax.texts:
+        x, y = text.get_position()
+        paper, ink = luminance(BLUES(shares[int(y), int(x)])), luminance(text.get_color())
+        contrast = (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05)
+        assert contrast > 3.9, (text.get_text(), contrast)
+
+
+def test_curves_name_the_best_epoch():
+    table = history(30)
+    table.loc[11, "val_accuracy"] = 0.95
+    with paper_style("full"):
+        fig = Figure()
+        loss, accuracy = training_curves(table, fig.subplots(1, 2))
+    assert "validation (best 95.0, epoch 12)" in texts(fig)
+    assert f"EMA (best {100 * table['ema_val_accuracy'].iloc[-1]:.1f}, epoch 30)" in texts(fig)
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss", "accuracy (%)")
+
+
+def test_one_epoch_can_be_drawn(tmp_path):
+    with paper_style("full"):
+        fig = Figure()
+        training_curves(history(1), fig.subplots(1, 2))
+    save_figure(fig, tmp_path / "one")
+    assert {"epoch", "EMA (best 87.9, epoch 1)"} <= texts(fig)
+
+
+def test_splits_differ_in_lightness_and_one_split_takes_the_class_colours():
+    grey = [np.dot(matplotlib.colors.to_rgb(c), (0.299, 0.587, 0.114)) for c in SHADES]
+    assert min(np.abs(np.diff(grey))) > 0.2
+    ax = draw("counts_one", "full").axes[0]
+    drawn = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
+    assert drawn == [COLOURS[name] for name in EMOTIONS]
+    assert "8740" in texts(draw("counts", "full"))
+    with pytest.raises(ValueError, match="4 splits"):
+        class_counts(pd.DataFrame(np.ones((2, 4))), ax)
+
+
+def test_a_reliability_diagram_draws_every_bin_where_it_is():
+    bins = calibration_bins(np.array([0.1, 0.9, 0.9, 0.95]), np.array([0.0, 1, 1, 0]), bins=2)
+    with paper_style("column"):
+        ax = reliability_diagram(bins, Figure().subplots(), xlabel="reliability")
+    line = next(line for line in ax.lines if line.get_label() == "found")
+    np.testing.assert_allclose(line.get_xydata(), bins[["confidence", "accuracy"]])
+    assert ax.get_xlabel() == "reliability"
+    heights = [bar.get_height() for bar in ax.patches]
+    assert heights[1] == pytest.approx(3 * heights[0])
+
+
+def test_a_wrong_number_of_names_or_titles_is_refused(rng):
+    with paper_style("column"):
+        with pytest.raises(ValueError, match="3 names for 2 classes"):
+            confusion_matrix(np.eye(2), ["a", "b", "c"], Figure().subplots())
+        with pytest.raises(ValueError, match="1 titles for 2 faces"):
+            face_grid(np.zeros((2, 8, 8), np.uint8), Figure(), titles=["one"])
+
+
+# -- of an evaluation
+
+
+@pytest.fixture
+def ax():
+    with paper_style("column"):
+        fig, ax = plt.subplots()
+        yield ax
+        plt.close(fig)
+
+
+def test_each_measure_of_sureness_is_a_curve_with_its_area(ax):
+    wrong = np.array([0, 0, 1, 0, 1, 1])
+    sure = {"confidence": np.linspace(1, 0, 6), "reliability": np.linspace(0, 1, 6)}
+    curves = {name: risk_coverage(values, wrong) for name, values in sure.items()}
+    scores = pd.DataFrame({"aurc": {n: aurc(c) for n, c in curves.items()}})
+    risk_coverage_curves(curves, ax, scores=scores)
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts == [f"{n} (AURC {100 * scores.loc[n, 'aurc']:.1f})" for n in curves]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), curves["confidence"]["risk"])
+
+
+def test_every_corruption_is_a_line_from_the_clean_score_on(ax):
+    rows = [{"corruption": "clean", "severity": 0, "accuracy": 0.9}]
+    rows += [
+        {"corruption": kind, "severity": s, "accuracy": 0.9 - s * 0.1}
+        for kind in SEVERITIES
+        for s in range(1, 6)
+    ]
+    curves = with_clean(pd.DataFrame(rows))
+    robustness_curves(curves, ax, metric="accuracy", label="accuracy")
+    assert [line.get_label() for line in ax.lines] == list(SEVERITIES)
+    for line in ax.lines:
+        np.testing.assert_allclose(line.get_ydata(), [0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 6  # in grey too
+
+
+# -- the dashboard of a run
+
+
+def test_every_column_is_drawn_over_all_epochs(small_run):
+    history = small_run.history()
+    fig = dashboard(history, 7)
+    loss, parts, accuracy, classes, norm, speed = fig.axes
+    for ax, columns in (
+        (loss, ["train_loss", "val_loss", "ema_val_loss"]),
+        (parts, [f"train_loss_{part}" for part in LOSS_PARTS]),
+        (accuracy, ["train_accuracy", "val_accuracy", "ema_val_accuracy"]),
+        (classes, [c for c in history if c.startswith("ema_val_accuracy_")]),
+    ):
+        drawn = [line.get_ydata().tolist() for line in ax.lines]
+        assert drawn == [history[column].tolist() for column in columns]
+    assert norm.lines[0].get_ydata().tolist() == history["grad_norm"].tolist()
+    assert len(speed.lines) == 2
+    assert all(ax.get_xlim() == (0.5, 7.5) for ax in fig.axes)
+    names = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert len(names) == len(set(names)) == len(classes.lines) == 8
+
+
+def test_a_linear_head_has_one_loss_and_no_parts(small_run):
+    history = small_run.history()
+    history = history.drop(columns=[f"train_loss_{part}" for part in LOSS_PARTS])
+    parts = dashboard(history, 1).axes[1]
+    assert parts.texts[0].get_text() == "a linear head has one"
+
+
+@pytest.mark.parametrize("epochs", [1, 40])
+def test_few_epochs_are_marked_and_many_are_lines(small_run, epochs):
+    history = small_run.history().loc[[0] * epochs].assign(epoch=range(1, epochs + 1))
+    line = dashboard(history, epochs).axes[0].lines[0]
+    assert (line.get_marker() == "o") == (epochs < 12)

@@ -1,0 +1,104 @@
+"""The style of figures; how they are saved for papers and shown in notebooks."""
+
+import io
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from drawn_figures import draw
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from PIL import Image
+
+from grefel_lib.labels import COMPOUND, EMOTIONS
+from grefel_lib.report.faces import face_grid
+from grefel_lib.report.style import VAL, as_drawing, as_photo, paper_style, save_figure, short_name
+
+
+def test_a_photo_is_a_small_jpeg_and_its_figure_is_closed():
+    grain = np.random.default_rng(0).integers(90, 110, (20, 48, 48), dtype=np.uint8)
+    with paper_style("full"):
+        fig = plt.figure(figsize=(6, 1.2))
+        face_grid(grain, fig, ncols=10)
+    shown = as_photo(fig, dpi=100)
+    assert not plt.fignum_exists(fig.number)
+    picture = Image.open(io.BytesIO(shown.data))
+    assert (picture.format, picture.size) == ("JPEG", (600, 120))
+    assert len(shown.data) < 60_000
+
+
+def test_a_drawing_is_a_small_sharp_png_shown_in_the_size_of_its_figure():
+    with paper_style("full"):
+        fig, ax = plt.subplots(figsize=(6, 2))
+        ax.plot(np.linspace(0, 1, 50) ** 2, color=VAL)
+    shown = as_drawing(fig, dpi=150)
+    assert not plt.fignum_exists(fig.number)
+    picture = Image.open(io.BytesIO(shown.data))
+    assert (picture.format, picture.mode, picture.size) == ("PNG", "P", (900, 300))
+    assert shown.width == 600
+    assert len(shown.data) < 20_000
+    colours = {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3)}
+    assert {(255, 255, 255), (0x00, 0x72, 0xB2)} <= colours
+
+
+@pytest.mark.parametrize("name", ["matrix8", "faces"])
+def test_a_second_save_writes_the_same_bytes(name, tmp_path):
+    fig = draw(name, "column")
+    first = [path.read_bytes() for path in save_figure(fig, tmp_path / "one")]
+    second = [path.read_bytes() for path in save_figure(fig, tmp_path / "two")]
+    fresh = [path.read_bytes() for path in save_figure(draw(name, "column"), tmp_path / "three")]
+    assert first == second == fresh
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"{stem}.{kind}" for stem in ("one", "two", "three") for kind in ("pdf", "png")
+    )
+
+
+def test_a_stem_with_a_point_in_it_keeps_its_name(tmp_path):
+    saved = save_figure(draw("bars8", "column"), tmp_path / "lr0.5_run")
+    assert [path.name for path in saved] == ["lr0.5_run.pdf", "lr0.5_run.png"]
+
+
+def test_fonts_are_embedded_as_truetype_though_the_style_has_ended(tmp_path):
+    pdf, _ = save_figure(draw("counts", "column"), tmp_path / "figure")
+    content = pdf.read_bytes()
+    assert b"/CIDFontType2" in content
+    assert b"/Type3" not in content
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_no_other(tmp_path):
+    fig = draw("bars8", "column")
+    old = save_figure(fig, tmp_path / "figure")[0].read_bytes()
+    fig.text(0.5, 0.5, r"$\nonsense$")
+    with pytest.raises(ValueError, match="nonsense"):
+        save_figure(fig, tmp_path / "figure")
+    assert (tmp_path / "figure.pdf").read_bytes() == old
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_style_ends_with_its_block():
+    before = dict(matplotlib.rcParams)
+    with paper_style("full", aspect=0.5):
+        assert Figure().get_size_inches() == pytest.approx((6.9, 3.45))
+        assert matplotlib.rcParams["pdf.fonttype"] == 42
+    with paper_style(5.5):
+        assert Figure().get_figwidth() == 5.5
+    assert dict(matplotlib.rcParams) == before
+    for width in ("wide", 0, -1):
+        with pytest.raises(ValueError, match="choose column, full"), paper_style(width):
+            pass
+
+
+def test_importing_is_light():
+    code = "import sys, grefel_lib.report.style, grefel_lib.report.figures; print([m for m in "
+    code += "('torch', 'seaborn', 'sklearn', 'matplotlib.pyplot') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_short_names_are_consistent_and_unique():
+    assert short_name("happiness") == "hap"
+    assert short_name("fearfully angry") == "fea-ang"
+    for names in (EMOTIONS, COMPOUND):
+        assert len({short_name(name) for name in names}) == len(names)
