@@ -40,7 +40,7 @@ from grefel_lib.processes import (
     launch_processes,
     under_torchrun,
 )
-from grefel_lib.restore import start_from
+from grefel_lib.restore import normalise_as, start_from
 from grefel_lib.run import BEST, BEST_EMA, LAST, Run, checkpoint_file
 
 log = logging.getLogger(__name__)
@@ -196,8 +196,7 @@ def start_training(
     if net is None:
         source = config.replace(**WITHOUT_WEIGHTS) if resumed else config
         net = build_model(source, len(faces.class_names))
-    elif not (hasattr(net, "mean") and hasattr(net, "std")):
-        net.mean, net.std = (0.5,) * 3, (0.5,) * 3  # faces in -1..1
+    normalise_as(net)
     if config.checkpoint_path and not resumed:
         path = checkpoint_file(config.checkpoint_path, config.output_dir)
         start_from(net, path, faces.class_names, say=say)

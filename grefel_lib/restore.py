@@ -44,6 +44,7 @@ def load_model(
     class_names = tuple(facts["class_names"])
     if net is None:
         net = build_model(config.replace(**WITHOUT_WEIGHTS), len(class_names))
+    normalise_as(net)
     tensors = {
         k.removeprefix("model/"): v
         for k, v in tensors.items()
@@ -62,6 +63,12 @@ def load_model(
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
     net = net.to(pick_device(device), memory_format=memory).eval()
     return Trained(net, config, class_names, facts, path)
+
+
+def normalise_as(net: nn.Module) -> None:
+    """Give a network that names no mean and std those of faces in -1..1."""
+    if not (hasattr(net, "mean") and hasattr(net, "std")):
+        net.mean, net.std = (0.5,) * 3, (0.5,) * 3
 
 
 def start_from(

@@ -7,9 +7,8 @@ from matplotlib.text import Text
 
 from grefel_lib.labels import COMPOUND, EMOTIONS
 from grefel_lib.metrics import calibration_bins, wilson_interval
-from grefel_lib.report.faces import face_card, face_grid
+from grefel_lib.report.faces import face_grid
 from grefel_lib.report.figures import (
-    class_counts,
     confusion_matrix,
     per_class_bars,
     reliability_diagram,
@@ -54,11 +53,6 @@ def draw(name: str, width: str) -> Figure:
             confusion_matrix(counts_of(len(names)), names, fig.subplots())
         elif name == "curves":
             training_curves(history(30), fig.subplots(2, 1))
-        elif name in ("counts", "counts_log", "counts_one"):
-            splits = {"train": np.geomspace(8740, 119, 8), "val": np.geomspace(1182, 13, 8)}
-            table = pd.DataFrame(splits | {"test": splits["val"]}, index=EMOTIONS).astype(int)
-            table = table[["train"]] if name == "counts_one" else table
-            class_counts(table, fig.subplots(), log=name == "counts_log")
         elif name in ("bars8", "bars11"):
             table = class_table(EMOTIONS if name == "bars8" else COMPOUND)
             per_class_bars(table, fig.subplots())
@@ -73,17 +67,12 @@ def draw(name: str, width: str) -> Figure:
             faces = rng.integers(0, 256, size=(8, 48, 48, 3), dtype=np.uint8)
             votes = rng.multinomial(10, [0.1] * 10, size=8)
             face_grid(faces, fig, ncols=4, row_labels=["least", "most"], votes=votes)
-        elif name == "cards":
-            face = rng.integers(0, 256, size=(48, 48), dtype=np.uint8)
-            axes = fig.subplots(1, 2, width_ratios=(1, 1.6))
-            target, probs = rng.dirichlet(np.ones(8), size=2)
-            face_card(face, target, EMOTIONS, axes, class_probs=probs)
     return fig
 
 
 FIGURES = (
-    "matrix8", "matrix11", "curves", "counts", "counts_log", "counts_one", "bars8", "bars11",
-    "reliability", "faces", "votes", "cards",
+    "matrix8", "matrix11", "curves", "bars8", "bars11",
+    "reliability", "faces", "votes",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from matplotlib import pyplot as plt
 
 from grefel_lib.analysis.compare import (
     collect_runs,
+    compare_runs,
     detection_table,
     group_variants,
     paired_differences,
@@ -20,14 +21,14 @@ from grefel_lib.analysis.compare import (
     read_comparison,
     seed_table,
     summarise_variants,
-    write_comparison,
 )
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
 from grefel_lib.config import Config
 from grefel_lib.files import Folder
 from grefel_lib.labels import EMOTIONS
 from grefel_lib.metrics import compute_metrics, mcnemar_test
-from grefel_lib.report.comparison import ablation, detection_curves
+from grefel_lib.report.comparison import detection_curves
+from grefel_lib.report.everything import write_report
 from grefel_lib.report.style import paper_style
 from grefel_lib.report.tables import interval_table, latex_table
 from grefel_lib.run import Run, open_run
@@ -222,22 +223,30 @@ def test_detection_is_averaged_over_seeds_a_noise_at_a_time(tmp_path):
     plt.close(fig)
 
 
-def test_tables_to_share_name_no_face_and_read_back_the_same(ablation_runs, tmp_path):
-    groups = group_variants(collect_runs(str(ablation_runs)))
+def test_a_comparison_is_written_without_faces_and_read_back_the_same(ablation_runs, tmp_path):
+    comparison = compare_runs(str(ablation_runs))
     folder = Folder(tmp_path / "shared")
-    write_comparison(groups, folder)
-    found = read_comparison(folder.path / "tables")
-    assert found["about"]["protocol"] == "official"
-    assert found["about"]["faces"] == FACES
-    assert "detection" not in found
-    summary = summarise_variants(groups)
-    assert found["summary"].keys() == summary.keys()
-    for metric, table in summary.items():
+    tables = write_report(comparison, folder)
+    assert list(tables["ablation"].index) == list(comparison.recall.index)
+    assert (folder.path / "figures/ablation.pdf").is_file()
+    again = read_comparison(folder.path / "tables")
+    assert again.about == comparison.about
+    assert (again.about["protocol"], again.about["faces"]) == ("official", FACES)
+    assert again.detection.empty
+    assert again.summary.keys() == comparison.summary.keys()
+    for metric, table in comparison.summary.items():
         for column in ("value", "low", "high", "spread", "seeds"):
-            again = found["summary"][metric].loc[table.index, column]
-            assert list(again) == pytest.approx(list(table[column]), nan_ok=True)
-    assert "test_00000" not in "".join(p.read_text() for p in folder.path.rglob("*.*"))
-    with paper_style("full"):
-        fig = ablation(found["summary"], found["seeds"])
-    assert fig.axes[0].get_xlabel() == "accuracy\n(%)"
-    plt.close(fig)
+            values = again.summary[metric].loc[table.index, column]
+            assert list(values) == pytest.approx(list(table[column]), nan_ok=True)
+    text = "".join(p.read_text() for p in folder.path.rglob("tables/*"))
+    assert "test_00000" not in text
+
+
+def test_recall_and_agreement_of_a_comparison_by_hand(ablation_runs):
+    comparison = compare_runs(str(ablation_runs))
+    runs = collect_runs(str(ablation_runs))
+    linear = [r.table for r in runs if r.config.head == "linear"]
+    right = [(t["label"] == t["predicted"])[t["label"] == "fear"].mean() for t in linear]
+    column = next(name for name in comparison.recall if name.startswith("fear ("))
+    assert comparison.recall.loc["linear head", column] == pytest.approx(np.mean(right))
+    assert comparison.agreement["mean"].between(0, 1).all()

@@ -5,11 +5,12 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
+from importlib import import_module
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib import pyplot as plt
 from strict_latex import parse
 
 from grefel_lib.analysis.evaluation import (
@@ -23,7 +24,7 @@ from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
 from grefel_lib.metrics import compute_metrics, confusion_counts, table_classes
-from grefel_lib.report.everything import FIGURES, evaluation_figure, evaluation_tables, write_report
+from grefel_lib.report.everything import FIGURES, NEED_FACES, draw, evaluation_tables, write_report
 from grefel_lib.report.style import WIDTHS
 from grefel_lib.run import BEST, BEST_EMA, Run, start_run
 
@@ -48,7 +49,8 @@ def found(run):
 
 @pytest.fixture(scope="module")
 def told(run, found):
-    return write_report(found, run)
+    write_report(found, run)
+    return found.metrics
 
 
 def predictions(seed: int = 0, right: float = 0.5, size: int = 60) -> pd.DataFrame:
@@ -91,7 +93,9 @@ def test_the_report_writes_the_same_bytes_again(run, told, capsys):
     kept = [p for p in run.path.rglob("*") if p.suffix in (".pdf", ".png", ".tex", ".md", ".npy")]
     kept += [run.path / "metrics.json", *run.path.glob("tables/*.csv")]
     before = {path: path.read_bytes() for path in kept}
-    assert len([p for p in kept if p.suffix == ".pdf"]) == len(FIGURES)
+    assert len([p for p in kept if p.suffix == ".pdf"]) == len(FIGURES[Evaluation]) - len(
+        NEED_FACES
+    )
     for path in kept:
         if path.name != "metrics.json":
             path.unlink()
@@ -112,7 +116,7 @@ def test_every_font_is_truetype_and_every_figure_as_wide_as_its_column(run, told
 def test_figures_take_the_width_of_the_venue(run, found, told, tmp_path):
     folder = Run(tmp_path, run.config)
     for name, width in (("confusion_matrix", 3.5), ("reliability", 7.16)):
-        plt.close(evaluation_figure(found, name, folder, venue="ieee"))
+        draw(found, name, folder=folder, venue="ieee")
         content = (tmp_path / f"figures/{name}.pdf").read_bytes()
         assert f"/MediaBox [ 0 0 {72 * width:g} ".encode() in content
     assert main(["report", str(run.path), "--venue", "x"]) == 1
@@ -211,7 +215,8 @@ def test_the_card_says_what_a_reader_must_know(run, found, told):
 def test_a_linear_head_without_extras_is_reported_all_the_same(tmp_path):
     found = evaluation({"a": predictions()})
     run = Run(tmp_path, found.config)
-    told = write_report(found, run)
+    write_report(found, run)
+    told = found.metrics
     assert told["checkpoints"]["a"]["temperature"] is None
     assert not {"copies", "people", "label_detection"} & told.keys()
     assert not (tmp_path / "figures/robustness.pdf").exists()
@@ -240,4 +245,31 @@ def test_reports_of_what_is_not_there_are_refused(run, told, tmp_path, capsys):
     assert main(["report", str(empty.path)]) == 1
     assert "has no predictions at" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no figure 'x'; there are: accuracy"):
-        evaluation_figure(load_evaluation(run), "x")
+        draw(load_evaluation(run), "x")
+
+
+def test_models_are_built_and_tables_checked_and_resampled_once(run, tmp_path, monkeypatch):
+    counts = Counter()
+
+    def count(name, times=lambda *arguments: 1):
+        place, _, function = name.rpartition(".")
+        original = getattr(import_module(f"grefel_lib.{place}"), function)
+
+        def counted(*arguments, **options):
+            counts[function] += times(*arguments)
+            return original(*arguments, **options)
+
+        monkeypatch.setattr(f"grefel_lib.{name}", counted)
+
+    count("restore.build_model")
+    count("analysis.evaluation.check_predictions")
+    count("analysis.evaluation.fit_temperature")
+    count("analysis.evaluation.bootstrap_intervals")
+    config = run.config.replace(robustness_images=0)
+    write_report(evaluate_run(run, load_faces(config), config, Run(tmp_path, config)))
+    assert counts == {
+        "build_model": 2,  # both checkpoints
+        "check_predictions": 5,  # both on test and validation, the headline on training faces
+        "fit_temperature": 2,
+        "bootstrap_intervals": 2,
+    }

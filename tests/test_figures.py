@@ -15,12 +15,10 @@ from PIL import Image
 
 from grefel_lib.analysis.calibration import aurc, risk_coverage
 from grefel_lib.analysis.robustness import SEVERITIES, with_clean
-from grefel_lib.labels import EMOTIONS
 from grefel_lib.metrics import calibration_bins, normalise_rows
 from grefel_lib.report.faces import face_grid
 from grefel_lib.report.figures import (
     LOSS_PARTS,
-    class_counts,
     confusion_matrix,
     dashboard,
     reliability_diagram,
@@ -30,8 +28,6 @@ from grefel_lib.report.figures import (
 )
 from grefel_lib.report.style import (
     BLUES,
-    COLOURS,
-    SHADES,
     WIDTHS,
     paper_style,
     save_figure,
@@ -148,17 +144,6 @@ def test_one_epoch_can_be_drawn(tmp_path):
         training_curves(history(1), fig.subplots(1, 2))
     save_figure(fig, tmp_path / "one")
     assert {"epoch", "EMA (best 87.9, epoch 1)"} <= texts(fig)
-
-
-def test_splits_differ_in_lightness_and_one_split_takes_the_class_colours():
-    grey = [np.dot(matplotlib.colors.to_rgb(c), (0.299, 0.587, 0.114)) for c in SHADES]
-    assert min(np.abs(np.diff(grey))) > 0.2
-    ax = draw("counts_one", "full").axes[0]
-    drawn = [matplotlib.colors.to_hex(bar.get_facecolor()).upper() for bar in ax.patches]
-    assert drawn == [COLOURS[name] for name in EMOTIONS]
-    assert "8740" in texts(draw("counts", "full"))
-    with pytest.raises(ValueError, match="4 splits"):
-        class_counts(pd.DataFrame(np.ones((2, 4))), ax)
 
 
 def test_a_reliability_diagram_draws_every_bin_where_it_is():

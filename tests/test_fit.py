@@ -13,12 +13,13 @@ import pytest
 import torch
 from drawn_layouts import write_layout
 from safetensors.torch import load_file
+from torch import nn
 
 from grefel_lib.commands.notebook import resolve
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
 from grefel_lib.fit import NonFiniteLossError, backward, epoch_lines, fit, start_training
-from grefel_lib.grefel import GReFEL, build_model
+from grefel_lib.grefel import GReFEL, Output, build_model
 from grefel_lib.losses import total_loss
 from grefel_lib.optim import balanced_class_weights, epoch_batches, lr_factor, parameter_groups
 from grefel_lib.predict import predict
@@ -382,3 +383,69 @@ def test_an_epoch_is_told_with_the_best_so_far():
     assert "val 60.00% (best 70.00%, epoch 1)" in text
     assert "EMA 65.00% (best 65.00%, epoch 2)" in text
     assert "fear 40" in text
+
+
+# -- one's own network and loss
+
+
+class Pixels(nn.Module):
+    """A linear classifier of pixels, as somebody might try in a notebook."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.layer = nn.Linear(3 * 48 * 48, classes)
+
+    def forward(self, images):
+        return Output(self.layer(images.flatten(1)).log_softmax(dim=1))
+
+
+def test_a_network_of_ones_own_trains_resumes_and_is_read_back(faces_dir, tmp_path):
+    config = small(faces_dir, tmp_path, variant="pixels")
+    faces = load_faces(config)
+    classes = len(faces.class_names)
+    run = start_run(config, faces.info)
+    history = fit(faces, run, net=Pixels(classes))
+    assert len(history) == config.epochs
+    trained = load_model(run, net=Pixels(classes))
+    state = run.load_checkpoint(run.best_checkpoint().stem)[0]
+    assert torch.equal(trained.model.layer.weight, state["layer.weight"])
+    with pytest.raises(ValueError, match=r"trained with a network of its own \(pixels\)"):
+        load_model(run)
+
+
+def test_a_loss_of_ones_own_is_the_one_that_is_minimised(faces_dir, tmp_path):
+    config = small(faces_dir, tmp_path, variant="constant", weight_decay=0)
+    faces = load_faces(config)
+    seen = []
+
+    def constant(output, targets, config, class_weights=None):
+        seen.append(len(targets))
+        return {"loss": 0 * output.log_probs.sum() + 7}
+
+    run = start_run(config, faces.info)
+    before = start_training(faces, run).net.state_dict()
+    history = fit(faces, run, loss=constant)
+    assert seen
+    assert history["train_loss"].tolist() == [7.0] * config.epochs
+    after = run.load_checkpoint(LAST)[0]
+    assert torch.equal(after["model/head.anchors"], before["head.anchors"])
+
+
+def test_what_is_ones_own_needs_a_name(faces_dir, tmp_path):
+    config = small(faces_dir, tmp_path)
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+    with pytest.raises(ValueError, match="the setting variant"):
+        fit(faces, run, net=Pixels(8))
+    assert run.status() == "new"
+
+
+def test_the_learning_rate_of_the_backbone_scales_with_a_linear_head_too(faces_dir, tmp_path):
+    config = small(faces_dir, tmp_path, head="linear", backbone_lr_scale=0.1)
+    net = build_model(config, 8)
+    groups = parameter_groups(net, config)
+    scales = {id(p): group["scale"] for group in groups for p in group["params"]}
+    classifier = net.classifier_names()
+    assert classifier
+    for name, parameter in net.named_parameters():
+        assert scales[id(parameter)] == (1.0 if name in classifier else 0.1), name

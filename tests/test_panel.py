@@ -8,7 +8,8 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from grefel_lib.panels.panel import Pager, Panel, count_faces, html_picture, show_panel
+from grefel_lib.panels import show_panel
+from grefel_lib.panels.panel import Pager, Panel, count_faces, html_picture
 
 
 class Counter(Panel):
@@ -96,14 +97,15 @@ def test_faces_are_counted_in_words(count, told):
     assert count_faces(count) == told
 
 
-def test_headless_no_panel_is_made(monkeypatch, capsys):
-    def made():
-        raise AssertionError("a widget in a notebook nobody looks at")
-
+def test_headless_a_panel_is_a_picture_and_no_widget(small_run, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr("grefel_lib.panels.display", shown.append)
     monkeypatch.setenv("GREFEL_PANELS", "0")
-    made.title = "A counter"
-    show_panel(made)
-    assert "A counter: live when" in capsys.readouterr().out
+    show_panel("training", small_run)
+    assert capsys.readouterr().out.startswith("Training monitor: live when")
+    assert [type(item).__name__ for item in shown] == ["Image"]
     monkeypatch.setenv("GREFEL_PANELS", "1")
-    with pytest.raises(AssertionError, match="nobody looks"):
-        show_panel(made)
+    show_panel("training", small_run)
+    assert type(shown[-1]).__name__ == "TrainingPanel"
+    with pytest.raises(ValueError, match="no panel 'x'; there are: data, training"):
+        show_panel("x")

@@ -5,8 +5,8 @@ import pytest
 from drawn_figures import draw, texts
 from matplotlib.figure import Figure
 
-from grefel_lib.labels import EMOTIONS, VOTE_COLUMNS
-from grefel_lib.report.faces import attention_overlay, decision_figure, detected_faces, face_grid
+from grefel_lib.labels import VOTE_COLUMNS
+from grefel_lib.report.faces import attention_overlay, detected_faces, face_grid
 from grefel_lib.report.style import paper_style
 
 
@@ -40,12 +40,6 @@ def test_votes_stand_under_their_own_face(rng):
         assert under.y1 < over.y0
 
 
-def test_a_card_sets_people_beside_the_model():
-    fig = draw("cards", "column")
-    assert {"people", "model", *EMOTIONS} <= texts(fig)
-    assert len(fig.axes[1].patches) == 16
-
-
 def test_attention_lies_over_the_whole_face():
     with paper_style("column"):
         ax = Figure().subplots()
@@ -53,43 +47,6 @@ def test_attention_lies_over_the_whole_face():
     face, over = ax.images
     assert face.get_extent() == over.get_extent() == [0, 40, 48, 0]
     assert over.get_alpha() < 1
-
-
-def draw_decision(rng, *, notes=True):
-    titles = (
-        "p\nprimary",
-        "g\nanchors",
-        "t\nattention",
-        "r\n0.30 g + 0.70 t",
-        "q\n0.29 p + 0.71 r",
-    )
-    values = dict(zip(titles, rng.dirichlet(np.full(8, 0.4), size=5), strict=True))
-    with paper_style("full"):
-        fig = Figure(figsize=(6.9, 1.75))
-        axes = fig.subplots(1, 7, width_ratios=(1.2, *[1] * 6))
-    face = rng.integers(0, 256, size=(48, 48), dtype=np.uint8)
-    notes = ["confidence 0.46"] * 5 if notes else None
-    decision_figure(face, np.full(8, 1 / 8), values, EMOTIONS, axes, notes=notes)
-    return fig, axes, values
-
-
-def test_a_decision_shows_each_distribution_and_names_its_largest_share(rng, assert_readable):
-    fig, axes, values = draw_decision(rng)
-    assert_readable(fig)
-    for ax, (title, shares) in zip(axes[2:], values.items(), strict=True):
-        np.testing.assert_allclose([bar.get_width() for bar in ax.patches], shares)
-        assert ax.get_title() == title
-        assert ax.get_xlabel() == "confidence 0.46"
-        written = {text.get_text() for text in ax.texts} - {""}
-        assert written == {f"{shares.max():.0%}"}
-    assert len({ax.get_ylim() for ax in axes[1:]}) == 1
-    assert [label.get_text() for label in axes[1].get_yticklabels()] == list(EMOTIONS)
-
-
-def test_a_decision_needs_an_axis_for_each_part(rng):
-    _, axes, values = draw_decision(rng, notes=False)
-    with pytest.raises(ValueError, match="6 axes for 5 distributions"):
-        decision_figure(np.zeros((8, 8), np.uint8), np.ones(8) / 8, values, EMOTIONS, axes[:6])
 
 
 def test_found_faces_are_numbered_and_framed():

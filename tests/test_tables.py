@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from strict_latex import parse
 
-from grefel_lib.report.tables import comparison_table, latex_table, with_intervals
+from grefel_lib.report.tables import latex_table, with_intervals
 
 NASTY = r"100% of a_b & {c} $5 #1 ~x^2 \d <e> |f|"
 
@@ -77,27 +77,6 @@ def test_an_empty_table_and_a_label_latex_cannot_take_are_refused():
         latex_table(pd.DataFrame({"a": []}), caption="c", label="t")
     with pytest.raises(ValueError, match=r"label 'tab:\{x\}'; use letters"):
         latex_table(pd.DataFrame({"a": [1]}), caption="c", label="tab:{x}")
-
-
-def test_a_comparison_has_a_row_a_checkpoint_and_shares_in_percent():
-    frame = comparison_table(
-        {
-            "EMA": {"n": 3, "accuracy": 0.5, "ece": 0.02, "nll": 1.5, "per_class": []},
-            "best": {"n": 3, "accuracy": 0.25, "ece": 0.04, "nll": 2.5},
-        }
-    )
-    assert list(frame.index) == ["EMA", "best"]
-    assert frame.to_dict("list") == {
-        "accuracy (%)": [50, 25],
-        "ECE (%)": [2, 4],
-        "NLL": [1.5, 2.5],
-    }
-
-
-def test_nothing_to_compare_is_refused():
-    for nothing in ({}, {"EMA": {"loss": 3.0}}):
-        with pytest.raises(ValueError, match="no metric to compare; give dicts with some of: acc"):
-            comparison_table(nothing)
 
 
 def test_intervals_stand_in_brackets_behind_their_value():
