@@ -48,14 +48,14 @@ def check_backbone(config: Config) -> None:
 
 
 def _reach_hub(name: str, setting: str) -> None:
-    """Ask the hub once; its own client would retry for a minute, with a warning each time."""
+    """Ask the hub once; its client would retry for a minute, with a warning each time."""
     repository, file = timm.get_pretrained_cfg(name).hf_hub_id, "model.safetensors"
     if not repository or isinstance(try_to_load_from_cache(repository, file), str):
         return
     try:
         get_hf_file_metadata(hf_hub_url(repository, file), timeout=10)
     except EntryNotFoundError:
-        return  # it answers; these weights have another file name
+        return  # the hub answers; these weights have another file name
     except Exception as error:
         raise ConnectionError(
             f"could not fetch the weights of {name!r} from the hub ({type(error).__name__}). "

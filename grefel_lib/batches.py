@@ -1,4 +1,4 @@
-"""From uint8 faces to the backbone's input: augmentation, MixUp and CutMix, resize, normalise.
+"""From uint8 faces to the backbone's input: loading, augmentation, MixUp and CutMix, resizing.
 
 Everything works on whole batches on the device that holds them, with one draw PER IMAGE (the
 torchvision v2 transforms draw once a batch). Random numbers come from torch's global generator.

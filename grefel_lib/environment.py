@@ -1,4 +1,4 @@
-"""What a run runs on: versions, device, commit; and whether a person looks on."""
+"""Where a run runs: versions, device, commit, threads; and whether a person watches."""
 
 import ctypes
 import os
@@ -14,7 +14,7 @@ from grefel_lib.config import PROJECT_ROOT, Config
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, device, commit and dirty flag of this moment."""
+    """Versions, device, commit and dirty flag."""
     packages = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -30,7 +30,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def watched() -> bool:
-    """Whether a person may click: a notebook open in Jupyter, VS Code or Colab.
+    """Whether a person can click: a notebook open in Jupyter, VS Code or Colab.
 
     GREFEL_PANELS=0 or 1 overrides.
     """
@@ -40,7 +40,7 @@ def watched() -> bool:
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory it frees, where the C library is glibc.
+    """Let this process keep the memory it frees, if the C library is glibc.
 
     Otherwise a training step on a CPU hands its activations back to the system and takes them again
     page by page: several percent of its time (`make bench`, fit_against_bare_loop).
@@ -52,7 +52,7 @@ def keep_memory() -> None:
 
 
 def progress_bars() -> bool:
-    """Whether a person looks at a progress bar: a terminal, or a notebook that is open.
+    """Whether to show progress bars: in a terminal or an open notebook.
 
     GREFEL_PROGRESS=0 or 1 overrides. Headless runs get plain lines instead.
     """

@@ -1,4 +1,4 @@
-"""Any data set in, one FaceSet out: protocols, splits, leaks, a cache of decoded images."""
+"""A data set as one FaceSet: protocols, splits, leaks, the cache of decoded images."""
 
 import dataclasses
 import hashlib

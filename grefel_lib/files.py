@@ -1,4 +1,4 @@
-"""Files under outputs/: each one whole or not at all, and named as people write it."""
+"""Files: written whole or not at all; checkpoints in safetensors."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:  # torch takes seconds, and figures and tables need none
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder under outputs/, and the one way to write into it: each file whole or not at all."""
+    """A folder under outputs/; files in it are written whole or not at all."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The folder as people write it: relative to the project, where it lies inside."""
+        """The path, relative to the project root if inside it."""
         return relative(self.path)
 
     def file(self, *parts: str) -> Path:
@@ -45,7 +45,7 @@ class Folder:
         return atomic(self.file(*parts), lambda temporary: temporary.write_bytes(content))
 
     def write_json(self, content: Any, *parts: str) -> Path:
-        """Write JSON atomically, for people and programs."""
+        """Write JSON atomically."""
         return self.write_text(json.dumps(content, indent=2) + "\n", *parts)
 
     def write_table(self, table: pd.DataFrame, *parts: str, index: bool = False) -> Path:

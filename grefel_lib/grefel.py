@@ -20,7 +20,7 @@ MIN_CONFIDENCE = 1e-6
 
 @dataclass
 class Output:
-    """What the model says about a batch of faces; all distributions are log-probabilities.
+    """The model's output for a batch of faces; all distributions are log-probabilities.
 
     A plain linear head fills `log_probs` only; `correction="none"` builds no branches.
     """
@@ -58,7 +58,7 @@ def to_sphere(points: Tensor) -> Tensor:
 
 
 def anchor_log_probs(embeddings: Tensor, anchors: Tensor, *, delta: float = 1.0) -> Tensor:
-    """Score each class by how near its anchors lie to an embedding.
+    """Score each class by the distance of its anchors to an embedding.
 
     All anchors of all classes share one softmax over negative Euclidean distance; a class's
     probability is the total over its own anchors. Points are taken as given, never projected.
@@ -302,7 +302,7 @@ class GReFEL(nn.Module):
 
 
 def _start_near_zero(classifier: nn.Linear | None) -> None:
-    """Nearly uniform at first: a random classifier sends noise into pretrained features."""
+    """Nearly uniform at first: a random classifier disturbs pretrained features."""
     if classifier is not None:
         nn.init.normal_(classifier.weight, std=1e-3)  # at zero, what lies before has no gradient
         nn.init.zeros_(classifier.bias)

@@ -1,4 +1,4 @@
-"""GReFEL's losses: pure functions of tensors, every reduction stated (METHOD, section 3)."""
+"""GReFEL's losses: pure functions of tensors, every reduction stated."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Numbers from a table of predictions; nothing here needs the model.
+"""Metrics from a table of predictions; no model needed.
 
 A predictions table has one row a face: id, label and predicted (class names), p_<class> (the
 corrected probabilities, summing to 1) and what else `predict` adds. The order of the
@@ -54,7 +54,7 @@ def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
         if len(unknown):
             raise ValueError(f"{column} {unknown.iloc[0]!r} has no p_ column; classes: {names}")
     chosen = probs[np.arange(len(probs)), class_codes(predictions, "predicted")]
-    bad = chosen < probs.max(axis=1) - 1e-6  # a CSV may turn a hair's breadth into a tie
+    bad = chosen < probs.max(axis=1) - 1e-6  # a CSV may round a near tie to a tie
     if bad.any():
         raise ValueError(f"predicted is not the most probable class for: {_some(ids[bad])}")
     return predictions
@@ -66,7 +66,7 @@ def class_probabilities(predictions: pd.DataFrame) -> np.ndarray:
 
 
 def compute_metrics(predictions: pd.DataFrame) -> dict[str, float]:
-    """Every headline number of a table.
+    """Every metric of a table.
 
     Returns:
         n; accuracy; mean_class_accuracy (mean recall over the classes that occur); macro_f1
@@ -88,7 +88,7 @@ def _scores(predictions: pd.DataFrame) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Faces:
-    """What each of N faces adds to the headline numbers, so that a resample is a few sums."""
+    """The contribution of each of N faces to the metrics, so that a resample is a few sums."""
 
     classes: int
     cell: np.ndarray  # (N,) its cell of the confusion matrix: true * classes + predicted
@@ -112,7 +112,7 @@ class _Faces:
         )
 
     def scores(self, times: np.ndarray) -> dict[str, float]:
-        """The numbers of `evaluate` when each face counts so many times (N,)."""
+        """The metrics when each face counts `times` (N,) times."""
         counts = np.bincount(self.cell, weights=times, minlength=self.classes**2)
         counts = counts.reshape(self.classes, self.classes)
         right, true, total = counts.diagonal(), counts.sum(axis=1), times.sum()
@@ -133,11 +133,11 @@ class _Faces:
 def bootstrap_intervals(
     *predictions: pd.DataFrame, draws: int = 1000, level: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
-    """Every headline number with its bootstrap interval: the images are drawn again and again.
+    """Every metric with its percentile bootstrap interval over images.
 
     Args:
         predictions: One table of N faces, or several seeds' tables of the same faces: then every
-            number is their mean, and the interval speaks of other faces, not of other seeds.
+            number is their mean, and the interval covers other faces, not other seeds.
         draws: Resamples of N faces, with replacement.
         level: Share of the resamples that the interval holds; its ends are percentiles.
         seed: Of the resampling.
@@ -162,7 +162,7 @@ def paired_difference(
     """How far `second` lies above `first` on the same images, with its bootstrap interval.
 
     Each side may hold several seeds; their metrics are averaged. A resample takes the same images
-    on both sides, so the interval speaks of other test images, not of other seeds.
+    on both sides, so the interval covers other test images, not other seeds.
 
     Returns:
         One row a metric: value (second minus first), low, high.
@@ -177,7 +177,7 @@ def paired_difference(
 
 
 def mcnemar_test(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
-    """Exact McNemar test: do two models err on different faces by more than chance?
+    """Exact McNemar test: do two models differ on the same faces by more than chance?
 
     Returns:
         only_first and only_second (faces that only this one gets right), p (two-sided, exact
@@ -252,9 +252,9 @@ def per_class_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """95% interval of a share of few faces, where resampling fails: all right need not mean 100%.
+    """95% Wilson interval of a share, for few faces, where resampling fails.
 
-    Nothing is known of no faces: (0, 1).
+    (0, 1) for no faces.
 
     Source: Wilson, JASA 22 (1927).
     """
@@ -292,7 +292,7 @@ def calibration_bins(claimed: np.ndarray, found: np.ndarray, bins: int = BINS) -
 
     Args:
         claimed: (N,) values in 0..1, a confidence or a reliability.
-        found: (N,) what it should foretell: right or wrong, or a share of votes.
+        found: (N,) the outcome it should predict: right or wrong, or a share of votes.
         bins: Number of bins over 0..1; each holds its lower edge, the last also 1.
 
     Raises:

@@ -124,7 +124,7 @@ def _predictions_table(columns: dict[str, list[torch.Tensor]], faces: FaceSet) -
 
 
 def look_inside(net: GReFEL, faces: FaceSet, config: Config) -> dict[str, np.ndarray]:
-    """What the head made of each face, for maps and overlays.
+    """Embeddings, attention and anchors of each face, for maps and overlays.
 
     Returns:
         ids and labels (N,) of text; and as far as the head has them embeddings (N, D) and attention
@@ -151,9 +151,9 @@ def attention_maps(weights: np.ndarray, config: Config) -> np.ndarray:
 
 
 def like_training(image: np.ndarray, dataset: str) -> np.ndarray:
-    """A face crop (H, W[, 3]) as the faces of a data set come: their size, grey or colour.
+    """A face crop (H, W[, 3]) in the size and colour mode of a data set.
 
-    A network that learnt from small grey faces never saw what a sharp photograph shows.
+    A network trained on small grey faces expects small grey faces.
     """
     size, mode = FORMATS[dataset]
     face = Image.fromarray(image).convert(mode)

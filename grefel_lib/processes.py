@@ -1,4 +1,4 @@
-"""Several processes train one run: how they are started, and how they add up what they know.
+"""Several processes that train one run: how they start and exchange results.
 
 `grefel train --processes N` starts them on this machine, through torchrun; on several machines
 torchrun starts `grefel train` itself. The process of rank 0 writes the run folder, alone.
@@ -30,13 +30,13 @@ class ProcessError(ValueError):
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together, and which of them this is."""
+    """The processes that train together, and the rank of this one."""
 
     rank: int = 0
     size: int = 1
 
     def share(self, total: int) -> slice:
-        """Which of `total` things are this process's: the shares differ by one at the most."""
+        """This process's part of `total` items; parts differ by at most one."""
         return slice(self.rank * total // self.size, (self.rank + 1) * total // self.size)
 
     def total(self, values: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class World:
         return values
 
     def gathered(self, item: Any) -> list[Any]:
-        """What every process gives here, by rank."""
+        """The items of all processes, by rank."""
         items = [item]
         if self.size > 1:
             items = [None] * self.size
@@ -54,14 +54,14 @@ class World:
         return items
 
     def from_first(self, module: nn.Module) -> None:
-        """Give every process the parameters and buffers that rank 0 has."""
+        """Broadcast the parameters and buffers of rank 0."""
         if self.size > 1:
             for tensor in module.state_dict().values():
                 dist.broadcast(tensor, 0)
 
     @contextlib.contextmanager
     def own_draws(self, device: torch.device, seed: int) -> Iterator[None]:
-        """Draw (dropout) from this process's seed; what all draw together stays in step."""
+        """Draw (dropout) from this process's seed; draws that all processes share stay in step."""
         if self.size == 1:
             yield
             return
@@ -81,7 +81,7 @@ def is_first_process() -> bool:
 
 
 def join_processes(device: torch.device) -> tuple[World, torch.device]:
-    """Meet the other processes of this training, if there are any.
+    """Join the other processes of this training, if there are any.
 
     Args:
         device: What the config asks for; of several GPUs each process takes its own.
@@ -130,7 +130,7 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
                 for line in process.stdout:
                     say(line.rstrip("\n"))
             except BaseException:
-                process.terminate()  # torchrun passes it on
+                process.terminate()  # torchrun forwards it
                 process.wait()
                 run.write_ending({"status": "interrupted"})
                 raise
@@ -142,7 +142,7 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
 
 
 def _first_error(logs: Path, told: str, count: int) -> str:
-    """The failure that came first: the others only lost their partner."""
+    """The first failure; the others only lost their partner."""
     ended = re.findall(r"rank\s*: (\d+)[^\n]*\n\s*exitcode\s*: -(\d+)", told)
     for rank, number in ended:
         if int(number) != signal.SIGTERM:  # torchrun's own, to the others
@@ -153,4 +153,4 @@ def _first_error(logs: Path, told: str, count: int) -> str:
         message = json.loads(found[0].read_text())["message"]
         message = message["message"] if isinstance(message, Mapping) else message
         return f"process {found[0].parent.name} of {count}: {message}"
-    return f"torchrun failed: {(told.strip().splitlines() or ['it said nothing'])[-1]}"
+    return f"torchrun failed: {(told.strip().splitlines() or ['no output'])[-1]}"

@@ -84,7 +84,7 @@ def start_from(
         net: The new model.
         path: A checkpoint file, as `checkpoint_file` finds it.
         class_names: The C classes of the new model.
-        say: Told when class layers start fresh.
+        say: Receives a line when class layers start fresh.
 
     Raises:
         ValueError: It is of another architecture.

@@ -1,4 +1,4 @@
-"""The run folder: start, record, load, find."""
+"""The run folder: start, record, find."""
 
 from __future__ import annotations
 
@@ -80,18 +80,18 @@ class Run(Folder):
 
     @property
     def asked_to_stop(self) -> bool:
-        """Whether somebody wants training to end after the epoch it is in: a file named stop."""
+        """Whether training should end after the current epoch: a file named stop."""
         return (self.path / "stop").exists()
 
     def ask_to_stop(self, wanted: bool = True) -> None:
-        """Ask for that, or take it back; works from any machine that shares the folder."""
+        """Request the stop, or withdraw it; works from any machine that shares the folder."""
         (self.path / "stop").touch() if wanted else (self.path / "stop").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[dict[str, str]]:
-        """Keep status.json true while training: running, then ok, failed or interrupted.
+        """Keep status.json up to date while training: running, then ok, failed or interrupted.
 
-        What the block puts into the yielded dict is how it says it ended otherwise.
+        The block sets "status" in the yielded dict to end otherwise.
         """
         facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime(_TIME)}
         self.write_json({"status": "running", **facts}, "status.json")
@@ -164,7 +164,7 @@ def start_run(config: Config, data: Mapping[str, Any] | None = None) -> Run:
         data: What the data set says of itself (`FaceSet.info`), kept in environment.json.
 
     Raises:
-        ValueError, NotADirectoryError: See `check`.
+        ValueError, NotADirectoryError: See `check_run`.
         OSError: The folder cannot be written.
     """
     path = check_run(config)
@@ -263,7 +263,7 @@ def outputs_folder(output_dir: str = "outputs") -> Path:
 
 
 def run_id(config: Config) -> str:
-    """A name that says what a run is: ferplus-vit_base_patch16_224-grefel-seed0-20261201-1412."""
+    """A descriptive run name: ferplus-vit_base_patch16_224-grefel-seed0-20261201-1412."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return f"{config.dataset}-{config.backbone}-{config.head}-seed{config.seed}-{stamp}"
 

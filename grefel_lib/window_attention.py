@@ -2,7 +2,7 @@
 
 It answers to the same names as a timm backbone (`forward_features`, `forward_head`, ...), so the
 model does not know which of the two it has. Two timm `features_only` networks give the maps; what
-is built here is the part between them and the head (METHOD, section 5). The module does no I/O.
+is built here is the part between them and the head (GReFEL, section 3). The module does no I/O.
 """
 
 from functools import partial
@@ -130,7 +130,7 @@ class WindowCrossAttention(nn.Module):
     Raises:
         ValueError: A map cannot be brought to the size of its level.
 
-    Source: POSTER++ (arXiv 2301.12149), which GReFEL builds on. `backbone.build` makes one.
+    Source: POSTER++ (arXiv 2301.12149), which GReFEL builds on. `build_backbone` makes one.
     """
 
     num_features = head_hidden_size = WIDTH

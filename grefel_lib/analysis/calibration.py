@@ -70,7 +70,7 @@ def fit_temperature(validation: pd.DataFrame) -> float:
     """The temperature that makes validation labels most likely: softmax(log p / T).
 
     Raises:
-        ValueError: See `metrics.probabilities`.
+        ValueError: See `check_predictions`.
 
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017.
     """
@@ -102,7 +102,7 @@ def with_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFr
 
 
 def risk_coverage(sureness: np.ndarray, wrong: np.ndarray) -> pd.DataFrame:
-    """The error among the faces a model is surest about, for every share of faces kept.
+    """Error rate among the most confident faces, for every share of faces kept.
 
     Args:
         sureness: (N,) confidence or reliability; larger is surer. Faces with the same value are
@@ -134,7 +134,7 @@ def aurc(curve: pd.DataFrame) -> float:
 
 
 def confidence_measures(predictions: pd.DataFrame) -> Mapping[str, np.ndarray]:
-    """What a table offers as a measure of sureness: confidence, and reliability where it has it."""
+    """The scores that may predict errors: confidence, and reliability if the table has it."""
     offered = {"confidence": class_probabilities(predictions).max(axis=1)}
     if "reliability" in predictions:
         offered["reliability"] = predictions["reliability"].to_numpy(dtype=float)
@@ -142,7 +142,7 @@ def confidence_measures(predictions: pd.DataFrame) -> Mapping[str, np.ndarray]:
 
 
 def error_detection(predictions: pd.DataFrame) -> pd.DataFrame:
-    """How well each measure of sureness foretells the errors.
+    """How well each score predicts errors.
 
     Returns:
         One row a measure: auroc (chance that an error is less sure than a right answer; NaN where

@@ -1,7 +1,7 @@
-"""Many runs in, tables out: seeds side by side, means with intervals, paired tests.
+"""Comparison of runs: seeds, means with intervals, paired tests.
 
-A run takes part once it is evaluated: it has metrics.json and its predictions. Nothing here needs
-a model, so published runs without checkpoints compare as well as those just trained.
+A run needs metrics.json and its predictions. No model is needed, so published runs without
+checkpoints can be compared too.
 """
 
 import gzip
@@ -111,7 +111,7 @@ def evaluated_runs(output_dir: str = "outputs") -> list[Evaluation]:
 
 
 def check_same_faces(results: Sequence[Evaluation]) -> None:
-    """Refuse to compare what cannot be.
+    """Refuse runs that cannot be compared.
 
     Raises:
         ValueError: They were scored on different faces, splits or protocols.
@@ -229,7 +229,7 @@ def paired_differences(
 
 
 def prediction_agreement(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
-    """How often two runs give a face the same answer, within variants and between them.
+    """How often two runs predict the same class, within and between variants.
 
     Returns:
         Rows "two seeds of a variant" and "two variants" (as far as there are such pairs): mean,
@@ -310,7 +310,7 @@ def comparison_folder(output_dir: str) -> Folder:
 
 
 def published_results(dataset: str = "") -> pd.DataFrame:
-    """What others report, on one data set or on all, with their protocol and what became of it.
+    """Published results on one data set or all, with protocol and reproductions.
 
     Columns: dataset, method, accuracy and mean class accuracy (percent), protocol, what others
     found, source.
@@ -321,9 +321,9 @@ def published_results(dataset: str = "") -> pd.DataFrame:
 
 
 def publish_runs(results: Iterable[Evaluation], destination: Path) -> list[Path]:
-    """Copy what a reader needs to check a result: settings, history, metrics, predictions.
+    """Copy what is needed to check a result: settings, history, metrics, predictions.
 
-    No weights, no images and no paths of this machine go along. The predictions keep what the
+    Weights, images and paths of this machine are left out. The predictions keep what the
     comparison reads, to five significant digits.
 
     Raises:

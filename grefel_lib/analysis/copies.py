@@ -1,4 +1,4 @@
-"""The same face on both sides: exact and near copies of test faces among the training faces."""
+"""Exact and near copies of test faces among the training faces."""
 
 import imagehash
 import numpy as np

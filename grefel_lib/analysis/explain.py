@@ -1,4 +1,4 @@
-"""One face taken apart: what each branch says, where the model looked, whom it resembles."""
+"""One face explained: each branch, the attention, the nearest anchors and training faces."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ ANCHORS, NEIGHBOURS = 3, 4  # nearest anchors that are shown, and nearest traini
 
 @dataclass(frozen=True)
 class Explained:
-    """What a model says of one face; None what its head does not have."""
+    """A model's output for one face; None for what its head does not have."""
 
     face: np.ndarray  # (H, W[, 3]) uint8, as the model got it
     class_names: tuple[str, ...]
@@ -59,7 +59,7 @@ class Memory:
 
 
 def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = None) -> Explained:
-    """Score one face crop (H, W[, 3]) uint8 and keep everything the head says.
+    """Score one face crop (H, W[, 3]) uint8 and keep every output of the head.
 
     Args:
         trained: From `load_model`.
@@ -104,7 +104,7 @@ def remember_faces(
     Args:
         trained: From `load_model`.
         config: Of the run; says where the data set is.
-        say: Told when there is nothing to remember.
+        say: Receives a line when there is nothing to remember.
 
     Returns:
         None where the head has no anchors, or the data set is not on this machine.

@@ -1,4 +1,4 @@
-"""Accuracy by group of faces: those that training holds too, and groups of people."""
+"""Accuracy by group: faces with copies in training, groups of people; human accuracy."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ def by_group(predictions: pd.DataFrame, groups: Sequence) -> pd.DataFrame:
         groups: (N,) the group of each face; faces without one (NaN or None) are left out.
 
     Returns:
-        One row a group, by name: count, accuracy, low, high (95%, see `metrics.share_interval`).
+        One row a group, by name: count, accuracy, low, high (95%, see `wilson_interval`).
     """
     right = (predictions["label"] == predictions["predicted"]).to_numpy()
     table = pd.DataFrame({"group": np.asarray(groups), "right": right}).groupby("group")["right"]
@@ -68,7 +68,7 @@ def attribute_accuracy(predictions: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def largest_gap(table: pd.DataFrame) -> tuple[str, str, float]:
-    """The best and the worst served group of 20 faces or more, and how far apart they are.
+    """The groups of at least 20 faces with the highest and lowest accuracy, and the gap.
 
     Returns:
         Their names and the difference of their accuracies; ("", "", NaN) with fewer than two.
@@ -82,7 +82,7 @@ def largest_gap(table: pd.DataFrame) -> tuple[str, str, float]:
 def human_ceiling(
     predictions: pd.DataFrame, *, draws: int = 200, seed: int = 0
 ) -> pd.DataFrame | None:
-    """How often people would give a face its label, from the votes it got.
+    """How often annotators would give a face its label, estimated from its votes.
 
     Args:
         predictions: A table with votes_<column> for all ten columns.
@@ -93,7 +93,7 @@ def human_ceiling(
         None without votes. Else one row a judge, with its accuracy and the 95% range over draws:
         "one annotator" (one of the votes, at random; unknown and non-face count as wrong) and
         "a second panel" (ten votes drawn anew from the face's own, the class with most of them; a
-        tie is broken at random). Both flatter people a little: the label came from these votes.
+        tie is broken at random). Both are slightly optimistic: the label came from these votes.
     """
     columns = [f"votes_{name}" for name in VOTE_COLUMNS]
     if not set(columns) <= set(predictions.columns):

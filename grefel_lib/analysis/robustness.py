@@ -1,7 +1,7 @@
-"""How far does a model hold when faces get worse? Six corruptions, five severities each.
+"""How robust is a model to corrupted images? Six corruptions, five severities each.
 
-The corruptions are of the kinds of ImageNet-C (Hendrycks and Dietterich, 2019), which faces in the
-wild suffer from too; their strengths are ours, set for 48-pixel faces and scaled with the side.
+The corruptions are of the kinds of ImageNet-C (Hendrycks and Dietterich, 2019), which occur in
+photographs of faces; the strengths are ours, set for 48-pixel faces and scaled with the side.
 """
 
 import io
@@ -36,7 +36,7 @@ SEVERITIES: dict[str, tuple[float, ...]] = {
 
 
 def corrupt(images: np.ndarray, kind: str, severity: int, *, seed: int = 0) -> np.ndarray:
-    """Spoil each face; the same seed spoils it the same way.
+    """Corrupt each face; the same seed gives the same corruption.
 
     Args:
         images: (N, H, W) or (N, H, W, 3) uint8.

@@ -1,4 +1,4 @@
-"""Which training labels look wrong? Scores, a list for people to look at, and a known truth.
+"""Which training labels look wrong? Scores, a list for review, and detection of known errors.
 
 The truth is injected: `flip` makes labels wrong on purpose, and `detection` says how well the
 scores find them. A model has seen the labels it is asked about, so a long training on few faces
@@ -13,7 +13,7 @@ from grefel_lib.metrics import class_probabilities, table_classes
 
 
 def suspicion(predictions: pd.DataFrame) -> pd.DataFrame:
-    """How wrong each face's label looks; larger is more suspect.
+    """A suspicion score for each face's label; larger is more suspect.
 
     Returns:
         loss (negative log-probability of the label: the usual measure); and, where the table has
@@ -36,7 +36,7 @@ def suspicion(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def label_detection(predictions: pd.DataFrame) -> dict[str, float]:
-    """How well each measure finds the labels that were made wrong.
+    """How well each score finds the labels that were made wrong.
 
     Args:
         predictions: Training faces with label and true_label (`Config.label_noise`).
@@ -55,7 +55,7 @@ def label_detection(predictions: pd.DataFrame) -> dict[str, float]:
 
 
 def most_suspect(predictions: pd.DataFrame, count: int = 100) -> pd.DataFrame:
-    """The training faces whose labels look most wrong, for people to judge.
+    """The training faces whose labels look most wrong, for review.
 
     Returns:
         Up to `count` rows, the most suspect first, indexed as in `predictions`: id, label,

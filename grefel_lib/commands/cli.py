@@ -22,7 +22,7 @@ Add = Callable[[str, str, Any], argparse.ArgumentParser]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors are one line on stderr."""
     argv = [_with_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
-    if hasattr(signal, "SIGTERM"):  # Slurm's way to say stop: end like Ctrl-C, with everything kept
+    if hasattr(signal, "SIGTERM"):  # how Slurm stops a job: end like Ctrl-C
         signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     parser, commands = _parser(argv)
     arguments, unknown = parser.parse_known_args(argv)

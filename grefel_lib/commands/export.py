@@ -1,4 +1,4 @@
-"""A run as an ONNX file: exported, checked against PyTorch on real faces, and timed beside it."""
+"""Export of a run to ONNX, checked against PyTorch and timed."""
 
 import json
 import statistics
@@ -24,7 +24,7 @@ CHECKED, TIMED = 64, 50  # faces that are compared; single faces that are timed
 
 
 class _Exported(nn.Module):
-    """What the file holds: images of 0..1 in, the two outputs that people use out."""
+    """The exported graph: images in 0..1 in; class_probs and reliability out."""
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
@@ -49,14 +49,14 @@ class ExportReport:
 
 
 def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
-    """Write a model as ONNX, if onnxruntime then says of real faces what PyTorch says.
+    """Write a model as ONNX, if onnxruntime and PyTorch agree on the given faces.
 
     The file takes `images`, float32 (batch, 3, S, S) in 0..1, and gives `class_probs` (batch, C)
     and, where the model has it, `reliability` (batch,). Class names, S and where the file comes
     from are in its metadata.
 
     Args:
-        trained: From `evaluation.load`, on the CPU.
+        trained: From `load_model`, on the CPU.
         faces: Faces to compare on, such as the run's validation split.
         path: The file; written whole or not at all.
 

@@ -1,4 +1,4 @@
-"""A command is a notebook: its parameters are the flags, its executed copy is the record."""
+"""A command runs a notebook: flags are its parameters, the executed copy is the record."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def notebook_path(command: str) -> Path:
 
 
 def run_command(command: str, given: Mapping[str, Any]) -> Path:
-    """Check everything that can be checked now, then run a command's notebook.
+    """Check settings, data and weights, then run a command's notebook.
 
     Args:
         command: A key of COMMANDS.
@@ -65,7 +65,7 @@ def run_command(command: str, given: Mapping[str, Any]) -> Path:
 
     Raises:
         ValueError, OSError: Bad settings, a run folder in the way, bad data, no weights.
-        NotebookError: See `execute`.
+        NotebookError: See `execute_notebook`.
     """
     given = dict(given)
     if "output_dir" in given:
@@ -90,7 +90,7 @@ def _prepared(command: str, given: dict[str, Any]) -> Path:
         if not given.get("checkpoint_dir"):
             given["checkpoint_dir"] = str(newest_run().path)
         _, results, config = resolve_evaluation(given)
-        load_faces(config)  # bad data is told now, in one line; good data is cached
+        load_faces(config)  # bad data is reported now, in one line; good data is cached
         return results.path
     config = resolve(given, command=command)
     folder = check_run(config)
@@ -112,7 +112,7 @@ def _compared(given: dict[str, Any]) -> Path:
 
 
 def execute_notebook(notebook: Path, output: Path, given: dict[str, Any]) -> None:
-    """Run a notebook headless through papermill, its printed lines passed on.
+    """Run a notebook headless through papermill; its output is printed.
 
     Args:
         notebook: The source.
@@ -169,7 +169,7 @@ def _remove_if_empty(output: Path, fresh: bool) -> bool:
 
 
 class _Unbuffered:
-    """Passes text on at once, so that a log file can be followed."""
+    """Forwards text at once, so that a log file can be followed."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -292,7 +292,7 @@ def resolve(parameters: Mapping[str, Any] | None = None, *, command: str = "trai
 def resolve_evaluation(
     parameters: Mapping[str, Any] | None = None, *, command: str = "evaluate"
 ) -> tuple[Run, Run, Config]:
-    """The run that is evaluated, where the results go, and the config with what was asked for.
+    """The run to evaluate, where the results go, and the config with the given parameters.
 
     Without `checkpoint_dir` it is the built-in demo run. `output_dir` sends the results elsewhere.
 
@@ -326,7 +326,7 @@ def resolve_comparison(parameters: Mapping[str, Any] | None = None) -> str:
 
 
 def demo_run() -> Run:
-    """The small built-in run that any notebook can fall back on: found, or trained now, once."""
+    """The small built-in run that notebooks use when none is named; trained on first use."""
     config = Config.resolve({"profile": "demo", "run_name": "demo"})
     path = run_folder(config)
     path.parent.mkdir(parents=True, exist_ok=True)

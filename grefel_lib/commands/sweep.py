@@ -178,7 +178,7 @@ def run_point(point: Point) -> None:
     The robustness test, which takes thirty times the test split, is left to `grefel evaluate`; so
     are the training faces, unless their labels were made wrong to be found.
     """
-    if hasattr(signal, "SIGTERM"):  # a cluster's way to say stop: end like Ctrl-C, all kept
+    if hasattr(signal, "SIGTERM"):  # how a cluster stops a job: end like Ctrl-C
         signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     run = _run(point)
     if run is None or run.status() != "ok":

@@ -1,4 +1,4 @@
-"""Click a cell of the confusion matrix, see its faces: what people said, what the model says."""
+"""Click a cell of the confusion matrix to see its faces with votes and predictions."""
 
 from typing import ClassVar
 
@@ -40,7 +40,7 @@ def select_cell(
     """The faces of one cell of the confusion matrix.
 
     Args:
-        predictions: See `evaluation.predict`.
+        predictions: See `predict`.
         true: Class of the label.
         predicted: Class of the prediction.
         order: A key of ORDERS; confidence is the probability of the predicted class.

@@ -1,4 +1,4 @@
-"""Look through a data set: by split, class, protocol and agreement; jump between copies."""
+"""Browse a data set by split, class, protocol and agreement; jump between copies."""
 
 import ipywidgets as widgets
 import pandas as pd
@@ -35,7 +35,7 @@ def select_faces(
     agreement: tuple[float, float] = (0, 1),
     copies: bool = False,
 ) -> pd.DataFrame:
-    """The rows of a data set that somebody wants to see.
+    """The rows of a data set that match a selection.
 
     Args:
         faces: A whole data set.
@@ -83,7 +83,7 @@ def faces_page(faces: FaceSet, rows: pd.DataFrame, *, framed: str = "") -> Figur
 
 
 class DataPanel(Panel):
-    """Choose faces, see them with their votes, jump to their copies, export the choice."""
+    """Select faces, see their votes, jump to their copies, export the selection."""
 
     title = "Data browser"
 
@@ -139,7 +139,7 @@ class DataPanel(Panel):
         self.guard(self._load)()
 
     def _load(self) -> None:
-        """Read the data set that is asked for, with the faces that training would drop."""
+        """Read the chosen data set, including the faces that training would drop."""
         self.faces, self.shown.value = None, ""
         changes = {"dataset": self.dataset.value, "protocol": self.protocol.value}
         self.faces = load_faces(self.config.on_data(**changes, drop_leaks=False, label_noise=0))
@@ -150,7 +150,7 @@ class DataPanel(Panel):
         self._select()
 
     def _select(self, framed: str = "") -> None:
-        """Select anew; show the first page, or the one with the face that gets a frame."""
+        """Apply the selection; show the first page, or the page of the framed face."""
         if self.faces is None:
             return
         self.rows = select_faces(
@@ -168,13 +168,13 @@ class DataPanel(Panel):
         self._offer_jumps(some)
         if some.empty:
             self.shown.value = ""
-            self.tell("no face is like that; widen the agreement, or take another class or split")
+            self.tell("no face matches; widen the agreement, or choose another class or split")
             return
         words = f"{count_faces(len(some))}: " + ", ".join(some["id"])
         self.shown.value = html_picture(faces_page(self.faces, some, framed=self.framed), words)
 
     def _offer_jumps(self, some: pd.DataFrame) -> None:
-        """A button for each face on the page that has a copy in another split."""
+        """A button for each shown face that has a copy in another split."""
         table, self.targets, texts = self.faces.table, [], []
         for _, face in some.iterrows():
             same = table[table["image_hash"] == face["image_hash"]]

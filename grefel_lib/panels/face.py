@@ -1,4 +1,4 @@
-"""Drop a photograph, see its faces taken apart by any run; nothing leaves the machine."""
+"""Drop a photograph and see its faces explained by any run; nothing leaves the machine."""
 
 import base64
 import binascii
@@ -18,7 +18,7 @@ from grefel_lib.sources.photo import Box, crop_box, find_faces, read_photo, whol
 WHOLE = "whole picture"
 
 
-# Core widgets know no drop; so the zone writes what falls on it into a text area nobody sees.
+# Core widgets have no drop event: the zone writes the file into a hidden text area.
 _ZONE = """<div class="grefel-drop" style="border:2px dashed #9E9E9E; padding:10px 24px"
 ondragover="event.preventDefault(); this.style.borderColor='#D55E00'"
 ondragleave="this.style.borderColor='#9E9E9E'"
@@ -105,7 +105,7 @@ class FacePanel(Panel):
         try:
             content = base64.b64decode(content.partition(",")[2], validate=True)
         except binascii.Error:
-            raise ValueError(f"{name} did not arrive whole; drop it again") from None
+            raise ValueError(f"{name} arrived incomplete; drop it again") from None
         self._open(content, name)
 
     def _open(self, content: bytes, name: str) -> None:
@@ -120,7 +120,7 @@ class FacePanel(Panel):
         if self.photo is None or self.trained is None:
             return
         seen = explain_face(self.trained, crop_box(self.photo, self._box()), self.memory)
-        none = "no face was found: the whole picture is taken for one; " if not self.boxes else ""
+        none = "no face was found: the whole picture is used; " if not self.boxes else ""
         sure = "" if seen.reliability is None else f", reliability {seen.reliability:.2f}"
         told = f"{self.face.value}: {seen.predicted}{sure}"
         self.tell(f"{none}{told}{self.note}")

@@ -1,4 +1,4 @@
-"""What all panels share: live where a person looks, errors where they happen."""
+"""What all panels share: errors shown in place, pictures, paging."""
 
 import base64
 import contextlib
@@ -53,7 +53,7 @@ class Panel(widgets.VBox):
 
     @contextlib.contextmanager
     def hushed(self) -> Iterator[None]:
-        """While several controls are set at once: no guarded handler answers."""
+        """While several controls are set at once: guarded handlers do nothing."""
         self.quiet = True
         try:
             yield
@@ -82,7 +82,7 @@ def html_picture(fig: Figure, words: str, *, dpi: int = 130) -> str:
 
 
 def count_faces(count: int) -> str:
-    """So many faces, in words."""
+    """A count of faces, in words."""
     return f"{count:,} face{'' if count == 1 else 's'}"
 
 
@@ -92,7 +92,7 @@ def row(*children: widgets.Widget) -> widgets.HBox:
 
 
 class Pager:
-    """Two buttons and a text: which page of how many things is shown."""
+    """Two buttons and a text: the page that is shown."""
 
     def __init__(self, size: int, turned: Callable[[], None]) -> None:
         """Call `turned` whenever a button changed `start`."""

@@ -1,4 +1,4 @@
-"""Pick runs, and see the comparison change: means, intervals, paired differences."""
+"""Compare chosen runs: means, intervals, paired differences."""
 
 import html
 
@@ -46,7 +46,7 @@ def run_folders(first: str) -> list[str]:
 
 
 class ComparisonPanel(Panel):
-    """A list of evaluated runs; what is picked is compared below."""
+    """A list of evaluated runs; the chosen ones are compared below."""
 
     title = "Run table: pick runs with Ctrl or Shift"
 

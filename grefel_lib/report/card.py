@@ -1,4 +1,4 @@
-"""The model card of a run: what it is, how it was made, what it can and cannot do."""
+"""The model card of a run: data, training, results, limits, licence."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
 from grefel_lib.report.tables import with_intervals
 
-DATA = {  # what each data set is, and on which terms its owners give it
-    "synthetic": "drawn faces, nobody's; they show that the code works, and nothing about people",
+DATA = {  # what each data set is, and its terms
+    "synthetic": "drawn faces; they show that the code works, not how it works on people",
     "ferplus": "FER2013 images (Kaggle, for research) with the votes of FERPlus (MIT)",
     "fer2013": "FER2013 images and labels (Kaggle, for research)",
     "rafdb": "RAF-DB basic expressions (non-commercial research only, on signed terms)",
@@ -17,7 +17,7 @@ DATA = {  # what each data set is, and on which terms its owners give it
 }
 
 
-RARE = 50  # faces of a class below which its recall is hardly known
+RARE = 50  # faces of a class below which its recall is uncertain
 
 
 def model_card(evaluation: Evaluation) -> str:
@@ -118,7 +118,7 @@ def _people(told: dict[str, Any]) -> list[str]:
     if "people" not in told:
         return []
     reach = ", ".join(f"{judge} {row['accuracy']:.1%}" for judge, row in told["people"].items())
-    return ["", f"People, judged by the same labels: {reach}."]
+    return ["", f"Annotators, judged by the same labels: {reach}."]
 
 
 def _copies(told: dict[str, Any]) -> list[str]:
@@ -128,7 +128,7 @@ def _copies(told: dict[str, Any]) -> list[str]:
     ]
     if not parts:
         return []
-    return ["", f"Accuracy by whether training holds the face too: {', '.join(parts)}."]
+    return ["", f"Accuracy by whether a copy of the face is in training: {', '.join(parts)}."]
 
 
 def _sure(mine: dict[str, Any]) -> list[str]:
@@ -138,8 +138,8 @@ def _sure(mine: dict[str, Any]) -> list[str]:
         told[0] += f", {after:.1f}% at temperature {mine['temperature']:.2f} (from validation)"
     for name, row in mine["sureness"].items():
         if row["auroc"] is not None:
-            told.append(f"- {name} tells errors from right answers with AUROC {row['auroc']:.3f}")
-    return ["## How far to believe it", "", *(f"{line}." for line in told), ""]
+            told.append(f"- {name} detects errors with AUROC {row['auroc']:.3f}")
+    return ["## Calibration and error detection", "", *(f"{line}." for line in told), ""]
 
 
 def _robust(evaluation: Evaluation) -> list[str]:
@@ -149,7 +149,7 @@ def _robust(evaluation: Evaluation) -> list[str]:
     clean = table.loc[table["severity"] == 0, "accuracy"].item()
     worst = table[table["severity"] == 3].set_index("corruption")["accuracy"]
     parts = ", ".join(f"{kind} {value:.1%}" for kind, value in worst.sort_values().items())
-    return [f"Accuracy at severity 3 of 5 ({clean:.1%} unspoiled): {parts}.", ""]
+    return [f"Accuracy at severity 3 of 5 ({clean:.1%} uncorrupted): {parts}.", ""]
 
 
 def _attributes(evaluation: Evaluation) -> list[str]:
@@ -174,7 +174,7 @@ def _limits(told: dict[str, Any], mine: dict[str, Any]) -> list[str]:
         "were not tried.",
     ]
     if rare:
-        lines.append(f"- Fewer than {RARE} test faces, so hardly known: {', '.join(rare)}.")
+        lines.append(f"- Fewer than {RARE} test faces, so the recall is uncertain: {', '.join(rare)}.")
     if told["dataset"] == "synthetic":
         lines.append("- It was trained on drawings and must not be used on photographs.")
     return lines

@@ -1,4 +1,4 @@
-"""Figures of many runs: every seed, the mean, its interval."""
+"""Figures of a comparison: every seed, the mean, its interval."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ SHOWN_METRICS = ("accuracy", "mean_class_accuracy", "macro_f1", "nll")
 
 
 def ablation(tables: Mapping[str, pd.DataFrame], seeds: pd.DataFrame) -> Figure:
-    """Draw `variant_dots` of four metrics at full width, from `comparison.summary` and seeds."""
+    """Draw `variant_dots` of four metrics at full width, from `summarise_variants` and seeds."""
     drawn = {metric: tables[metric] for metric in SHOWN_METRICS}
     rows = len(drawn[SHOWN_METRICS[0]])
     fig = Figure(figsize=(6.9, 0.5 + 0.35 * rows))
@@ -25,7 +25,7 @@ def ablation(tables: Mapping[str, pd.DataFrame], seeds: pd.DataFrame) -> Figure:
 
 
 def detection_curves(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Draw how well wrong labels are found (`comparison.detection_table`), a kind of noise a panel.
+    """Draw how well wrong labels are found (`detection_table`), a kind of noise a panel.
 
     The band spans the seeds; at one half nothing is found.
     """
@@ -57,8 +57,8 @@ def variant_dots(
     """Draw each variant's mean with its interval, and every seed as a hollow dot, a metric a panel.
 
     Args:
-        tables: By metric, one row a variant: value, low, high (`comparison.summary`).
-        seeds: One row a run: variant, and a column a metric (`comparison.seed_table`).
+        tables: By metric, one row a variant: value, low, high (`summarise_variants`).
+        seeds: One row a run: variant, and a column a metric (`seed_table`).
         axes: One a metric, side by side; only the first names the variants.
         titles: By metric, the words under its axis.
         percent: Metrics drawn times 100.
@@ -88,7 +88,7 @@ def difference_dots(table: pd.DataFrame, ax: Axes, *, percent: bool = True) -> A
     """Draw how far each variant lies from the reference, with its paired interval.
 
     Args:
-        table: One row a variant: variant, difference, low, high (`comparison.against`, one metric).
+        table: One row a variant: variant, difference, low, high (`paired_differences`, one metric).
         ax: Where to draw; zero is the reference.
         percent: Times 100.
     """

@@ -1,4 +1,4 @@
-"""Every figure and table, by name: of a run, an evaluation, a comparison, an explained face."""
+"""Every figure and table by name: of a run, an evaluation, a comparison, an explained face."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -69,8 +69,8 @@ TABLE_TITLES = {  # before what `caption` says
     "comparison": "Both checkpoints",
     "per_class": "By class",
     "calibration": "Calibration errors, before and after a temperature fitted on validation",
-    "sureness": "How well two measures of sureness foretell errors",
-    "robustness": "Accuracy (%) by corruption and severity; 0 is unspoiled",
+    "sureness": "How well confidence and reliability predict errors",
+    "robustness": "Accuracy (%) by corruption and severity; 0 is uncorrupted",
     "copies": "Accuracy on faces with and without a copy in the training split",
     "attributes": "Accuracy by group of people",
 }
@@ -188,7 +188,7 @@ def draw(
 
 
 def caption(evaluation: Evaluation) -> str:
-    """What a reader must know of any number: data, protocol, split, faces, selection rule."""
+    """The facts behind every number: data, protocol, split, faces, selection rule."""
     facts = evaluation.facts
     protocol = f" (protocol {facts['protocol']})" if facts["protocol"] else ""
     return (

@@ -27,7 +27,7 @@ from grefel_lib.sources.photo import Box
 
 
 def attention_overlay(face: np.ndarray, weights: np.ndarray, ax: Axes) -> Axes:
-    """Draw a face under what the attentive correction looked at, brighter where it looked more.
+    """Draw a face under the attention of the attentive correction; brighter is higher.
 
     Args:
         face: (H, W) or (H, W, 3) uint8.
@@ -132,7 +132,7 @@ def detected_faces(picture: np.ndarray, boxes: list[Box]) -> Figure:
 
 
 def explanation_figure(seen: Explained) -> Figure:
-    """Draw a face, where the model looked, what it says before and after, and whom it resembles.
+    """Draw a face, its attention, its distributions and the training faces near its anchors.
 
     Args:
         seen: From `explain_face`; its memory, if it has one, gives the faces near the anchors.
@@ -143,11 +143,11 @@ def explanation_figure(seen: Explained) -> Figure:
         parts = fig.subfigures(2, 1, height_ratios=(2.2, 0.95)) if anchors else [fig]
         axes = parts[0].subplots(1, 3, width_ratios=(1, 1, 1.7))
         axes[0].imshow(seen.face, cmap="gray", vmin=0, vmax=255)
-        axes[0].set_title("the face, as the model gets it")
+        axes[0].set_title("input of the model")
         axes[0].set_axis_off()
         if seen.attention is not None:
             attention_overlay(seen.face, seen.attention, axes[1])
-            axes[1].set_title("where it looked (brighter: more)")
+            axes[1].set_title("attention (brighter: higher)")
         axes[1].set_axis_off()
         given = {k: seen.distributions[k] for k in ("primary", "corrected")
                  if k in seen.distributions}  # fmt: skip
@@ -237,7 +237,7 @@ def face_grid(
 
 
 def suspect_faces(table: pd.DataFrame, training: FaceSet) -> Figure:
-    """Draw training faces whose labels look wrong (`inspection.worst`), with their votes.
+    """Draw training faces whose labels look wrong (`most_suspect`), with their votes.
 
     Above each face: its label, what the model says instead.
     """

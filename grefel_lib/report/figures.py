@@ -39,7 +39,7 @@ def accuracy_bars(scores: pd.DataFrame, ax: Axes, *, people: pd.DataFrame | None
     Args:
         scores: One row a checkpoint or run: value, low, high (shares).
         ax: Where to draw; wide and low.
-        people: From `people.ceiling`; the bands are named above the axes.
+        people: From `human_ceiling`; the bands are named above the axes.
     """
     for row, (_, line) in enumerate(scores.iterrows()):
         ax.plot([line["low"], line["high"]], [row, row], color=VAL, lw=1.4, solid_capstyle="butt")
@@ -63,7 +63,7 @@ def accuracy_bars(scores: pd.DataFrame, ax: Axes, *, people: pd.DataFrame | None
 
 
 def per_class_bars(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw recall by class from `metrics.per_class` with its interval and each class's faces."""
+    """Draw recall by class from `per_class_metrics` with its interval and each class's faces."""
     names = list(table["class"])
     slot = class_axis(ax, names, table["count"])
     ends = np.abs(table[["recall_low", "recall_high"]].T.to_numpy() - table["recall"].to_numpy())
@@ -86,7 +86,7 @@ def reliability_diagram(
     ylabel: str = "accuracy",
     legend: bool = True,
 ) -> Axes:
-    """Draw the bins of `metrics.reliability_bins` or `metrics.calibration` on square axes."""
+    """Draw the bins of `confidence_bins` or `calibration_bins` on square axes."""
     low, high, count = (bins[name].to_numpy() for name in ("low", "high", "count"))
     claimed, found = bins["confidence"].to_numpy(), bins["accuracy"].to_numpy()
     share = {"color": FAINT, "ec": "white", "label": "share of images"}
@@ -109,9 +109,9 @@ def risk_coverage_curves(
     """Draw the error among the surest faces against the share of faces kept.
 
     Args:
-        curves: By measure of sureness, from `calibration.risk_coverage`.
+        curves: By measure of sureness, from `risk_coverage`.
         ax: Where to draw.
-        scores: From `calibration.error_detection`; its AURC goes into the legend.
+        scores: From `error_detection`; its AURC goes into the legend.
     """
     for (name, curve), colour, line in zip(curves.items(), (VAL, EMA), LINES, strict=False):
         label = f"{name} (AURC {100 * scores.loc[name, 'aurc']:.1f})"
@@ -133,7 +133,7 @@ def robustness_curves(curves: pd.DataFrame, ax: Axes, *, metric: str, label: str
     """Draw a metric against the severity of each corruption.
 
     Args:
-        curves: From `robustness.with_clean`.
+        curves: From `with_clean`.
         ax: Where to draw.
         metric: A column of `curves`.
         label: Words of the vertical axis.

@@ -1,6 +1,6 @@
 """Figures of the method itself: curves, anchors on their sphere, one decision taken apart.
 
-As in `plots`, each function draws what it is given on the axes it is given.
+Each function draws what it is given on the axes it is given.
 """
 
 from collections.abc import Sequence

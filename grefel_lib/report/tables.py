@@ -1,4 +1,4 @@
-"""Text for people and papers: epoch lines, comparison, JSON and LaTeX tables."""
+"""Tables for notebooks and papers: intervals as text, LaTeX."""
 
 import re
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def with_intervals(checkpoints: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame
     """Checkpoints side by side, a row a metric: "82.1 [80.7, 83.4]"; a decimal more of NLL, Brier.
 
     Args:
-        checkpoints: By name, metrics and intervals as `record.build` gives them.
+        checkpoints: By name, metrics and intervals as in metrics.json.
     """
     columns = {}
     for name, found in checkpoints.items():

@@ -1,4 +1,4 @@
-"""Where each published layout keeps its files, and how they are read; nothing is cached here."""
+"""The published layouts on disk: which files belong to a data set, and how they are read."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +39,7 @@ class Source:
     root: Path
     files: list[Path]  # everything whose change makes the cache stale
     read: Callable[[], tuple[pd.DataFrame, Iterable[np.ndarray]]]
-    notes: list[str] = field(default_factory=list)  # what a person should know of the choice
+    notes: list[str] = field(default_factory=list)  # remarks on what was chosen, for the user
 
 
 def find_source(config: Config) -> Source:
@@ -301,7 +301,7 @@ def _read_rafdb(
 
 
 def _attributes(path: Path) -> list[str | None]:
-    """What a face's manual annotation says of the person: words, or None without the file."""
+    """Gender, race and age group of a face; None without the annotation file."""
     if not path.is_file():
         return [None] * len(RAFDB_ATTRIBUTES)
     codes = path.read_text().split()[-len(RAFDB_ATTRIBUTES) :]  # after the landmarks
@@ -406,7 +406,7 @@ def read_face(path: Path) -> np.ndarray:
 
 
 def missing(folder: Path, names: list) -> str:
-    """The sentence about images that a table names but a folder lacks."""
+    """The message about images that a table lists but a folder lacks."""
     return f"{len(names)} images are missing in {folder}, the first is {names[0]}"
 
 

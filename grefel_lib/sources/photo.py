@@ -1,4 +1,4 @@
-"""Find the faces in a photograph. The weights come inside a package: nothing is fetched or sent."""
+"""Photographs in, faces found; the detector's weights come inside a package."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ def read_photo(file: str | Path | IO[bytes], name: str = "") -> np.ndarray:
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
         raise ValueError(
-            f"{name or file} is no picture that can be read (png, jpg, webp, bmp, tif){why}"
+            f"{name or file} cannot be read as a picture (png, jpg, webp, bmp, tif){why}"
         ) from error
 
 
@@ -83,7 +83,7 @@ def find_faces(picture: np.ndarray) -> list[Box]:
     for side in sorted({min(side, max(longer, SIDES[0])) for side in SIDES}):
         scale = side / longer
         size = [max(1, round(scale * edge)) for edge in picture.shape[1::-1]]
-        if min(size) < CELL:  # a strip, of which YuNet tells nonsense
+        if min(size) < CELL:  # a strip, on which YuNet is unreliable
             continue
         resized = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
         rows = detector.detect(np.asarray(resized)[..., ::-1].copy(), details=True)  # BGR
@@ -99,7 +99,7 @@ def find_faces(picture: np.ndarray) -> list[Box]:
 
 
 def whole_picture(picture: np.ndarray) -> Box:
-    """The box that is all of a picture: where no face is found, or it is a crop already."""
+    """The box of the whole picture, for crops and where no face is found."""
     return (0, 0, picture.shape[1], picture.shape[0])
 
 
