@@ -134,28 +134,28 @@ def _levels(name: str, image_size: int) -> tuple[int, ...]:
             f"a multiple of 32 from 64 on suits most networks ({error})"
         ) from error
     info = network.feature_info
-    found = {
+    maps_by_reduction = {
         reduction: (index, tuple(level.shape[-2:]))
         for index, reduction, level in zip(info.out_indices, info.reduction(), maps, strict=True)
     }
     halves = tuple(reduction // 2 for reduction in REDUCTIONS)
-    wanted = next((r for r in (REDUCTIONS, halves) if found.keys() >= set(r)), None)
-    if wanted is None:
+    reductions = next((r for r in (REDUCTIONS, halves) if maps_by_reduction.keys() >= set(r)), None)
+    if reductions is None:
         raise ValueError(
             f"window_cross_attention needs feature maps of the reductions 8, 16 and 32, but those "
             f"of {name!r} are {', '.join(map(str, info.reduction()))}; take a network with a "
             f"pyramid, such as resnet50 or mobilenetv3_small_100"
         )
-    sides = [-(-image_size // reduction) for reduction in wanted]
+    sides = [-(-image_size // reduction) for reduction in reductions]
     if window_sides(image_size)[-1] == 1 or any(
-        found[r][1] != (side, side) for r, side in zip(wanted, sides, strict=True)
+        maps_by_reduction[r][1] != (side, side) for r, side in zip(reductions, sides, strict=True)
     ):
-        given = ", ".join(f"{h}x{w}" for h, w in (found[r][1] for r in wanted))
+        sizes = ", ".join(f"{h}x{w}" for h, w in (maps_by_reduction[r][1] for r in reductions))
         raise ValueError(
-            f"at image_size {image_size} the feature maps of {name!r} are {given}, which "
+            f"at image_size {image_size} the feature maps of {name!r} are {sizes}, which "
             f"window_cross_attention cannot use; take a multiple of 32, from 64 on"
         )
-    return tuple(found[r][0] for r in wanted)
+    return tuple(maps_by_reduction[r][0] for r in reductions)
 
 
 def _pyramid(name: str, weights: str, image_size: int) -> nn.Module:

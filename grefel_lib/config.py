@@ -315,9 +315,9 @@ class Config:
     def unmet(self, name: str) -> str:
         """The condition that keeps a setting from having an effect, as "head=grefel"; or ""."""
         for condition in SETTINGS[name].needs:
-            key, sign, wanted = re.fullmatch(r"(\w+)(!=|=|>)(.+)", condition).groups()
+            key, sign, allowed = re.fullmatch(r"(\w+)(!=|=|>)(.+)", condition).groups()
             value = getattr(self, key)
-            met = value > float(wanted) if sign == ">" else str(value) in wanted.split("|")
+            met = value > float(allowed) if sign == ">" else str(value) in allowed.split("|")
             if met == (sign == "!="):
                 return condition
         return ""

@@ -70,10 +70,10 @@ class FaceSet:
 
     def counts(self) -> pd.DataFrame:
         """Faces per class (rows) and split (columns)."""
-        found = pd.crosstab(self.table["label"], self.table["split"])
-        found = found.reindex(index=range(len(self.class_names)), columns=SPLITS, fill_value=0)
-        found.index = pd.Index(self.class_names, name="class")
-        return found.rename_axis(columns=None)
+        counts = pd.crosstab(self.table["label"], self.table["split"])
+        counts = counts.reindex(index=range(len(self.class_names)), columns=SPLITS, fill_value=0)
+        counts.index = pd.Index(self.class_names, name="class")
+        return counts.rename_axis(columns=None)
 
 
 def load_faces(config: Config) -> FaceSet:
@@ -113,8 +113,8 @@ def load_faces(config: Config) -> FaceSet:
             keep = np.where(train, keep_soft, keep)
         table["label"] = targets.argmax(axis=1)
         emotion_votes = votes[:, : len(EMOTIONS)]
-        mine = emotion_votes[np.arange(len(votes)), table["label"]]
-        table["agreement"] = mine / np.maximum(emotion_votes.sum(axis=1), 1)
+        label_votes = emotion_votes[np.arange(len(votes)), table["label"]]
+        table["agreement"] = label_votes / np.maximum(emotion_votes.sum(axis=1), 1)
     else:
         keep = np.ones(len(table), dtype=bool)
         table["label"] = [class_index(config.dataset, code) for code in table.pop("code")]
@@ -228,14 +228,14 @@ def _take_top(votes: np.ndarray) -> np.ndarray:
         taken[:, :emotions] += left[:, :emotions] * chosen
         left[:, :emotions] *= ~chosen
         count += chosen.sum(axis=1)
-        strange = top[:, emotions:].any(axis=1)  # unknown, or not a face
-        alone = np.flatnonzero(strange & (taken.sum(axis=1) == 0))
+        no_emotion = top[:, emotions:].any(axis=1)  # unknown, or not a face
+        alone = np.flatnonzero(no_emotion & (taken.sum(axis=1) == 0))
         column = emotions + top[alone, emotions:].argmax(axis=1)
         taken[alone, column] = left[alone, column]
         count[alone] += 1
-        stopped |= strange
-    kept = (taken.sum(axis=1) > 0.5 * total) & (count <= 3)
-    return taken * kept[:, None]
+        stopped |= no_emotion
+    integrated = (taken.sum(axis=1) > 0.5 * total) & (count <= 3)
+    return taken * integrated[:, None]
 
 
 def _with_validation(table: pd.DataFrame) -> pd.DataFrame:

@@ -86,7 +86,7 @@ class Training:
         Returns:
             This process's share of the batch: images (b, 3, S, S), normalised, and targets (b, C).
         """
-        config, mine = self.run.config, self.world.share(len(images))
+        config, share = self.run.config, self.world.share(len(images))
         faces = augment(to_float(images, self.device), config.augmentation)
         faces, targets = mix_batch(
             faces,
@@ -95,8 +95,8 @@ class Training:
             cutmix_alpha=config.cutmix_alpha,
             prob=config.mix_prob,
         )
-        faces = prepare_input(faces[mine], config.image_size, self.net.mean, self.net.std)
-        return memory_layout(faces, config), targets[mine]
+        faces = prepare_input(faces[share], config.image_size, self.net.mean, self.net.std)
+        return memory_layout(faces, config), targets[share]
 
     def batches(self) -> list[np.ndarray]:
         """An epoch's batches of indices: the same in every process, two faces for each at least."""
@@ -160,8 +160,8 @@ def fit(
             if no_progress(training.history, config.early_stopping):
                 say(f"no better validation accuracy for {config.early_stopping} epochs: stop")
                 break
-            asked = any(training.world.gathered(run.asked_to_stop))
-            if asked and training.epoch < config.epochs:
+            stop_requested = any(training.world.gathered(run.asked_to_stop))
+            if stop_requested and training.epoch < config.epochs:
                 say(f"asked to stop; to go on: grefel train --resume {run.name}")
                 ending["status"] = "stopped"
                 break
@@ -255,7 +255,7 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
         leave=False,
         disable=not progress_bars(),
     )
-    sums, seen = Counter(), 0
+    sums, count = Counter(), 0
     started = last_line = time.perf_counter()
     for images, targets, batch in bar:
         # learning rate: linear warm-up, then cosine
@@ -291,26 +291,26 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
             training.ema.update(net, step=training.update)
 
         # record
-        seen += len(batch)
+        count += len(batch)
         sums["correct"] += parts.pop("correct")
         sums["norm"] += norm.item() * len(batch)
         for name, value in parts.items():
             sums[name] += value * len(batch)
-        lr, loss, accuracy = config.lr * factor, sums["loss"] / seen, sums["correct"] / seen
+        lr, loss, accuracy = config.lr * factor, sums["loss"] / count, sums["correct"] / count
         bar.set_postfix(loss=f"{loss:.3f}", acc=f"{accuracy:.3f}", lr=f"{lr:.1e}")
         now = time.perf_counter()
         if bar.disable and now > last_line + SECONDS_BETWEEN_LINES:
             last_line = now
             say(
-                f"  epoch {epoch + 1}, {seen / len(training.train):.0%}: loss {loss:.3f}, "
-                f"accuracy {accuracy:.2%}, lr {lr:.1e}, {seen / (now - started):.0f} images/s"
+                f"  epoch {epoch + 1}, {count / len(training.train):.0%}: loss {loss:.3f}, "
+                f"accuracy {accuracy:.2%}, lr {lr:.1e}, {count / (now - started):.0f} images/s"
             )
     seconds = time.perf_counter() - started
     training.epoch += 1
     row = {"epoch": training.epoch, "lr": lr, "train_loss": loss}
-    row |= {f"train_loss_{part}": sums[part] / seen for part in PARTS if sums[part]}
-    row |= {"grad_norm": sums["norm"] / seen, "train_accuracy": accuracy}
-    return row | {"images_per_second": seen / seconds}
+    row |= {f"train_loss_{part}": sums[part] / count for part in PARTS if sums[part]}
+    row |= {"grad_norm": sums["norm"] / count, "train_accuracy": accuracy}
+    return row | {"images_per_second": count / seconds}
 
 
 def backward(
@@ -379,9 +379,9 @@ def validate(training: Training) -> dict[str, float]:
     nets = {"": training.net, "ema_": training.ema.module}
     for net in nets.values():
         world.from_first(net)
-    mine = val.take(np.arange(len(val))[world.share(len(val))])
+    share = val.take(np.arange(len(val))[world.share(len(val))])
     row: dict[str, float] = {}
-    for prefix, part in predict_each(nets, mine, training.run.config).items():
+    for prefix, part in predict_each(nets, share, training.run.config).items():
         table = pd.concat(world.gathered(part), ignore_index=True)
         metrics = compute_metrics(table)
         row[f"{prefix}val_loss"] = metrics["nll"]

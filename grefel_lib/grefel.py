@@ -234,8 +234,8 @@ class GReFELHead(nn.Module):
         votes = [branch.argmax(dim=1) for branch in branches]
         same = [(a == b).float() for a, b in itertools.combinations(votes, 2)]
         agreement = torch.stack(same).mean(dim=0) if same else torch.ones_like(conf[:, 0])
-        known = [part for part in (embeddings, conf, agreement[:, None]) if part is not None]
-        inputs = torch.cat(known, dim=1)
+        parts = [part for part in (embeddings, conf, agreement[:, None]) if part is not None]
+        inputs = torch.cat(parts, dim=1)
         return self.reliability(inputs.detach()).squeeze(1)  # (B,); an output only
 
 

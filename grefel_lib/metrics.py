@@ -101,14 +101,14 @@ class _Faces:
     def of(cls, predictions: pd.DataFrame) -> "_Faces":
         probs = class_probabilities(predictions)
         labels, predicted = (class_codes(predictions, name) for name in ("label", "predicted"))
-        sure, mine = probs.max(axis=1), probs[np.arange(len(probs)), labels]
+        confidence, label_probs = probs.max(axis=1), probs[np.arange(len(probs)), labels]
         return cls(
             classes=probs.shape[1],
             cell=labels * probs.shape[1] + predicted,
-            place=np.clip((sure * BINS).astype(int), 0, BINS - 1),
-            gap=(predicted == labels) - sure,
-            nll=-np.log(mine.clip(1e-12)),
-            brier=(probs**2).sum(axis=1) - 2 * mine + 1,
+            place=np.clip((confidence * BINS).astype(int), 0, BINS - 1),
+            gap=(predicted == labels) - confidence,
+            nll=-np.log(label_probs.clip(1e-12)),
+            brier=(probs**2).sum(axis=1) - 2 * label_probs + 1,
         )
 
     def scores(self, times: np.ndarray) -> dict[str, float]:
@@ -172,8 +172,8 @@ def paired_difference(
     """
     _same_images(first[0], second[0])
     value = _mean_scores(second) - _mean_scores(first)
-    drawn = _resampled(second, draws, seed) - _resampled(first, draws, seed)
-    return _with_interval(value, drawn, level)
+    resampled = _resampled(second, draws, seed) - _resampled(first, draws, seed)
+    return _with_interval(value, resampled, level)
 
 
 def mcnemar_test(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
@@ -208,16 +208,16 @@ def _resampled(tables: Sequence[pd.DataFrame], draws: int, seed: int) -> pd.Data
     faces = [_Faces.of(table) for table in tables]
     rng = np.random.default_rng(seed)
     size = len(tables[0])
-    found = []
+    rows = []
     for _ in range(draws):
         times = np.bincount(rng.integers(size, size=size), minlength=size).astype(float)
         scores = [one.scores(times) for one in faces]
-        found.append({name: np.mean([one[name] for one in scores]) for name in scores[0]})
-    return pd.DataFrame(found)
+        rows.append({name: np.mean([one[name] for one in scores]) for name in scores[0]})
+    return pd.DataFrame(rows)
 
 
-def _with_interval(value: pd.Series, drawn: pd.DataFrame, level: float) -> pd.DataFrame:
-    low, high = (drawn.quantile(end) for end in ((1 - level) / 2, (1 + level) / 2))
+def _with_interval(value: pd.Series, resampled: pd.DataFrame, level: float) -> pd.DataFrame:
+    low, high = (resampled.quantile(end) for end in ((1 - level) / 2, (1 + level) / 2))
     return pd.DataFrame({"value": value, "low": low, "high": high}).loc[list(value.index)]
 
 
@@ -260,8 +260,8 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
     """
     if not total:
         return 0.0, 1.0
-    found = stats.binomtest(int(right), int(total)).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    interval = stats.binomtest(int(right), int(total)).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def confusion_counts(predictions: pd.DataFrame) -> np.ndarray:
@@ -287,25 +287,25 @@ def confidence_bins(predictions: pd.DataFrame, bins: int = BINS) -> pd.DataFrame
     return calibration_bins(probs.max(axis=1), right, bins)
 
 
-def calibration_bins(claimed: np.ndarray, found: np.ndarray, bins: int = BINS) -> pd.DataFrame:
+def calibration_bins(claimed: np.ndarray, outcome: np.ndarray, bins: int = BINS) -> pd.DataFrame:
     """Mean claim against mean outcome, in bins of equal width over the claim.
 
     Args:
         claimed: (N,) values in 0..1, a confidence or a reliability.
-        found: (N,) the outcome it should predict: right or wrong, or a share of votes.
+        outcome: (N,) the outcome it should predict: right or wrong, or a share of votes.
         bins: Number of bins over 0..1; each holds its lower edge, the last also 1.
 
     Raises:
         ValueError: A claim outside 0..1 or not a number, or no bins.
     """
-    claimed, found = np.asarray(claimed, dtype=float), np.asarray(found, dtype=float)
+    claimed, outcome = np.asarray(claimed, dtype=float), np.asarray(outcome, dtype=float)
     if bins < 1:
         raise ValueError(f"bins={bins}; give at least 1")
     inside = (claimed >= -1e-6) & (claimed <= 1 + 1e-6)  # False for NaN
     if not inside.all():
         raise ValueError(f"{(~inside).sum()} of {len(claimed)} claims are no numbers in 0..1")
     place = np.clip((claimed * bins).astype(int), 0, bins - 1)
-    table = pd.DataFrame({"bin": place, "confidence": claimed, "accuracy": found})
+    table = pd.DataFrame({"bin": place, "confidence": claimed, "accuracy": outcome})
     table = table.groupby("bin").agg(
         count=("confidence", "size"),
         confidence=("confidence", "mean"),

@@ -65,10 +65,11 @@ def epoch_batches(faces: FaceSet, config: Config) -> list[np.ndarray]:
         labels = faces.table["label"].to_numpy()
         picks = []
         for label in np.unique(labels):
-            mine = torch.from_numpy(np.flatnonzero(labels == label))
+            members = torch.from_numpy(np.flatnonzero(labels == label))
             count = config.balanced_sampling
-            order = torch.cat([torch.randperm(len(mine)) for _ in range(-(-count // len(mine)))])
-            picks.append(mine[order[:count]])
+            rounds = -(-count // len(members))
+            order = torch.cat([torch.randperm(len(members)) for _ in range(rounds)])
+            picks.append(members[order[:count]])
         pool = torch.cat(picks)
         order = pool[torch.randperm(len(pool))].numpy()
     else:

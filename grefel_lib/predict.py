@@ -32,8 +32,8 @@ def to_input(
 
 def model_outputs(net: GReFEL, faces: FaceSet, config: Config) -> Iterator[Output]:
     """The model's output, batch by batch in the order of the faces."""
-    for found in outputs_of_each({"": net}, faces, config):
-        yield found[""]
+    for outputs in outputs_of_each({"": net}, faces, config):
+        yield outputs[""]
 
 
 @torch.inference_mode()
@@ -75,12 +75,12 @@ def predict_each(
     nets: Mapping[str, GReFEL], faces: FaceSet, config: Config
 ) -> dict[str, pd.DataFrame]:
     """`predict` with several models of one architecture, in one pass over the faces."""
-    kept: dict[str, dict[str, list[torch.Tensor]]] = {name: {} for name in nets}
-    for found in outputs_of_each(nets, faces, config):
-        for name, output in found.items():
+    columns_by_net: dict[str, dict[str, list[torch.Tensor]]] = {name: {} for name in nets}
+    for outputs in outputs_of_each(nets, faces, config):
+        for name, output in outputs.items():
             for column, values in _output_columns(output).items():
-                kept[name].setdefault(column, []).append(values)
-    return {name: _predictions_table(found, faces) for name, found in kept.items()}
+                columns_by_net[name].setdefault(column, []).append(values)
+    return {name: _predictions_table(outputs, faces) for name, outputs in columns_by_net.items()}
 
 
 def _output_columns(output: Output) -> dict[str, torch.Tensor]:
@@ -105,8 +105,8 @@ def _predictions_table(columns: dict[str, list[torch.Tensor]], faces: FaceSet) -
     table["predicted"] = np.asarray(names)[values["p"].argmax(axis=1)]
     if "true_label" in faces.table:
         table["true_label"] = np.asarray(names)[faces.table["true_label"].to_numpy()]
-    known = [column for column in RAFDB_ATTRIBUTES if column in faces.table]
-    table = table.join(faces.table[known].reset_index(drop=True))
+    attributes = [column for column in RAFDB_ATTRIBUTES if column in faces.table]
+    table = table.join(faces.table[attributes].reset_index(drop=True))
     parts = [table, pd.DataFrame(values["p"], columns=[f"p_{name}" for name in names])]
     if "primary" in values:
         parts.append(pd.DataFrame(values["primary"], columns=[f"primary_{n}" for n in names]))
@@ -116,9 +116,9 @@ def _predictions_table(columns: dict[str, list[torch.Tensor]], faces: FaceSet) -
     table["agreed"] = (table["label"] == table["predicted"]).astype(float)
     if votes:
         counts = faces.table[votes].to_numpy()
-        shares, kept = ferplus_targets(counts, faces.info["protocol"], soft=True)
-        mine = shares[np.arange(len(table)), values["p"].argmax(axis=1)]
-        table["agreed"] = np.where(kept, mine, table["agreed"])
+        shares, has_votes = ferplus_targets(counts, faces.info["protocol"], soft=True)
+        label_share = shares[np.arange(len(table)), values["p"].argmax(axis=1)]
+        table["agreed"] = np.where(has_votes, label_share, table["agreed"])
         parts.append(faces.table[votes].reset_index(drop=True).add_prefix("votes_"))
     return pd.concat(parts, axis=1)
 
@@ -130,17 +130,17 @@ def look_inside(net: GReFEL, faces: FaceSet, config: Config) -> dict[str, np.nda
         ids and labels (N,) of text; and as far as the head has them embeddings (N, D) and attention
         (N, T), float16, and anchors (C, K, D).
     """
-    found: dict[str, list[np.ndarray]] = {"embeddings": [], "attention": []}
+    arrays: dict[str, list[np.ndarray]] = {"embeddings": [], "attention": []}
     labels = np.asarray(faces.class_names)[faces.table["label"].to_numpy()]
-    kept = {"ids": faces.table["id"].to_numpy(dtype=str), "labels": labels}
+    result = {"ids": faces.table["id"].to_numpy(dtype=str), "labels": labels}
     for output in model_outputs(net, faces, config):
-        for name, parts in found.items():
+        for name, parts in arrays.items():
             value = getattr(output, name)
             if value is not None:
                 parts.append(value.float().cpu().numpy().astype(np.float16))
         if output.anchors is not None:
-            kept["anchors"] = output.anchors.float().cpu().numpy()
-    return kept | {name: np.concatenate(parts) for name, parts in found.items() if parts}
+            result["anchors"] = output.anchors.float().cpu().numpy()
+    return result | {name: np.concatenate(parts) for name, parts in arrays.items() if parts}
 
 
 def attention_maps(weights: np.ndarray, config: Config) -> np.ndarray:

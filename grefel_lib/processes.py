@@ -119,12 +119,12 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
     count = run.config.processes
     threads = max(1, (os.cpu_count() or 1) // count)
     environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "GREFEL_PROGRESS": "0"}
-    with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryFile("w+") as told:
+    with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryFile("w+") as errors:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                    f"--nproc-per-node={count}", f"--log-dir={logs}",
                    "-m", "grefel_lib.commands.worker", str(run.path)]  # fmt: skip
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=told, text=True, env=environment
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         ) as process:
             try:
                 for line in process.stdout:
@@ -135,22 +135,22 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
                 run.write_ending({"status": "interrupted"})
                 raise
         if process.returncode:
-            told.seek(0)
-            error = ProcessError(_first_error(Path(logs), told.read(), count))
+            errors.seek(0)
+            error = ProcessError(_first_error(Path(logs), errors.read(), count))
             run.write_ending({"status": "failed", "error": str(error)})
             raise error
 
 
-def _first_error(logs: Path, told: str, count: int) -> str:
+def _first_error(logs: Path, output: str, count: int) -> str:
     """The first failure; the others only lost their partner."""
-    ended = re.findall(r"rank\s*: (\d+)[^\n]*\n\s*exitcode\s*: -(\d+)", told)
+    ended = re.findall(r"rank\s*: (\d+)[^\n]*\n\s*exitcode\s*: -(\d+)", output)
     for rank, number in ended:
         if int(number) != signal.SIGTERM:  # torchrun's own, to the others
             return (f"process {rank} of {count} was ended by signal {number}; if memory ran out, "
                     f"lower micro_batch_size")  # fmt: skip
-    found = sorted(logs.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
-    if found:
-        message = json.loads(found[0].read_text())["message"]
+    files = sorted(logs.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
+    if files:
+        message = json.loads(files[0].read_text())["message"]
         message = message["message"] if isinstance(message, Mapping) else message
-        return f"process {found[0].parent.name} of {count}: {message}"
-    return f"torchrun failed: {(told.strip().splitlines() or ['no output'])[-1]}"
+        return f"process {files[0].parent.name} of {count}: {message}"
+    return f"torchrun failed: {(output.strip().splitlines() or ['no output'])[-1]}"

@@ -99,16 +99,16 @@ def start_from(
             f"set's ({', '.join(class_names)}): the class layers start fresh"
         )
         fresh = _class_layers(net)
-    strange = [
+    unfit = [
         k for k in own if k not in fresh and getattr(tensors.get(k), "shape", None) != own[k].shape
     ]
-    if strange:
+    if unfit:
         raise ValueError(
-            f"checkpoint {path.name} does not fit the model ({len(strange)} tensors, first "
-            f"{strange[0]}); keep backbone, head and sizes as in the run it comes from"
+            f"checkpoint {path.name} does not fit the model ({len(unfit)} tensors, first "
+            f"{unfit[0]}); keep backbone, head and sizes as in the run it comes from"
         )
-    kept = {k: v for k, v in tensors.items() if k in own and k not in fresh}
-    net.load_state_dict(kept, strict=False)
+    loaded = {k: v for k, v in tensors.items() if k in own and k not in fresh}
+    net.load_state_dict(loaded, strict=False)
 
 
 def _class_layers(net: GReFEL) -> set[str]:

@@ -149,9 +149,9 @@ def check_same_settings(run: Run, config: Config) -> None:
     differences = run.config.differences(config).items()
     other = {k: v for k, v in differences if not (k in named or SETTINGS[k].may_change)}
     if other:
-        told = ", ".join(f"{k} {old!r} there, {new!r} here" for k, (old, new) in other.items())
+        differing = ", ".join(f"{k} {old!r} there, {new!r} here" for k, (old, new) in other.items())
         raise ValueError(
-            f"run {run.name} exists with other settings ({told}); choose another name, or use "
+            f"run {run.name} exists with other settings ({differing}); choose another name, or use "
             f"the same settings to continue it"
         )
 
@@ -219,15 +219,15 @@ def newest_run(output_dir: str = "outputs", *, finetuned: bool = True) -> Run:
     Raises:
         FileNotFoundError: There is none.
     """
-    found = [r for r in all_runs(output_dir) if r.has_checkpoint(BEST)]
-    found = [r for r in found if finetuned or not r.path.name.startswith("finetune_")]
-    found = [r for r in found if "demo" not in (r.path.name, r.path.parent.name)] or found
-    if not found:
+    runs = [r for r in all_runs(output_dir) if r.has_checkpoint(BEST)]
+    runs = [r for r in runs if finetuned or not r.path.name.startswith("finetune_")]
+    runs = [r for r in runs if "demo" not in (r.path.name, r.path.parent.name)] or runs
+    if not runs:
         raise FileNotFoundError(
             f"no trained run under {relative(outputs_folder(output_dir))}; train one with: "
             f"grefel train"
         )
-    return found[-1]
+    return runs[-1]
 
 
 def checkpoint_file(name: str | Path, output_dir: str = "outputs", *, which: str = "") -> Path:

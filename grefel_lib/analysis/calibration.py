@@ -34,7 +34,7 @@ def calibration_errors(predictions: pd.DataFrame) -> dict[str, float]:
     truth = (predictions["label"].to_numpy()[:, None] == table_classes(predictions)).astype(float)
     right = (predictions["label"] == predictions["predicted"]).to_numpy(dtype=float)
     plain = compute_metrics(predictions)
-    found = {
+    errors = {
         "ece": plain["ece"],
         "ece_mass": _gap(probs.max(axis=1), right, mass=True),
         "classwise_ece": float(
@@ -43,12 +43,12 @@ def calibration_errors(predictions: pd.DataFrame) -> dict[str, float]:
         "brier": plain["brier"],
         "nll": plain["nll"],
     }
-    votes, some = vote_distribution(predictions)
+    votes, voted = vote_distribution(predictions)
     if votes is not None:
-        told = probs[some]
-        found["soft_nll"] = float(-(votes * np.log(told.clip(1e-12))).sum(axis=1).mean())
-        found["soft_brier"] = float(((told - votes) ** 2).sum(axis=1).mean())
-    return found
+        predicted = probs[voted]
+        errors["soft_nll"] = float(-(votes * np.log(predicted.clip(1e-12))).sum(axis=1).mean())
+        errors["soft_brier"] = float(((predicted - votes) ** 2).sum(axis=1).mean())
+    return errors
 
 
 def vote_distribution(predictions: pd.DataFrame) -> tuple[np.ndarray | None, np.ndarray]:
@@ -62,8 +62,8 @@ def vote_distribution(predictions: pd.DataFrame) -> tuple[np.ndarray | None, np.
     if not set(columns) <= set(predictions.columns):
         return None, np.zeros(len(predictions), dtype=bool)
     votes = predictions[columns].to_numpy(dtype=float)
-    some = votes.sum(axis=1) > 0
-    return votes[some] / votes[some].sum(axis=1, keepdims=True), some
+    voted = votes.sum(axis=1) > 0
+    return votes[voted] / votes[voted].sum(axis=1, keepdims=True), voted
 
 
 def fit_temperature(validation: pd.DataFrame) -> float:
@@ -120,9 +120,9 @@ def risk_coverage(sureness: np.ndarray, wrong: np.ndarray) -> pd.DataFrame:
         raise ValueError(f"{len(sureness)} values of sureness for {len(wrong)} faces")
     order = np.argsort(-sureness, kind="stable")
     last = np.append(np.diff(sureness[order]) != 0, True)  # of a group of equals
-    kept = np.arange(1, len(order) + 1)[last]
+    counts = np.arange(1, len(order) + 1)[last]
     errors = np.cumsum(wrong[order])[last]
-    return pd.DataFrame({"coverage": kept / len(order), "risk": errors / kept})
+    return pd.DataFrame({"coverage": counts / len(order), "risk": errors / counts})
 
 
 def aurc(curve: pd.DataFrame) -> float:
@@ -159,16 +159,16 @@ def error_detection(predictions: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
-def _gap(claimed: np.ndarray, found: np.ndarray, *, mass: bool = False) -> float:
+def _gap(claimed: np.ndarray, outcome: np.ndarray, *, mass: bool = False) -> float:
     """Mean distance between claim and outcome over 15 bins, weighted by their faces."""
     if mass:
         order = np.argsort(claimed, kind="stable")
         parts = [part for part in np.array_split(order, BINS) if len(part)]
-        gaps = [abs(found[part].mean() - claimed[part].mean()) * len(part) for part in parts]
+        gaps = [abs(outcome[part].mean() - claimed[part].mean()) * len(part) for part in parts]
         return float(sum(gaps) / len(claimed))
-    table = calibration_bins(claimed, found)
+    table = calibration_bins(claimed, outcome)
     return float(
-        ((table["accuracy"] - table["confidence"]).abs() * table["count"]).sum() / len(found)
+        ((table["accuracy"] - table["confidence"]).abs() * table["count"]).sum() / len(outcome)
     )
 
 

@@ -97,17 +97,17 @@ def evaluated_runs(output_dir: str = "outputs") -> list[Evaluation]:
     Raises:
         FileNotFoundError: There is none.
     """
-    found = [
+    evaluations = [
         load_evaluation(run, headline_only=True)
         for run in all_runs(output_dir)
         if (run.path / "metrics.json").is_file()
     ]
-    if not found:
+    if not evaluations:
         raise FileNotFoundError(
             f"no evaluated run under {relative(outputs_folder(output_dir))}; first: "
             f"grefel evaluate --checkpoint-dir RUN, or grefel sweep train ... --evaluate"
         )
-    return sorted(found, key=lambda result: result.run.name)
+    return sorted(evaluations, key=lambda result: result.run.name)
 
 
 def check_same_faces(results: Sequence[Evaluation]) -> None:
@@ -116,8 +116,8 @@ def check_same_faces(results: Sequence[Evaluation]) -> None:
     Raises:
         ValueError: They were scored on different faces, splits or protocols.
     """
-    told = ("dataset", "protocol", "split", "fingerprint")
-    for other, key in itertools.product(results[1:], told):
+    keys = ("dataset", "protocol", "split", "fingerprint")
+    for other, key in itertools.product(results[1:], keys):
         if other.saved[key] != results[0].saved[key]:
             raise ValueError(
                 f"{results[0].run.name} and {other.run.name} cannot be compared: {key} is "
@@ -185,11 +185,11 @@ def summarise_variants(
     """
     tables: dict[str, dict[str, pd.Series]] = {}
     for name, members in groups.items():
-        found = bootstrap_intervals(*(result.table for result in members), draws=draws)
+        table = bootstrap_intervals(*(result.table for result in members), draws=draws)
         each = pd.DataFrame([compute_metrics(result.table) for result in members])
-        found["spread"] = each.std(ddof=1)
-        found["seeds"] = len(members)
-        for metric, row in found.iterrows():
+        table["spread"] = each.std(ddof=1)
+        table["seeds"] = len(members)
+        for metric, row in table.iterrows():
             tables.setdefault(metric, {})[name] = row
     return {metric: pd.DataFrame(rows).T for metric, rows in tables.items()}
 
@@ -215,14 +215,14 @@ def paired_differences(
         if name == reference:
             continue
         sides = [[r.table for r in side] for side in (base, members)]
-        found = paired_difference(*sides, draws=draws)
+        metrics = paired_difference(*sides, draws=draws)
         by_seed = {result.config.seed: result for result in base}
         p = [
             float(f"{mcnemar_test(by_seed[r.config.seed].table, r.table)['p']:.2g}")
             for r in members
             if r.config.seed in by_seed
         ]
-        for metric, row in found.iterrows():
+        for metric, row in metrics.iterrows():
             rows.append({"variant": name, "metric": metric, **row.rename({"value": "difference"})})
             rows[-1]["mcnemar"] = p if metric == "accuracy" else None
     return pd.DataFrame(rows)
@@ -238,10 +238,10 @@ def prediction_agreement(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataF
     answers = [(name, r.table["predicted"]) for name, side in groups.items() for r in side]
     pairs = pd.DataFrame(
         {
-            "pairs": "two seeds of a variant" if mine == other else "two variants",
+            "pairs": "two seeds of a variant" if one == other else "two variants",
             "same": (a == b).mean(),
         }
-        for (mine, a), (other, b) in itertools.combinations(answers, 2)
+        for (one, a), (other, b) in itertools.combinations(answers, 2)
     )
     return pairs.groupby("pairs")["same"].agg(["mean", "min", "max"]).rename_axis(None)
 
@@ -316,8 +316,8 @@ def published_results(dataset: str = "") -> pd.DataFrame:
     found, source.
     """
     table = pd.read_csv(Path(__file__).with_name("published.csv"))
-    mine = table["dataset"] == dataset if dataset in set(table["dataset"]) else slice(None)
-    return table[mine].reset_index(drop=True)
+    rows = table["dataset"] == dataset if dataset in set(table["dataset"]) else slice(None)
+    return table[rows].reset_index(drop=True)
 
 
 def publish_runs(results: Iterable[Evaluation], destination: Path) -> list[Path]:
@@ -329,14 +329,14 @@ def publish_runs(results: Iterable[Evaluation], destination: Path) -> list[Path]
     Raises:
         FileExistsError: A run of that name is there already, with other predictions.
     """
-    made = []
+    folders = []
     for result in results:
         target = Folder(destination / result.run.path.name)
         config = result.config.to_dict()
         for key in ("data_dir", "backbone_weights", "checkpoint_path", "output_dir"):
             config[key] = Path(config[key]).name
-        kept = ("id", "label", "predicted", "agreed", "reliability")
-        columns = [c for c in result.table if c in kept or c.startswith("p_")]
+        shared = ("id", "label", "predicted", "agreed", "reliability")
+        columns = [c for c in result.table if c in shared or c.startswith("p_")]
         text = result.table.to_csv(index=False, float_format="%.5g", columns=columns)
         content = gzip.compress(text.encode(), mtime=0)  # the same bytes whenever it is made
         name = f"{result.saved['split']}_{result.saved['headline']}.csv.gz"
@@ -347,8 +347,8 @@ def publish_runs(results: Iterable[Evaluation], destination: Path) -> list[Path]
         target.write_json(result.saved, "metrics.json")
         target.write_text((result.run.path / "history.csv").read_text(), "history.csv")
         target.write_bytes(content, "predictions", name)
-        made.append(target.path)
-    return made
+        folders.append(target.path)
+    return folders
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -15,8 +15,8 @@ ALIKE = 0.9  # correlation of the pixels that a near copy reaches
 
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     """(N,) uint64 of faces (N, H, W[, 3]): the signs of their 64 lowest frequencies (pHash)."""
-    found = [imagehash.phash(Image.fromarray(image)).hash for image in images]
-    return np.packbits(np.reshape(found, (len(images), 64)), axis=1).view(np.uint64)[:, 0]
+    hashes = [imagehash.phash(Image.fromarray(image)).hash for image in images]
+    return np.packbits(np.reshape(hashes, (len(images), 64)), axis=1).view(np.uint64)[:, 0]
 
 
 def find_copies(faces: FaceSet, split: str = "test", *, among: str = "train") -> pd.DataFrame:
@@ -35,14 +35,14 @@ def find_copies(faces: FaceSet, split: str = "test", *, among: str = "train") ->
         copy_label, exact (same pixels), bits (hash distance), correlation. Labels are class names.
     """
     here, there = faces.split(split), faces.split(among)
-    ours, theirs = (part.gather(np.arange(len(part))) for part in (here, there))
-    hashes = perceptual_hashes(theirs)
-    flat = [_standardised(part) for part in (ours, theirs)]
+    images, originals = (part.gather(np.arange(len(part))) for part in (here, there))
+    hashes = perceptual_hashes(originals)
+    flat = [_standardised(part) for part in (images, originals)]
     by_pixels = dict(zip(there.table["image_hash"], range(len(there)), strict=True))
     names = np.asarray(faces.class_names)
     rows = []
-    for i, mine in enumerate(perceptual_hashes(ours)):
-        bits = np.bitwise_count(hashes ^ mine)
+    for i, code in enumerate(perceptual_hashes(images)):
+        bits = np.bitwise_count(hashes ^ code)
         near = np.flatnonzero(bits <= BITS)
         exact = by_pixels.get(here.table["image_hash"].iloc[i])
         near = near if exact is None else np.array([exact])
@@ -52,15 +52,15 @@ def find_copies(faces: FaceSet, split: str = "test", *, among: str = "train") ->
         best = int(alike.argmax())
         if exact is None and alike[best] < ALIKE:
             continue
-        found = near[best]
+        position = near[best]
         rows.append(
             {
                 "id": here.table["id"].iloc[i],
                 "label": names[here.table["label"].iloc[i]],
-                "copy": there.table["id"].iloc[found],
-                "copy_label": names[there.table["label"].iloc[found]],
+                "copy": there.table["id"].iloc[position],
+                "copy_label": names[there.table["label"].iloc[position]],
                 "exact": exact is not None,
-                "bits": int(bits[found]),
+                "bits": int(bits[position]),
                 "correlation": float(alike[best]),
             }
         )

@@ -204,8 +204,8 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
             name: _written(results, table, "predictions", f"{part}_{name}")
             for name, table in predict_each(nets, faces.split(part), config).items()
         }
-    known = {n: {k: t.facts[k] for k in ("epoch", "val_accuracy")} for n, t in models.items()}
-    headline = better_checkpoint(known)
+    checkpoints = {n: {k: t.facts[k] for k in ("epoch", "val_accuracy")} for n, t in models.items()}
+    headline = better_checkpoint(checkpoints)
     net = nets[headline]
     facts = {
         "dataset": faces.info["dataset"],
@@ -216,7 +216,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         "labels_made_wrong": faces.info.get("labels_made_wrong", 0),
         "selection": SELECTION,
         "headline": headline,
-        "checkpoints": known,
+        "checkpoints": checkpoints,
     }
     inside = look_inside(net, faces.split(split).sample(INSIDE), config)
     path = results.file("inside", f"{split}_{headline}.npz")
@@ -226,8 +226,8 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         table = predict(net, faces.split("train"), config)
         extra["training"] = _written(results, table, "predictions", f"train_{headline}")
     if config.robustness_images:
-        some = faces.split(split).sample(config.robustness_images)
-        rows = evaluate_corruptions(net, some, config)
+        sample = faces.split(split).sample(config.robustness_images)
+        rows = evaluate_corruptions(net, sample, config)
         extra["robustness"] = _written(results, pd.DataFrame(list(rows)), "robustness")
     if split != "train":
         whole = load_faces(config.replace(drop_leaks=False))
@@ -263,8 +263,8 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
         )
     content = json.loads((run.path / "metrics.json").read_text())
     facts = {key: content[key] for key in FACTS if key in content}
-    known = ("epoch", "val_accuracy")
-    checkpoints = {n: {k: c[k] for k in known} for n, c in content["checkpoints"].items()}
+    keys = ("epoch", "val_accuracy")
+    checkpoints = {n: {k: c[k] for k in keys} for n, c in content["checkpoints"].items()}
     facts |= {"checkpoints": checkpoints}
     split, headline = content["split"], content["headline"]
     config = run.config.replace(split=split)

@@ -67,7 +67,7 @@ def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = Non
         memory: From `remember_faces`; without it the anchors are named but show no faces.
     """
     output = score_images(trained, [crop])
-    found = {"primary": output.primary_log_probs, "geometric": output.geometric_log_probs,
+    branches = {"primary": output.primary_log_probs, "geometric": output.geometric_log_probs,
              "attentive": output.attentive_log_probs, "corrected": output.log_probs}  # fmt: skip
     attention = distances = None
     if output.attention is not None:
@@ -79,7 +79,7 @@ def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = Non
     return Explained(
         like_training(crop, trained.config.dataset),
         trained.class_names,
-        {k: v[0].float().exp().cpu().numpy() for k, v in found.items() if v is not None},
+        {k: v[0].float().exp().cpu().numpy() for k, v in branches.items() if v is not None},
         None if output.reliability is None else float(output.reliability[0]),
         attention,
         distances,

@@ -99,18 +99,18 @@ def human_ceiling(
     if not set(columns) <= set(predictions.columns):
         return None
     votes = predictions[columns].to_numpy(dtype=float)
-    seen = votes.sum(axis=1) > 0
-    shares = votes[seen] / votes[seen].sum(axis=1, keepdims=True)
-    label = pd.Index(VOTE_COLUMNS).get_indexer(predictions["label"])[seen]
+    voted = votes.sum(axis=1) > 0
+    shares = votes[voted] / votes[voted].sum(axis=1, keepdims=True)
+    label = pd.Index(VOTE_COLUMNS).get_indexer(predictions["label"])[voted]
     classes = len(table_classes(predictions))
     rng = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {"one annotator": [], "a second panel": []}
+    accuracies: dict[str, list[float]] = {"one annotator": [], "a second panel": []}
     for _ in range(draws):
         panel = rng.multinomial(10, shares).astype(float)  # (N, 10)
         one = rng.multinomial(1, shares).argmax(axis=1)
         untied = panel[:, :classes] + rng.random((len(panel), classes)) / 2
-        found["one annotator"].append((one == label).mean())
-        found["a second panel"].append((untied.argmax(axis=1) == label).mean())
-    table = pd.DataFrame(found)
+        accuracies["one annotator"].append((one == label).mean())
+        accuracies["a second panel"].append((untied.argmax(axis=1) == label).mean())
+    table = pd.DataFrame(accuracies)
     ends = table.quantile([0.025, 0.975])
     return pd.DataFrame({"accuracy": table.mean(), "low": ends.iloc[0], "high": ends.iloc[1]})

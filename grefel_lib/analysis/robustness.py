@@ -68,13 +68,13 @@ def evaluate_corruptions(
         corruption, severity (0: clean), accuracy, mean_class_accuracy, ece.
     """
     clean = faces.gather(np.arange(len(faces)))
-    told = ("accuracy", "mean_class_accuracy", "ece")
+    names = ("accuracy", "mean_class_accuracy", "ece")
     for kind, severity in [("clean", 0), *((k, s) for k in SEVERITIES for s in range(1, 6))]:
         images = clean if severity == 0 else corrupt(clean, kind, severity, seed=seed)
         table = faces.table.assign(row=np.arange(len(faces)))
         spoiled = FaceSet(images, table, faces.targets, faces.class_names, faces.info)
-        found = compute_metrics(predict(net, spoiled, config))
-        yield {"corruption": kind, "severity": severity, **{name: found[name] for name in told}}
+        metrics = compute_metrics(predict(net, spoiled, config))
+        yield {"corruption": kind, "severity": severity, **{name: metrics[name] for name in names}}
 
 
 def with_clean(table: pd.DataFrame) -> pd.DataFrame:

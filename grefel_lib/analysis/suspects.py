@@ -62,12 +62,12 @@ def most_suspect(predictions: pd.DataFrame, count: int = 100) -> pd.DataFrame:
         predicted, confidence, reliability, loss, true_label and votes_<column> where known.
     """
     scores = suspicion(predictions)
-    told = predictions.assign(
+    table = predictions.assign(
         confidence=class_probabilities(predictions).max(axis=1), loss=scores["loss"]
     )
     measure = "reliability" if "reliability" in scores else "loss"
     order = scores.sort_values([measure, "loss"], ascending=False, kind="stable").index[:count]
-    wanted = ("id", "label", "predicted", "confidence", "reliability", "loss", "true_label")
-    columns = [name for name in wanted if name in told]
-    columns += [name for name in told if name.startswith("votes_")]
-    return told.loc[order, columns]
+    names = ("id", "label", "predicted", "confidence", "reliability", "loss", "true_label")
+    columns = [name for name in names if name in table]
+    columns += [name for name in table if name.startswith("votes_")]
+    return table.loc[order, columns]

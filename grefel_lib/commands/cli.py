@@ -198,18 +198,18 @@ def _sweep(arguments: argparse.Namespace) -> None:
     from grefel_lib.files import Folder
     from grefel_lib.run import outputs_folder
 
-    given = _settings(arguments)
+    overrides = _settings(arguments)
     todo = sweep_points(
         arguments.notebook,
         arguments.name,
         grid=arguments.grid,
         cases=arguments.case,
         seeds=arguments.seeds,
-        given=given,
+        given=overrides,
         evaluate=arguments.evaluate,
     )
     options = dict(option.partition("=")[::2] for option in arguments.cluster_option)
-    folder = Folder(outputs_folder(given.get("output_dir", "outputs")) / arguments.name)
+    folder = Folder(outputs_folder(overrides.get("output_dir", "outputs")) / arguments.name)
     table = run_sweep(
         todo,
         folder,
@@ -236,8 +236,8 @@ def _predict(arguments: argparse.Namespace) -> None:
     name = arguments.checkpoint_path or newest_run().path
     trained = load_model(checkpoint_file(name), device=arguments.device)
     table = predict_files(trained, paths)
-    shown = table[["file", "predicted", "probability", "reliability"]]
-    print(shown.to_string(index=False, float_format="{:.3f}".format))
+    columns = table[["file", "predicted", "probability", "reliability"]]
+    print(columns.to_string(index=False, float_format="{:.3f}".format))
     if arguments.output:
         target = Path(arguments.output)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -251,10 +251,11 @@ def _report(arguments: argparse.Namespace) -> None:
     from grefel_lib.run import open_run
 
     run = open_run(arguments.run_folder)
-    found = load_evaluation(run)
+    evaluation = load_evaluation(run)
     if arguments.class_order:
-        found = found.in_order([name.strip() for name in arguments.class_order.split(",")])
-    write_report(found, run, venue=arguments.venue)
+        order = [name.strip() for name in arguments.class_order.split(",")]
+        evaluation = evaluation.in_order(order)
+    write_report(evaluation, run, venue=arguments.venue)
     print(f"wrote metrics.json, model_card.md, figures/ and tables/ in {run.name}")
 
 
@@ -287,8 +288,8 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     from grefel_lib.analysis.compare import collect_runs, publish_runs
 
-    made = publish_runs(collect_runs(arguments.source), arguments.dest)
-    print(f"wrote {len(made)} runs to {arguments.dest}")
+    folders = publish_runs(collect_runs(arguments.source), arguments.dest)
+    print(f"wrote {len(folders)} runs to {arguments.dest}")
 
 
 def _demo(arguments: argparse.Namespace) -> None:

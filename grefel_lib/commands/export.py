@@ -34,8 +34,8 @@ class _Exported(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         output = self.net((images - self.mean) / self.std)
-        found = (output.class_probs, output.reliability)
-        return tuple(value for value in found if value is not None)
+        outputs = (output.class_probs, output.reliability)
+        return tuple(value for value in outputs if value is not None)
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,10 @@ def _latency(
     ours: Callable[[Tensor], Any], theirs: Callable[[Tensor], Any], face: Tensor
 ) -> tuple[float, float]:
     """Median milliseconds for one face, the two taken in turn."""
-    found: tuple[list[float], list[float]] = ([], [])
+    milliseconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(TIMED):
-        for way, times in zip((ours, theirs), found, strict=True):
+        for way, times in zip((ours, theirs), milliseconds, strict=True):
             started = time.perf_counter()
             way(face)
             times.append(1000 * (time.perf_counter() - started))
-    return statistics.median(found[0]), statistics.median(found[1])
+    return statistics.median(milliseconds[0]), statistics.median(milliseconds[1])

@@ -53,12 +53,12 @@ def notebook_path(command: str) -> Path:
     return NOTEBOOKS / COMMANDS[command][0]
 
 
-def run_command(command: str, given: Mapping[str, Any]) -> Path:
+def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
     """Check settings, data and weights, then run a command's notebook.
 
     Args:
         command: A key of COMMANDS.
-        given: Values by parameter name; text is converted as the parameter's type asks.
+        overrides: Values by parameter name; text is converted as the parameter's type asks.
 
     Returns:
         The run folder.
@@ -67,58 +67,58 @@ def run_command(command: str, given: Mapping[str, Any]) -> Path:
         ValueError, OSError: Bad settings, a run folder in the way, bad data, no weights.
         NotebookError: See `execute_notebook`.
     """
-    given = dict(given)
-    if "output_dir" in given:
-        given["output_dir"] = str(Path(given["output_dir"]).expanduser().absolute())
-    folder = _compared(given) if command == "compare" else _prepared(command, given)
-    for key, value in given.items():  # typed: papermill would pass text as text
-        given[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
+    overrides = dict(overrides)
+    if "output_dir" in overrides:
+        overrides["output_dir"] = str(Path(overrides["output_dir"]).expanduser().absolute())
+    folder = _compared(overrides) if command == "compare" else _prepared(command, overrides)
+    for key, value in overrides.items():  # typed: papermill would pass text as text
+        overrides[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
     source = notebook_path(command)
     print(f"grefel {command}: {relative(folder)}", flush=True)
-    execute_notebook(source, folder / source.name, given)
+    execute_notebook(source, folder / source.name, overrides)
     return folder
 
 
-def _prepared(command: str, given: dict[str, Any]) -> Path:
+def _prepared(command: str, overrides: dict[str, Any]) -> Path:
     """Check settings, run folder, data and weights; the run's name, which may hold the time, is
     fixed in `given`. Returns the folder."""
 
-    outputs = given.get("output_dir", "outputs")
-    if command == "finetune" and not given.get("checkpoint_path"):
-        given["checkpoint_path"] = str(newest_run(outputs, finetuned=False).path)
+    outputs = overrides.get("output_dir", "outputs")
+    if command == "finetune" and not overrides.get("checkpoint_path"):
+        overrides["checkpoint_path"] = str(newest_run(outputs, finetuned=False).path)
     if command == "evaluate":
-        if not given.get("checkpoint_dir"):
-            given["checkpoint_dir"] = str(newest_run().path)
-        _, results, config = resolve_evaluation(given)
+        if not overrides.get("checkpoint_dir"):
+            overrides["checkpoint_dir"] = str(newest_run().path)
+        _, results, config = resolve_evaluation(overrides)
         load_faces(config)  # bad data is reported now, in one line; good data is cached
         return results.path
-    config = resolve(given, command=command)
+    config = resolve(overrides, command=command)
     folder = check_run(config)
-    if not given.get("resume"):
+    if not overrides.get("resume"):
         name = "finetune_name" if config.checkpoint_path else "run_name"
-        given[name] = folder.name
+        overrides[name] = folder.name
         if config.checkpoint_path:
-            given[name] = folder.name.removeprefix("finetune_")
+            overrides[name] = folder.name.removeprefix("finetune_")
     load_faces(config)
     check_backbone(config)
     return folder
 
 
-def _compared(given: dict[str, Any]) -> Path:
+def _compared(overrides: dict[str, Any]) -> Path:
 
-    output_dir = resolve_comparison(given)
+    output_dir = resolve_comparison(overrides)
     collect_runs(output_dir)
     return comparison_folder(output_dir).path
 
 
-def execute_notebook(notebook: Path, output: Path, given: dict[str, Any]) -> None:
+def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
     """Run a notebook headless through papermill; its output is printed.
 
     Args:
         notebook: The source.
         output: Where the executed copy goes; its folder is made, and removed again if the
             notebook fails before it has written anything else there.
-        given: Parameters, plain scalars.
+        parameters: Parameters, plain scalars.
 
     Raises:
         NotebookError: A cell failed; one line says how.
@@ -141,7 +141,7 @@ def execute_notebook(notebook: Path, output: Path, given: dict[str, Any]) -> Non
         papermill.execute_notebook(
             str(notebook),
             str(output),
-            parameters=given,
+            parameters=parameters,
             kernel_name="python3",
             progress_bar=sys.stderr.isatty(),
             stdout_file=_Unbuffered(sys.stdout),
@@ -152,10 +152,10 @@ def execute_notebook(notebook: Path, output: Path, given: dict[str, Any]) -> Non
             config=TraitConfig(KernelManager={"transport_encryption": "auto"}),
         )
     except PapermillExecutionError as error:
-        known = error.ename in _FRIENDLY
-        kept = _remove_if_empty(output, fresh)
-        where = f" (see {relative(output)})" if kept and not known else ""
-        message = error.evalue if known else f"{error.ename}: {error.evalue}"
+        expected = error.ename in _FRIENDLY
+        notebook_kept = _remove_if_empty(output, fresh)
+        where = f" (see {relative(output)})" if notebook_kept and not expected else ""
+        message = error.evalue if expected else f"{error.ename}: {error.evalue}"
         raise NotebookError(f"{message}{where}") from error
 
 
@@ -276,9 +276,9 @@ def resolve(parameters: Mapping[str, Any] | None = None, *, command: str = "trai
                     f"run {run.name} was started with {name}={stored!r} and cannot go on with "
                     f"{value!r}; leave it out, or start a new run"
                 )
-        given = {name: getattr(config, name) for name in overrides if SETTINGS[name].may_change}
-        given |= {"run_name": run.path.name, "output_dir": str(run.path.parent), "resume": ""}
-        return run.config.replace(**given)
+        values = {name: getattr(config, name) for name in overrides if SETTINGS[name].may_change}
+        values |= {"run_name": run.path.name, "output_dir": str(run.path.parent), "resume": ""}
+        return run.config.replace(**values)
     if config.checkpoint_path:
         source = checkpoint_file(config.checkpoint_path, config.output_dir)
         parent = Config.from_dict(read_facts(source)["config"])

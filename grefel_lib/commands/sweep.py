@@ -76,26 +76,26 @@ def sweep_points(
             raise ValueError(f"a sweep names its runs itself; leave --{key.replace('_', '-')} out")
     axes = [[dict([pair]) for pair in _pairs(command, text, many=True)] for text in grid]
     alternatives = [dict(_pairs(command, text)) for text in cases] or [{}]
-    drawn = [{"seed": seed} for seed in seeds.split(",")] if seeds else [{}]
+    seed_values = [{"seed": seed} for seed in seeds.split(",")] if seeds else [{}]
     outputs = outputs_folder(given.get("output_dir", "outputs"))
-    made = []
-    for seed, case, *values in itertools.product(drawn, alternatives, *axes):
+    points = []
+    for seed, case, *values in itertools.product(seed_values, alternatives, *axes):
         own: dict[str, Any] = {}
         for part in (case, *values, seed):
             twice = set(part) & (set(own) | set(given))
             if twice:
                 raise ValueError(f"{min(twice)} is set twice in the sweep")
             own |= part
-        told = "-".join(f"{k}={Path(v).name}" for k, v in own.items()) or "run"
-        told = re.sub(r"[^\w.+=-]", "_", told)
-        where = {"output_dir": str(outputs / name), "run_name": told}
+        point_name = "-".join(f"{k}={Path(v).name}" for k, v in own.items()) or "run"
+        point_name = re.sub(r"[^\w.+=-]", "_", point_name)
+        where = {"output_dir": str(outputs / name), "run_name": point_name}
         if command == "finetune":
-            where = {"finetune_name": f"{name}-{told}"}
-        made.append(Point(told, command, given | own | where, evaluate))
-        made[-1].config()  # a bad value is told before the first run starts
-    if len({point.name for point in made}) < len(made):
+            where = {"finetune_name": f"{name}-{point_name}"}
+        points.append(Point(point_name, command, given | own | where, evaluate))
+        points[-1].config()  # a bad value is told before the first run starts
+    if len({point.name for point in points}) < len(points):
         raise ValueError("two points of the sweep are the same; look for a value given twice")
-    return made
+    return points
 
 
 def run_sweep(
@@ -165,11 +165,11 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     name = table["point"].str.replace(r"-?seed=\d+$", "", regex=True)
     groups = table[table["status"] == "ok"].groupby(name, sort=False)
-    found = groups[measures].mean()
-    found.insert(0, "seeds", groups.size())
-    found.insert(2, "lowest", groups["val_accuracy"].min())
-    found.insert(3, "highest", groups["val_accuracy"].max())
-    return found
+    means = groups[measures].mean()
+    means.insert(0, "seeds", groups.size())
+    means.insert(2, "lowest", groups["val_accuracy"].min())
+    means.insert(3, "highest", groups["val_accuracy"].max())
+    return means
 
 
 def run_point(point: Point) -> None:
@@ -229,14 +229,14 @@ def _pairs(command: str, text: str, *, many: bool = False) -> list[tuple[str, st
     """ "a=1,b=2" as pairs; with `many`, "a=1,2" as (a, 1), (a, 2)."""
     if many:
         key, _, values = text.partition("=")
-        found = [(key.strip(), value.strip()) for value in values.split(",")]
+        pairs = [(key.strip(), value.strip()) for value in values.split(",")]
     else:
-        found = [tuple(map(str.strip, part.partition("=")[::2])) for part in text.split(",")]
-    for key, value in found:
+        pairs = [tuple(map(str.strip, part.partition("=")[::2])) for part in text.split(",")]
+    for key, value in pairs:
         if not key or not value:
             raise ValueError(f"write key=value{',value' if many else ',key=value'}; got {text!r}")
         check_name(key.replace("-", "_"), command_settings(command), "setting")
-    return [(key.replace("-", "_"), value) for key, value in found]
+    return [(key.replace("-", "_"), value) for key, value in pairs]
 
 
 def _executor(folder: Folder, cluster: str, options: Mapping[str, str]) -> Any:

@@ -16,18 +16,18 @@ from grefel_lib.run import open_run, start_run
 
 
 @record
-def train_worker(given: Mapping[str, Any]) -> None:
+def train_worker(overrides: Mapping[str, Any]) -> None:
     """Be one process of a training: on several machines, under torchrun.
 
     Args:
-        given: Settings by name, as `grefel train` gets them; run_name is needed, so that all
+        overrides: Settings by name, as `grefel train` gets them; run_name is needed, so that all
             processes know the folder, which they share.
 
     Raises:
         ValueError: No run_name, or bad settings.
     """
 
-    config = resolve(given)
+    config = resolve(overrides)
     if not (config.run_name or config.resume):
         raise ValueError("under torchrun all processes must know the run folder: pass --run-name")
     world, _ = join_processes(pick_device(config.device))

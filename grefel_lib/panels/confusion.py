@@ -150,22 +150,22 @@ class ConfusionPanel(Panel):
             self.found.predictions[checkpoint], true, predicted,
             order=self.order.value, between=self.between.value,
         )  # fmt: skip
-        some = rows.iloc[self.pager.page(len(rows))]
-        told = f"{true} taken for {predicted} by {checkpoint}: {count_faces(len(rows))}"
-        if some.empty:
-            self.tell(f"{told} of this reliability; widen the range")
+        page_rows = rows.iloc[self.pager.page(len(rows))]
+        text = f"{true} taken for {predicted} by {checkpoint}: {count_faces(len(rows))}"
+        if page_rows.empty:
+            self.tell(f"{text} of this reliability; widen the range")
             self.shown.value = ""
             return
-        self.tell(told)
-        self.shown.value = html_picture(_cards(self.found, self.faces, checkpoint, some), told)
+        self.tell(text)
+        self.shown.value = html_picture(_cards(self.found, self.faces, checkpoint, page_rows), text)
 
 
-def _cards(found: Evaluation, faces: FaceSet, checkpoint: str, rows: pd.DataFrame) -> Figure:
+def _cards(evaluation: Evaluation, faces: FaceSet, checkpoint: str, rows: pd.DataFrame) -> Figure:
     """The faces with their distributions, and what the other checkpoint says of them."""
     others = {
         ConfusionPanel.short.get(name, name): table.loc[rows.index, "predicted"]
-        for name, table in found.predictions.items() if name != checkpoint
+        for name, table in evaluation.predictions.items() if name != checkpoint
     }  # fmt: skip
     images = faces.gather(rows.index.to_numpy())
     with paper_style("full"):
-        return face_cards(images, rows, table_classes(found.table), others)
+        return face_cards(images, rows, table_classes(evaluation.table), others)

@@ -163,20 +163,21 @@ class DataPanel(Panel):
         self._draw()
 
     def _draw(self) -> None:
-        some = self.rows.iloc[self.pager.page(len(self.rows))]
-        self.export.disabled = some.empty
-        self._offer_jumps(some)
-        if some.empty:
+        page_rows = self.rows.iloc[self.pager.page(len(self.rows))]
+        self.export.disabled = page_rows.empty
+        self._offer_jumps(page_rows)
+        if page_rows.empty:
             self.shown.value = ""
             self.tell("no face matches; widen the agreement, or choose another class or split")
             return
-        words = f"{count_faces(len(some))}: " + ", ".join(some["id"])
-        self.shown.value = html_picture(faces_page(self.faces, some, framed=self.framed), words)
+        words = f"{count_faces(len(page_rows))}: " + ", ".join(page_rows["id"])
+        fig = faces_page(self.faces, page_rows, framed=self.framed)
+        self.shown.value = html_picture(fig, words)
 
-    def _offer_jumps(self, some: pd.DataFrame) -> None:
+    def _offer_jumps(self, page_rows: pd.DataFrame) -> None:
         """A button for each shown face that has a copy in another split."""
         table, self.targets, texts = self.faces.table, [], []
-        for _, face in some.iterrows():
+        for _, face in page_rows.iterrows():
             same = table[table["image_hash"] == face["image_hash"]]
             for _, other in same[same["split"] != face["split"]].head(1).iterrows():
                 self.targets.append(other["id"])

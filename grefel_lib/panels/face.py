@@ -119,9 +119,9 @@ class FacePanel(Panel):
     def _explain(self) -> None:
         if self.photo is None or self.trained is None:
             return
-        seen = explain_face(self.trained, crop_box(self.photo, self._box()), self.memory)
+        explained = explain_face(self.trained, crop_box(self.photo, self._box()), self.memory)
         none = "no face was found: the whole picture is used; " if not self.boxes else ""
-        sure = "" if seen.reliability is None else f", reliability {seen.reliability:.2f}"
-        told = f"{self.face.value}: {seen.predicted}{sure}"
-        self.tell(f"{none}{told}{self.note}")
-        self.shown.value = html_picture(explanation_figure(seen), told)
+        sure = "" if explained.reliability is None else f", reliability {explained.reliability:.2f}"
+        text = f"{self.face.value}: {explained.predicted}{sure}"
+        self.tell(f"{none}{text}{self.note}")
+        self.shown.value = html_picture(explanation_figure(explained), text)

@@ -45,8 +45,8 @@ class Panel(widgets.VBox):
                 try:
                     handler()
                 except Exception as error:
-                    known = isinstance(error, (ValueError, OSError))
-                    name = "" if known else f"{type(error).__name__}: "
+                    expected = isinstance(error, (ValueError, OSError))
+                    name = "" if expected else f"{type(error).__name__}: "
                     self.tell(f"{name}{error}", wrong=True)
 
         return call

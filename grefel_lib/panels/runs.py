@@ -40,9 +40,9 @@ def run_folders(first: str) -> list[str]:
     inside = [
         p for p in holding if not (p / "config.json").is_file()
     ]  # not a run's fine-tuned ones
-    found = [relative(path) for path in sorted(inside)]
+    names = [relative(path) for path in sorted(inside)]
     first = relative(outputs_folder(first))
-    return list(dict.fromkeys([first, PUBLISHED, *found]))
+    return list(dict.fromkeys([first, PUBLISHED, *names]))
 
 
 class ComparisonPanel(Panel):
@@ -76,20 +76,20 @@ class ComparisonPanel(Panel):
         with self.hushed():
             self.picked.options, self.reference.options = [], []
         self.shown.value = self.table.value = ""
-        found = evaluated_runs(self.folder.value)
-        self.results = {_line(result): result for result in found}
+        evaluations = evaluated_runs(self.folder.value)
+        self.results = {_line(result): result for result in evaluations}
         with self.hushed():
             self.picked.options = list(self.results)
-            self.picked.rows = min(max(len(found), 3), ROWS)
-            self.picked.value = [k for k, r in self.results.items() if _alike(r, found[0])]
+            self.picked.rows = min(max(len(evaluations), 3), ROWS)
+            self.picked.value = [k for k, r in self.results.items() if _alike(r, evaluations[0])]
         self._pick()
 
     def _pick(self) -> None:
         """Offer the variants among the picked runs as reference."""
-        groups, kept = self._groups(), self.reference.value
+        groups, previous = self._groups(), self.reference.value
         with self.hushed():
             self.reference.options = list(groups)
-            self.reference.value = kept if kept in groups else next(iter(groups))
+            self.reference.value = previous if previous in groups else next(iter(groups))
         self.groups, self.tables = groups, summarise_variants(groups)
         self._draw()
 
@@ -110,8 +110,8 @@ class ComparisonPanel(Panel):
         if apart is not None:
             words = f"differences to {self.reference.value} on the same faces"
             self.shown.value += html_picture(differences_figure(apart), words)
-        shown = interval_table({metric: tables[metric] for metric in SHOWN})
-        self.table.value = STYLE + _as_html(shown)
+        table = interval_table({metric: tables[metric] for metric in SHOWN})
+        self.table.value = STYLE + _as_html(table)
         first = next(iter(groups.values()))[0]
         self.tell(
             f"{len(seeds)} runs, {len(groups)} variants, {len(first.table)} faces of "
@@ -120,10 +120,10 @@ class ComparisonPanel(Panel):
         )
 
 
-def _as_html(shown: pd.DataFrame) -> str:
+def _as_html(table: pd.DataFrame) -> str:
     """The table, each interval below its mean and spread."""
-    two_lines = shown.map(lambda cell: cell.replace(" [", "<br>["))
-    two_lines.index = [html.escape(name) for name in shown.index]
+    two_lines = table.map(lambda cell: cell.replace(" [", "<br>["))
+    two_lines.index = [html.escape(name) for name in table.index]
     return two_lines.to_html(border=0, classes="grefel-runs", escape=False)
 
 

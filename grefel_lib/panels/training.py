@@ -78,24 +78,24 @@ class TrainingPanel(Panel):
         history, ended = self._history()
         done = int(history["epoch"].iloc[-1]) if len(history) else 0
         epochs = self.run.config.epochs
-        told = f"{status}: epoch {done} of {epochs}"
+        text = f"{status}: epoch {done} of {epochs}"
         if going:
             left = seconds_left(history, epochs, time.time() - ended)
-            told += ", the first is not done yet" if left is None else f", {in_words(left)} left"
-        self.bar.max, self.bar.value, self.state.value = epochs, done, told
+            text += ", the first is not done yet" if left is None else f", {in_words(left)} left"
+        self.bar.max, self.bar.value, self.state.value = epochs, done, text
         self.bar.bar_style = {"running": "", "ok": "success", "stopped": "warning"}.get(
             status, "info" if status == "new" else "danger"
         )
-        asked = self.run.asked_to_stop
+        stopping = self.run.asked_to_stop
         self.stop.disabled = not going
-        self.stop.description = "go on after all" if asked else "stop after this epoch"
-        self.stop.icon, self.stop.button_style = ("play", "warning") if asked else ("stop", "")
-        if asked and going:
+        self.stop.description = "go on after all" if stopping else "stop after this epoch"
+        self.stop.icon, self.stop.button_style = ("play", "warning") if stopping else ("stop", "")
+        if stopping and going:
             self.state.value += "; it stops after this epoch"
-        seen = (self.run.path, ended)
-        if seen == self.seen:
+        state = (self.run.path, ended)
+        if state == self.seen:
             return
-        self.seen = seen
+        self.seen = state
         if not len(history):
             self.shown.value = ""
             return
@@ -108,8 +108,8 @@ class TrainingPanel(Panel):
 
     def _offered(self) -> list[str]:
         """This run, then all others, the newest first."""
-        found = [run.name for run in every_run()]
-        return list(dict.fromkeys([self.run.name, *reversed(found)]))
+        names = [run.name for run in every_run()]
+        return list(dict.fromkeys([self.run.name, *reversed(names)]))
 
     def _history(self) -> tuple[pd.DataFrame, float]:
         """history.csv and when it was written; empty, and the start, before the first epoch."""

@@ -27,7 +27,7 @@ def model_card(evaluation: Evaluation) -> str:
         evaluation: Of any split.
     """
     config, facts, metrics = evaluation.config, evaluation.facts, evaluation.metrics
-    mine = metrics["checkpoints"][evaluation.headline]
+    headline = metrics["checkpoints"][evaluation.headline]
     head = "plain linear head" if config.head == "linear" else f"GReFEL, {_head(evaluation)}"
     lines = [
         f"# Model card: {config.run_name or config.dataset}",
@@ -48,13 +48,13 @@ def model_card(evaluation: Evaluation) -> str:
         "",
         f"- {config.epochs} epochs at most, batch {config.batch_size}, seed {config.seed}, weights "
         f"to start from: {_start(evaluation)}. Every setting is in config.json.",
-        f"- The checkpoint, {evaluation.headline} of epoch {mine['epoch']}, was chosen on "
-        f"{facts['selection']} ({mine['val_accuracy']:.2%}). The {facts['split']} split chose "
+        f"- The checkpoint, {evaluation.headline} of epoch {headline['epoch']}, was chosen on "
+        f"{facts['selection']} ({headline['val_accuracy']:.2%}). The {facts['split']} split chose "
         f"nothing.",
         "",
         f"## Results on the {facts['split']} split ({len(evaluation.table)} faces)",
         "",
-        _markdown(with_intervals({evaluation.headline: mine})),
+        _markdown(with_intervals({evaluation.headline: headline})),
         "",
         "Intervals: 95%, faces resampled; other seeds and other data sets vary more.",
         *_people(metrics),
@@ -65,15 +65,15 @@ def model_card(evaluation: Evaluation) -> str:
         *(
             f"| {row['class']} | {row['count']} | {100 * row['recall']:.1f} "
             f"[{100 * row['recall_low']:.1f}, {100 * row['recall_high']:.1f}] |"
-            for row in mine["per_class"]
+            for row in headline["per_class"]
         ),
         "",
-        *_sure(mine),
+        *_sure(headline),
         *_robust(evaluation),
         *_attributes(evaluation),
         "## Limits",
         "",
-        *_limits(metrics, mine),
+        *_limits(metrics, headline),
         "",
         "## Licence",
         "",
@@ -114,32 +114,32 @@ def _markdown(table: pd.DataFrame) -> str:
     return "\n".join([head, "|---" * (1 + table.shape[1]) + "|", *rows])
 
 
-def _people(told: dict[str, Any]) -> list[str]:
-    if "people" not in told:
+def _people(metrics: dict[str, Any]) -> list[str]:
+    if "people" not in metrics:
         return []
-    reach = ", ".join(f"{judge} {row['accuracy']:.1%}" for judge, row in told["people"].items())
+    reach = ", ".join(f"{judge} {row['accuracy']:.1%}" for judge, row in metrics["people"].items())
     return ["", f"Annotators, judged by the same labels: {reach}."]
 
 
-def _copies(told: dict[str, Any]) -> list[str]:
+def _copies(metrics: dict[str, Any]) -> list[str]:
     parts = [
         f"{name} {row['accuracy']:.1%} ({row['count']} faces)"
-        for name, row in told.get("copies", {}).items()
+        for name, row in metrics.get("copies", {}).items()
     ]
     if not parts:
         return []
     return ["", f"Accuracy by whether a copy of the face is in training: {', '.join(parts)}."]
 
 
-def _sure(mine: dict[str, Any]) -> list[str]:
-    told = [f"- ECE {100 * mine['calibration']['ece']:.1f}% as trained"]
-    if mine["temperature"]:
-        after = 100 * mine["calibration_after"]["ece"]
-        told[0] += f", {after:.1f}% at temperature {mine['temperature']:.2f} (from validation)"
-    for name, row in mine["sureness"].items():
+def _sure(headline: dict[str, Any]) -> list[str]:
+    lines = [f"- ECE {100 * headline['calibration']['ece']:.1f}% as trained"]
+    if headline["temperature"]:
+        after = 100 * headline["calibration_after"]["ece"]
+        lines[0] += f", {after:.1f}% at temperature {headline['temperature']:.2f} (from validation)"
+    for name, row in headline["sureness"].items():
         if row["auroc"] is not None:
-            told.append(f"- {name} detects errors with AUROC {row['auroc']:.3f}")
-    return ["## Calibration and error detection", "", *(f"{line}." for line in told), ""]
+            lines.append(f"- {name} detects errors with AUROC {row['auroc']:.3f}")
+    return ["## Calibration and error detection", "", *(f"{line}." for line in lines), ""]
 
 
 def _robust(evaluation: Evaluation) -> list[str]:
@@ -165,8 +165,8 @@ def _attributes(evaluation: Evaluation) -> list[str]:
     return ["## Groups of people", "", *lines, ""] if lines else []
 
 
-def _limits(told: dict[str, Any], mine: dict[str, Any]) -> list[str]:
-    rare = [f"{r['class']} ({r['count']})" for r in mine["per_class"] if r["count"] < RARE]
+def _limits(metrics: dict[str, Any], headline: dict[str, Any]) -> list[str]:
+    rare = [f"{r['class']} ({r['count']})" for r in headline["per_class"] if r["count"] < RARE]
     lines = [
         "- It names the expression that annotators would name, not what a person feels. It is no "
         "basis for a decision about anyone.",
@@ -174,7 +174,7 @@ def _limits(told: dict[str, Any], mine: dict[str, Any]) -> list[str]:
         "were not tried.",
     ]
     if rare:
-        lines.append(f"- Fewer than {RARE} test faces, so the recall is uncertain: {', '.join(rare)}.")
-    if told["dataset"] == "synthetic":
+        lines.append(f"- Fewer than {RARE} test faces, so recall is uncertain: {', '.join(rare)}.")
+    if metrics["dataset"] == "synthetic":
         lines.append("- It was trained on drawings and must not be used on photographs.")
     return lines

@@ -170,8 +170,8 @@ def draw(
     Raises:
         ValueError: There is no figure of that name, or no such venue.
     """
-    known = FIGURES[type(source)]
-    _among(name, known, "figure")
+    figures = FIGURES[type(source)]
+    _among(name, figures, "figure")
     _among(venue, VENUES, "venue")
     widths = dict(zip(WIDTHS, VENUES[venue], strict=True))
 
@@ -181,7 +181,7 @@ def draw(
     if name in NEED_FACES and faces is None:
         return None
     with paper_style("full"):
-        fig = known[name](source, faces) if name in NEED_FACES else known[name](source, size)
+        fig = figures[name](source, faces) if name in NEED_FACES else figures[name](source, size)
         if fig is not None and folder is not None:
             save_figure(fig, folder.file("figures", name))
     return fig
@@ -209,16 +209,16 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
         after temperature), sureness, robustness (accuracy by severity), copies, attributes.
     """
     headline = evaluation.metrics["checkpoints"][evaluation.headline]
-    made = {
+    tables = {
         "comparison": with_intervals(evaluation.metrics["checkpoints"]),
         "per_class": _per_class(evaluation),
         "calibration": _calibration(headline),
         "sureness": pd.DataFrame(headline["sureness"]).T.rename(columns=str.upper),
     }
-    made["sureness"].index.name = "measure"
+    tables["sureness"].index.name = "measure"
     if evaluation.robustness is not None:
         curves = with_clean(evaluation.robustness)
-        made["robustness"] = 100 * curves.pivot(
+        tables["robustness"] = 100 * curves.pivot(
             index="corruption", columns="severity", values="accuracy"
         ).rename_axis(columns=None).reindex(list(SEVERITIES))
     parts = {}
@@ -229,15 +229,15 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
         parts["attributes"].index = parts["attributes"].index.map(": ".join)
     for name, table in parts.items():
         if table is not None:
-            made[name] = pd.DataFrame(
+            tables[name] = pd.DataFrame(
                 {"faces": table["count"], "accuracy (%)": bracketed(table, "accuracy")}
             ).rename_axis("group")
-    return made
+    return tables
 
 
-def _among(given: str, known: Iterable[str], kind: str) -> None:
-    if given not in known:
-        raise ValueError(f"no {kind} {given!r}; there are: {', '.join(known)}")
+def _among(name: str, names: Iterable[str], kind: str) -> None:
+    if name not in names:
+        raise ValueError(f"no {kind} {name!r}; there are: {', '.join(names)}")
 
 
 def _per_class(evaluation: Evaluation) -> pd.DataFrame:
@@ -328,8 +328,8 @@ def _reliability(evaluation: Evaluation, size: Size) -> Figure:
     temperature = evaluation.metrics["checkpoints"][evaluation.headline]["temperature"]
     if temperature is not None:
         softened = with_temperature(evaluation.table, temperature)
-        told = f"confidence, temperature {temperature:.2f}"
-        panels.append((confidence_bins(softened), told, "accuracy"))
+        label = f"confidence, temperature {temperature:.2f}"
+        panels.append((confidence_bins(softened), label, "accuracy"))
     if "reliability" in evaluation.table:
         bins = calibration_bins(evaluation.table["reliability"], evaluation.table["agreed"])
         panels.append((bins, "reliability", "agreement"))
@@ -369,11 +369,11 @@ def _embedding_map(evaluation: Evaluation, size: Size) -> Figure | None:
     name_clusters(points, labels, names, axes[1])
     nearest = nearest.reshape(anchors.shape[:2])
     anchor_graph(anchors, places, nearest, names, axes[0])
-    shown = plane.explained_variance_ratio_.sum()
+    explained = plane.explained_variance_ratio_.sum()
     axes[0].set_title(
         f"anchors: {np.count_nonzero(nearest)} of {nearest.size} are some face's nearest"
     )
-    axes[1].set_title(f"{len(points)} faces and the anchors ({shown:.0%} of the variance)")
+    axes[1].set_title(f"{len(points)} faces and the anchors ({explained:.0%} of the variance)")
     for ax in axes:
         ax.set(xticks=[], yticks=[], xlabel="first principal component", adjustable="box")
     axes[0].set_ylabel("second principal component")
@@ -396,10 +396,10 @@ def _errors(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
 def _attention(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
     if "attention" not in evaluation.inside:
         return None
-    some = faces.split(evaluation.config.split).sample(INSIDE).sample(8)
-    weights = evaluation.attention_of(some.table["id"])
-    fig, axes = _subplots((6.9, 1.0), ncols=len(some))
-    images = some.gather(np.arange(len(some)))
+    sample = faces.split(evaluation.config.split).sample(INSIDE).sample(8)
+    weights = evaluation.attention_of(sample.table["id"])
+    fig, axes = _subplots((6.9, 1.0), ncols=len(sample))
+    images = sample.gather(np.arange(len(sample)))
     for ax, image, attention in zip(axes[0], images, weights, strict=True):
         attention_overlay(image, attention, ax)
     return fig

@@ -74,15 +74,15 @@ def face_cards(
     for (face, bars), image, (index, row) in zip(pairs, images, rows.iterrows(), strict=False):
         face.imshow(image, cmap="gray", vmin=0, vmax=255)
         sure = f"reliability {row['reliability']:.2f}" if "reliability" in row else ""
-        said = [f"{name}: {found[index]}" for name, found in (others or {}).items()]
-        told = [row["label"], f"→ {row['predicted']}", str(row["id"]), sure, *said]
-        face.set_title("\n".join(filter(None, told)), size=6.5, pad=2)
-        given = {}
+        other_lines = [f"{name}: {table[index]}" for name, table in (others or {}).items()]
+        title_lines = [row["label"], f"→ {row['predicted']}", str(row["id"]), sure, *other_lines]
+        face.set_title("\n".join(filter(None, title_lines)), size=6.5, pad=2)
+        distributions = {}
         for name, prefix in (("people", "votes_"), ("primary", "primary_"), ("corrected", "p_")):
             columns = [prefix + label for label in class_names]
             if set(columns) <= set(rows) and (total := row[columns].sum()) > 0:
-                given[name] = row[columns].to_numpy(dtype=float) / total
-        distribution_bars(given, class_names, bars)
+                distributions[name] = row[columns].to_numpy(dtype=float) / total
+        distribution_bars(distributions, class_names, bars)
     fig.legend(*pairs[0][1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig
 
@@ -131,42 +131,42 @@ def detected_faces(picture: np.ndarray, boxes: list[Box]) -> Figure:
     return fig
 
 
-def explanation_figure(seen: Explained) -> Figure:
+def explanation_figure(face: Explained) -> Figure:
     """Draw a face, its attention, its distributions and the training faces near its anchors.
 
     Args:
-        seen: From `explain_face`; its memory, if it has one, gives the faces near the anchors.
+        face: From `explain_face`; its memory, if it has one, gives the faces near the anchors.
     """
-    anchors = seen.nearest()
+    anchors = face.nearest()
     with paper_style("full"):
         fig = Figure(figsize=(6.9, 2.2 + (0.95 if anchors else 0)))
         parts = fig.subfigures(2, 1, height_ratios=(2.2, 0.95)) if anchors else [fig]
         axes = parts[0].subplots(1, 3, width_ratios=(1, 1, 1.7))
-        axes[0].imshow(seen.face, cmap="gray", vmin=0, vmax=255)
+        axes[0].imshow(face.face, cmap="gray", vmin=0, vmax=255)
         axes[0].set_title("input of the model")
         axes[0].set_axis_off()
-        if seen.attention is not None:
-            attention_overlay(seen.face, seen.attention, axes[1])
+        if face.attention is not None:
+            attention_overlay(face.face, face.attention, axes[1])
             axes[1].set_title("attention (brighter: higher)")
         axes[1].set_axis_off()
-        given = {k: seen.distributions[k] for k in ("primary", "corrected")
-                 if k in seen.distributions}  # fmt: skip
-        distribution_bars(given, seen.class_names, axes[2], size=7)
-        told = f"{seen.predicted} {seen.distributions['corrected'].max():.0%}"
-        if seen.reliability is not None:
-            told += f", reliability {seen.reliability:.2f}"
-        axes[2].set_title(told)
+        distributions = {k: face.distributions[k] for k in ("primary", "corrected")
+                 if k in face.distributions}  # fmt: skip
+        distribution_bars(distributions, face.class_names, axes[2], size=7)
+        title = f"{face.predicted} {face.distributions['corrected'].max():.0%}"
+        if face.reliability is not None:
+            title += f", reliability {face.reliability:.2f}"
+        axes[2].set_title(title)
         axes[2].legend(loc="lower right")
         if anchors:
-            _resembling(seen, anchors, parts[1])
+            _resembling(face, anchors, parts[1])
     return fig
 
 
-def _resembling(seen: Explained, anchors: list[tuple[int, int]], fig: SubFigure) -> None:
-    memory = seen.memory
+def _resembling(face: Explained, anchors: list[tuple[int, int]], fig: SubFigure) -> None:
+    memory = face.memory
     columns = fig.subfigures(1, len(anchors))
     for (label, number), column in zip(anchors, columns, strict=True):
-        name, far = seen.class_names[label], seen.distances[label, number]
+        name, far = face.class_names[label], face.distances[label, number]
         column.suptitle(f"{name} anchor {number + 1}, distance {far:.1f}", size=7.5)
         axes = column.subplots(1, NEIGHBOURS)
         for ax in axes:

@@ -88,12 +88,13 @@ def reliability_diagram(
 ) -> Axes:
     """Draw the bins of `confidence_bins` or `calibration_bins` on square axes."""
     low, high, count = (bins[name].to_numpy() for name in ("low", "high", "count"))
-    claimed, found = bins["confidence"].to_numpy(), bins["accuracy"].to_numpy()
+    claimed, outcome = bins["confidence"].to_numpy(), bins["accuracy"].to_numpy()
     share = {"color": FAINT, "ec": "white", "label": "share of images"}
     ax.bar(low, 0.3 * count / count.max(), high - low, align="edge", **share)
     ax.plot([0, 1], [0, 1], ls=(0, (4, 2)), lw=0.8, color=QUIET, label="calibrated")
-    ax.vlines(claimed, np.minimum(claimed, found), np.maximum(claimed, found), color=EMA, lw=1.6)
-    ax.plot(claimed, found, "o-", color=VAL, lw=1, ms=3.5, mec="white", mew=0.4, label="found")
+    low_end, high_end = np.minimum(claimed, outcome), np.maximum(claimed, outcome)
+    ax.vlines(claimed, low_end, high_end, color=EMA, lw=1.6)
+    ax.plot(claimed, outcome, "o-", color=VAL, lw=1, ms=3.5, mec="white", mew=0.4, label="found")
     ax.plot([], [], color=EMA, lw=1.6, label="gap to what was claimed")
     ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.02), box_aspect=1)
     for axis in (ax.xaxis, ax.yaxis):

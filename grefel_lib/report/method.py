@@ -32,8 +32,8 @@ def anchor_map(
     """
     look = {"ec": INK, "lw": 0.6, "marker": "D", "s": 15, "zorder": 3}
     for i, name in enumerate(class_names):
-        mine = points[labels == i]
-        ax.scatter(*mine.T, s=9, color=COLOURS[name], alpha=0.6, lw=0, zorder=2)
+        members = points[labels == i]
+        ax.scatter(*members.T, s=9, color=COLOURS[name], alpha=0.6, lw=0, zorder=2)
         ax.scatter(*anchors[i].T, color=COLOURS[name], **look)
     round_, square = {"ls": "", "marker": "o", "mew": 0}, {"ls": "", "marker": "D", "mfc": "white"}
     keys = [Line2D([], [], color=COLOURS[name], ms=4, label=name, **round_) for name in class_names]

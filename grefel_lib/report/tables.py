@@ -39,9 +39,9 @@ def with_intervals(checkpoints: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame
         checkpoints: By name, metrics and intervals as in metrics.json.
     """
     columns = {}
-    for name, found in checkpoints.items():
-        rows = pd.DataFrame(found["intervals"], index=["low", "high"]).T
-        rows["value"] = pd.Series(found["metrics"])
+    for name, numbers in checkpoints.items():
+        rows = pd.DataFrame(numbers["intervals"], index=["low", "high"]).T
+        rows["value"] = pd.Series(numbers["metrics"])
         shares = rows.index.isin(PERCENT)
         texts = [bracketed(rows[shares], "value"),
                  bracketed(rows[~shares], "value", scale=1, decimals=2)]  # fmt: skip
@@ -70,7 +70,7 @@ def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     Args:
         tables: By metric, one row a variant: value, low, high, and spread (left out where NaN).
     """
-    told = {}
+    columns = {}
     for metric, table in tables.items():
         scale, decimals = (100, 1) if metric in PERCENT else (1, 3)
         cells = bracketed(table, "value", scale=scale, decimals=decimals)
@@ -78,8 +78,8 @@ def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for name, spread in table["spread"].dropna().items():
             between = f"{NO_BREAK}±{NO_BREAK}{scale * spread:.{decimals}f} ["
             cells[name] = cells[name].replace(" [", between)
-        told[TITLES[metric]] = cells
-    return pd.DataFrame(told).rename_axis("variant")
+        columns[TITLES[metric]] = cells
+    return pd.DataFrame(columns).rename_axis("variant")
 
 
 def latex_table(

@@ -63,8 +63,8 @@ def find_source(config: Config) -> Source:
 
 def _root(config: Config) -> Path:
     if config.data_dir:
-        given = Path(config.data_dir).expanduser()
-        return given.absolute() if given.exists() else PROJECT_ROOT / given
+        path = Path(config.data_dir).expanduser()
+        return path.absolute() if path.exists() else PROJECT_ROOT / path
     if config.dataset != "synthetic":
         return PROJECT_ROOT / DATA_DIRS[config.dataset]
     folder = PROJECT_ROOT / f"{DATA_DIRS['synthetic']}-{config.synthetic_images}"
@@ -80,9 +80,9 @@ def _ferplus(root: Path) -> Source:
     root = root / "FERPlus" if (root / "FERPlus/fer2013new.csv").is_file() else root
     votes = root / "fer2013new.csv"
     if not votes.is_file():
-        found = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
+        content = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
         raise FileNotFoundError(
-            f"no fer2013new.csv in {root} (it holds: {found}); data_dir is the FERPlus folder, "
+            f"no fer2013new.csv in {root} (it holds: {content}); data_dir is the FERPlus folder, "
             f"see data/README.md"
         )
     for base in (root / "Images", root / "data", root):
@@ -116,14 +116,14 @@ def _votes_table(path: Path) -> pd.DataFrame:
     split = table["Usage"].map(USAGES)
     ids = [f"{name}_{row:05d}" for row, name in enumerate(split)]  # never from the file name
     named = table["Image name"].notna()
-    found = pd.DataFrame({"id": ids, "split": split, "file": table["Image name"]})
-    return pd.concat([found, votes.astype(int)], axis=1)[named]
+    named_rows = pd.DataFrame({"id": ids, "split": split, "file": table["Image name"]})
+    return pd.concat([named_rows, votes.astype(int)], axis=1)[named]
 
 
 def _check_usages(path: Path, usages: pd.Series) -> None:
-    strange = sorted(set(map(str, usages)) - set(USAGES))
-    if strange:
-        raise ValueError(f"{path} has the Usage {strange[0]!r}; known: {', '.join(USAGES)}")
+    unknown = sorted(set(map(str, usages)) - set(USAGES))
+    if unknown:
+        raise ValueError(f"{path} has the Usage {unknown[0]!r}; known: {', '.join(USAGES)}")
 
 
 def _read_ferplus(path: Path, folders: dict[str, Path]) -> tuple[pd.DataFrame, Iterable]:
@@ -176,7 +176,7 @@ def _read_fer2013_csv(path: Path) -> tuple[pd.DataFrame, Iterable]:
     table = read_csv(path, ("emotion", "pixels", "Usage"))
     _check_usages(path, table["Usage"])
     split = table["Usage"].map(USAGES)
-    found = pd.DataFrame(
+    rows = pd.DataFrame(
         {
             "id": [f"{name}_{row:05d}" for row, name in enumerate(split)],
             "split": split,
@@ -198,7 +198,7 @@ def _read_fer2013_csv(path: Path) -> tuple[pd.DataFrame, Iterable]:
                 ) from None
             yield values.astype(np.uint8).reshape(48, 48)
 
-    return found, images()
+    return rows, images()
 
 
 def _read_fer2013_folders(base: Path, files: list[Path]) -> tuple[pd.DataFrame, Iterable]:
@@ -292,8 +292,8 @@ def _read_rafdb(
     chosen = [by_id[name] for name in table["id"]]
     table["file"] = [str(file.relative_to(listing.parents[1])) for file in chosen]
     if about.is_dir():
-        known = [_attributes(about / f"{name}_manu_attri.txt") for name in table["id"]]
-        table = table.join(pd.DataFrame(known, columns=list(RAFDB_ATTRIBUTES), dtype=object))
+        attributes = [_attributes(about / f"{name}_manu_attri.txt") for name in table["id"]]
+        table = table.join(pd.DataFrame(attributes, columns=list(RAFDB_ATTRIBUTES), dtype=object))
     crops = None
     if boxes is not None and boxes.is_dir():
         crops = [boxes / f"{name}_boundingbox.txt" for name in table["id"]]
@@ -325,15 +325,15 @@ def _read_rafdb_kaggle(
         name = str(file.relative_to(base))
         rows.append((file.stem.removesuffix("_aligned"), part, int(file.parent.name), name))
     table = pd.DataFrame(rows, columns=["id", "split", "code", "file"])
-    told = {
+    listed = {
         row.image: row.label
         for path in tables
         for row in read_csv(path, ("image", "label")).itertuples(index=False)
     }
     for file, code in zip(files, table["code"], strict=True):
-        if told.get(file.name, code) != code:
+        if listed.get(file.name, code) != code:
             raise ValueError(
-                f"{file.name} lies in folder {code} but its table says {told[file.name]}"
+                f"{file.name} lies in folder {code} but its table says {listed[file.name]}"
             )
     return table, decode(files, "RGB", size=RAFDB_SIZE)
 
@@ -364,8 +364,8 @@ def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
     """Image files of a folder (with `deep` of its subfolders), sorted by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no image folder {folder}")
-    found = folder.rglob("*") if deep else folder.iterdir()
-    images = [file for file in found if file.suffix.lower() in IMAGE_SUFFIXES]
+    entries = folder.rglob("*") if deep else folder.iterdir()
+    images = [file for file in entries if file.suffix.lower() in IMAGE_SUFFIXES]
     return sorted(images, key=None if deep else lambda file: file.name)  # names compare faster
 
 
@@ -375,15 +375,15 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     Raises:
         FileNotFoundError: A path is not there, or a folder holds no image.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for path in map(Path, paths):
         inside = list_images(path) if path.is_dir() else [path]
         if not inside:
             raise FileNotFoundError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in folder {path}")
         if not inside[0].exists():
             raise FileNotFoundError(f"no image or folder at {path}")
-        found += inside
-    return found
+        files += inside
+    return files
 
 
 def open_image(path: Path, mode: str | None = None) -> Image.Image:
@@ -422,13 +422,13 @@ def decode(
         image = open_image(file, mode)
         return image.crop(_box(box)) if box is not None and box.is_file() else image
 
-    wanted = (size, size) if size else None
+    side = (size, size) if size else None
     with ThreadPoolExecutor(4) as pool:
         work = list(zip(files, boxes or [None] * len(files), strict=True))
         for start in range(0, len(work), 1024):  # a bounded number is held at once
             for image in pool.map(read, *zip(*work[start : start + 1024], strict=True)):
-                wanted = wanted or image.size
-                yield np.asarray(image if image.size == wanted else image.resize(wanted))
+                side = side or image.size
+                yield np.asarray(image if image.size == side else image.resize(side))
 
 
 def _box(path: Path) -> tuple[float, ...]:

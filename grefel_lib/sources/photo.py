@@ -89,13 +89,13 @@ def find_faces(picture: np.ndarray) -> list[Box]:
         rows = detector.detect(np.asarray(resized)[..., ::-1].copy(), details=True)  # BGR
         boxes += (rows[:, :4] / scale).tolist()
         scores += rows[:, -1].tolist()
-    kept = cv2.dnn.NMSBoxes(boxes, scores, 0.0, OVERLAP) if boxes else []
-    found = []
-    for left, top, width, height in (boxes[i] for i in np.ravel(kept).astype(int)):
+    chosen = cv2.dnn.NMSBoxes(boxes, scores, 0.0, OVERLAP) if boxes else []
+    squares = []
+    for left, top, width, height in (boxes[i] for i in np.ravel(chosen).astype(int)):
         side = max(width, height)
         x, y = left + width / 2 - side / 2, top + height / 2 - side / 2
-        found.append((round(x), round(y), round(x + side), round(y + side)))
-    return sorted(found)
+        squares.append((round(x), round(y), round(x + side), round(y + side)))
+    return sorted(squares)
 
 
 def whole_picture(picture: np.ndarray) -> Box:
