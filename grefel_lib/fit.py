@@ -109,7 +109,7 @@ def fit(
     run: Run,
     *,
     net: nn.Module | None = None,
-    loss: Loss = total_loss,
+    loss: Loss | None = None,
     say: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
     """Train a run to its end, from wherever it stands.
@@ -135,7 +135,7 @@ def fit(
             loss of your own has no name.
     """
     config, say = run.config, say or log.info
-    own = net is not None or loss is not total_loss
+    own = net is not None or loss is not None
     if own and not config.variant:
         raise ValueError("a network or loss of your own needs a name: the setting variant")
     if config.processes > 1 and not under_torchrun():
@@ -175,7 +175,7 @@ def start_training(
     run: Run,
     *,
     net: nn.Module | None = None,
-    loss: Loss = total_loss,
+    loss: Loss | None = None,
     say: Callable[[str], None] = log.info,
 ) -> Training:
     """Build the model and all that trains it; read the last checkpoint, if there is one.
@@ -207,7 +207,7 @@ def start_training(
     parallel = DistributedDataParallel(net) if world.size > 1 else net  # averages the gradients
     weighted = config.class_weights == "balanced"
     training = Training(
-        run, train, val, world, device, net, ema, loss=loss,
+        run, train, val, world, device, net, ema, loss=loss or total_loss,
         optimizer=torch.optim.AdamW(parameter_groups(net, config), lr=config.lr),
         forward=torch.compile(parallel) if config.compile else parallel,
         parallel=parallel,

@@ -1,5 +1,7 @@
 """A face taken apart: the same as in an evaluation, the nearest really nearest."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -89,7 +91,7 @@ def test_without_anchors_or_data_the_reason_is_said(trained, small_run, tmp_path
 
 
 def test_the_figure_names_the_anchors_and_shows_their_faces(seen, memory):
-    fig = explanation_figure(seen, memory)
+    fig = explanation_figure(dataclasses.replace(seen, memory=memory))
     top, below = fig.subfigs
     np.testing.assert_array_equal(top.axes[0].images[0].get_array(), seen.face)
     assert seen.predicted in top.axes[2].get_title()

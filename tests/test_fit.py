@@ -222,7 +222,7 @@ def test_an_unfinished_run_refuses_other_settings_and_names_them(faces_dir, tmp_
 def test_micro_batches_give_the_gradient_of_the_whole_batch(faces_dir, tmp_path):
     options = {"backbone": "test_vit", "image_size": 64, "drop_rate": 0.0, "output_stride": 0}
     config = small(faces_dir, tmp_path, **options)  # no batch norm: it sees the micro-batch
-    training = start_training(load_faces(config), start_run(config), print)
+    training = start_training(load_faces(config), start_run(config))
     images, targets = torch.randn(32, 3, 64, 64), torch.rand(32, 8).softmax(1)
     found = {}
     for micro in (32, 12, 1):

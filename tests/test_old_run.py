@@ -49,7 +49,7 @@ def test_it_opens_without_a_warning_and_its_numbers_follow_from_its_predictions(
     assert run.status() == "ok"
     assert run.config.changes().keys() == {
         "synthetic_images", "backbone", "image_size", "output_stride", "num_anchors",
-        "embedding_dim", "attention_heads", "epochs",
+        "embedding_dim", "attention_heads",
     }  # fmt: skip
     now, then = flat(evaluation.metrics), flat(json.loads((OLD / "metrics.json").read_text()))
     assert len(now) > 100

@@ -6,8 +6,10 @@ import subprocess
 import sys
 import tomllib
 
+from grefel_lib.analysis.compare import read_comparison
 from grefel_lib.commands.cli import _parser
 from grefel_lib.config import PROJECT_ROOT
+from grefel_lib.report.tables import interval_table
 
 NAMED_BY_THE_USER = {
     "torch", "timm", "jupyterlab", "ipywidgets", "matplotlib", "seaborn", "pandas",
@@ -61,21 +63,20 @@ def test_the_readme_names_real_commands_flags_and_files():
             assert (PROJECT_ROOT / target).exists(), target
 
 
-def test_the_readmes_pictures_are_those_of_the_committed_notebooks():
+def test_the_pictures_are_those_of_the_committed_notebooks():
     folder = PROJECT_ROOT / "notebooks/pictures"
     source = runpy.run_path(str(folder / "extract.py"))["pictures"]()
     assert {p.name for p in folder.iterdir() if p.suffix in (".png", ".jpg")} == set(source)
     for name, content in source.items():
         assert (folder / name).read_bytes() == content, f"run: make notebooks ({name})"
-        assert f"notebooks/pictures/{name}" in (PROJECT_ROOT / "README.md").read_text()
+        assert f"pictures/{name}" in (PROJECT_ROOT / "notebooks/README.md").read_text()
 
 
-def test_the_readme_shows_every_panel_in_small_pictures():
+def test_every_panel_is_shown_in_a_small_picture():
     folder = PROJECT_ROOT / "notebooks/pictures/panels"
     names = {path.name for path in folder.iterdir()}
-    shown = re.findall(
-        r"notebooks/pictures/panels/(\w+\.webp)", (PROJECT_ROOT / "README.md").read_text()
-    )
+    text = (PROJECT_ROOT / "notebooks/README.md").read_text()
+    shown = re.findall(r"pictures/panels/(\w+\.webp)", text)
     assert names == set(shown)
     assert all((folder / name).stat().st_size < 150_000 for name in names)
 
@@ -86,3 +87,27 @@ def test_the_help_needs_neither_torch_nor_any_other_slow_package():
     code += f"print([m for m in {slow} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_readme_is_short():
+    text = (PROJECT_ROOT / "README.md").read_text()
+    assert len(text.split()) <= 1300
+    assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_results_in_the_readme_are_those_of_the_runs():
+    """Every cell of the table is rebuilt from notebooks/ferplus_lite."""
+    comparison = read_comparison(PROJECT_ROOT / "notebooks/ferplus_lite")
+    shares = {m: comparison.summary[m] for m in ("accuracy", "mean_class_accuracy", "macro_f1")}
+    cells = interval_table(shares)
+    text = (PROJECT_ROOT / "README.md").read_text()
+    lines = [x for x in text.splitlines() if x.startswith(("| linear head", "| GReFEL"))]
+    rows = {row[0]: row for row in (line.strip("| ").split(" | ") for line in lines)}
+    assert list(rows) == list(cells.index)
+    for name, row in rows.items():
+        for cell, expected in zip(row[1:4], cells.loc[name], strict=True):
+            words = expected.replace("\N{NO-BREAK SPACE}", " ")
+            mean, spread, interval = re.fullmatch(r"(\S+) ± (\S+) (\[.*\])", words).groups()
+            assert cell == f"{mean} {interval} ± {spread}"
+        assert row[4] == f"{comparison.summary['nll'].loc[name, 'value']:.3f}"
+    assert f"{comparison.about['faces']:,} faces" in text

@@ -58,7 +58,7 @@ def test_a_stem_with_a_point_in_it_keeps_its_name(tmp_path):
 
 
 def test_fonts_are_embedded_as_truetype_though_the_style_has_ended(tmp_path):
-    pdf, _ = save_figure(draw("counts", "column"), tmp_path / "figure")
+    pdf, _ = save_figure(draw("bars8", "column"), tmp_path / "figure")
     content = pdf.read_bytes()
     assert b"/CIDFontType2" in content
     assert b"/Type3" not in content

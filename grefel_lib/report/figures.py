@@ -274,7 +274,7 @@ def training_curves(history: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axe
     ):
         percent = 100 * history[column]
         accuracy.plot(epoch, percent, color=colour, ls=ls, **few)
-        x, y = epoch[percent.idxmax()], percent.max()
+        x, y = epoch.iloc[percent.argmax()], percent.max()
         mark = {"color": colour, "ls": ls, "marker": marker, "mfc": "white", "ms": 4}
         accuracy.plot(x, y, **mark, zorder=4, label=f"{name} (best {y:.1f}, epoch {x})")
     for ax, name in zip(axes, ("loss", "accuracy (%)"), strict=True):

@@ -65,7 +65,7 @@ def _repeat(data: Path, images: int) -> None:
 def started(config: Config) -> Training:
     """A training before its first epoch."""
     faces = load_faces(config)
-    return start_training(faces, start_run(config, faces.info), silent)
+    return start_training(faces, start_run(config, faces.info), say=silent)
 
 
 def fit_against_bare_loop(quick: bool) -> dict:

@@ -108,12 +108,12 @@ def needed(cells, wanted):
             if not (made & names or any(call in source for call in wanted)):
                 continue
             names |= {node.id for node in used}
-            names |= {"dataset", "checkpoint_dir"}  # the parameters, read through globals()
+            names |= {"dataset", "checkpoint_dir"}  # of the parameters cell
         kept.insert(0, cell)
     return kept
 
 
-def committed(name, parameters, *, wanted=("panel.show(",), always=()):
+def committed(name, parameters, *, wanted=("show_panel(",), always=()):
     """What a panel needs of a committed notebook, other parameters; for pictures `always` alone."""
     cells = json.loads((PROJECT_ROOT / "notebooks" / name).read_text())["cells"]
     cells = needed(cells, wanted)
@@ -194,7 +194,7 @@ def test_training_monitor(opened, small):
     """Watched here while the kernel is busy; the tab is closed; watched, and stopped, elsewhere."""
     name = "03_training.ipynb"
     changes = small | {"epochs": 400, "run_name": "watched", "batch_size": 8}  # many slow epochs
-    wanted, always = ("panel.show(", "training.fit("), ("run_name",)
+    wanted, always = ("show_panel(", "history = fit("), ("run_name",)
     page = opened(name, committed(name, changes, wanted=wanted, always=always))
     page.run_all(wait=False)
     panel = page.panel("Training monitor")
@@ -214,9 +214,9 @@ def test_training_monitor(opened, small):
     run = open_run("watched", small["output_dir"])
     before = len(run.history())
     lines = [
-        "from grefel_lib import panel, runs",
-        "from grefel_lib.training_panel import TrainingPanel",
-        f"panel.show(TrainingPanel, runs.open_run({str(run.path)!r}))",
+        "from grefel_lib import show_panel",
+        "from grefel_lib.run import open_run",
+        f"show_panel('training', open_run({str(run.path)!r}))",
     ]
     cell = {"cell_type": "code", "id": "watch", "metadata": {}, "source": "\n".join(lines)}
     other = opened("watch.ipynb", [cell], app="notebook")
