@@ -57,7 +57,7 @@ def test_a_dropped_picture_replaces_the_first_and_may_come_again(panel):
         drop(panel, "blue.png", content)
         assert panel.photo.shape == (200, 300, 3)
         assert panel.face.options == (WHOLE,)
-        assert "no face was found: the whole picture is taken for one" in panel.message.value
+        assert "no face was found: the whole picture is used" in panel.message.value
         assert panel.dropped.value == ""
 
 
@@ -73,7 +73,7 @@ def test_an_uploaded_picture_is_taken_too(panel, photo):
 
 @pytest.mark.parametrize(
     ("content", "cut", "told"),
-    [(b"hello", 0, "mine.png is no picture"), (b"hello there", 3, "mine.png did not arrive whole")],
+    [(b"hello", 0, "mine.png cannot be read as a picture"), (b"hello there", 3, "mine.png arrived incomplete")],
 )
 def test_what_is_no_picture_is_said_and_the_last_one_stays(panel, photo, content, cut, told):
     drop(panel, "mine.png", content, cut=cut)
