@@ -105,7 +105,7 @@ def test_what_is_no_picture_is_named(tmp_path):
     file.write_text("hello")
     with pytest.raises(ValueError, match=r"notes\.png cannot be read as a picture"):
         read_photo(file)
-    with pytest.raises(ValueError, match=r"^mine\.jpg is no picture"):
+    with pytest.raises(ValueError, match=r"^mine\.jpg cannot be read as a picture"):
         read_photo(io.BytesIO(b"\xff\xd8 cut off"), "mine.jpg")
 
 

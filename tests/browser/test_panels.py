@@ -295,7 +295,7 @@ def test_face_panel(opened, small, trained, tmp_path, app):
     expect(panel.get_by_role("status")).to_contain_text("no face was found")
     (tmp_path / "text.png").write_text("not a picture")
     drop(page.page, panel.locator(".grefel-drop"), tmp_path / "text.png")
-    expect(panel.get_by_role("alert")).to_contain_text("text.png is no picture")
+    expect(panel.get_by_role("alert")).to_contain_text("text.png cannot be read as a picture")
 
 
 def drop(page, zone, file):
