@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-
 _HOMES = {
     "config": ("Config",),
     "faces": ("ferplus_targets", "load_faces"),

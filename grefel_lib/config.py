@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
-
 log = logging.getLogger(__name__)
 
 
@@ -55,7 +54,6 @@ _augment = partial(_setting, group="augmentation", commands=_TRAIN)
 _optimise = partial(_setting, group="optimisation", commands=_TRAIN)
 _run = partial(_setting, group="run", commands=_TRAIN, sets_apart=False)
 _evaluate = partial(_setting, group="evaluation", commands=("evaluate",), sets_apart=False)
-
 _VOTES = ("dataset=ferplus|synthetic",)
 _WINDOW = ("extractor=window_cross_attention",)
 _GREFEL = ("head=grefel",)
@@ -325,12 +323,9 @@ class Config:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 SETTINGS: dict[str, Setting] = {name: field.metadata["setting"] for name, field in FIELDS.items()}
-
 VERSION = 2  # of `Config.to_dict`; 1 had no version
 RETIRED = {"attention_levels": 1}  # settings of older runs, and the value that changes nothing
-
 WITHOUT_WEIGHTS = {"backbone_weights": "none", "landmark_weights": "none"}  # a checkpoint has them
-
 DATA_DIRS = {  # where each data set is looked for when no data_dir is given
     "synthetic": "data/synthetic",
     "ferplus": "data/FERPlus",
@@ -338,8 +333,6 @@ DATA_DIRS = {  # where each data set is looked for when no data_dir is given
     "rafdb": "data/RAF-DB",
     "rafdb_compound": "data/RAF-DB",
 }
-
-
 PROFILES: dict[str, dict[str, Any]] = {
     "demo": {
         "backbone": "test_resnet",
@@ -372,8 +365,6 @@ PROFILES: dict[str, dict[str, Any]] = {
     },
     "vit_base": {},
 }
-
-
 FINETUNE_PROFILES: dict[str, dict[str, Any]] = {
     "finetune": {
         "epochs": 50, "lr": 2e-5, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 5.0,

@@ -20,11 +20,7 @@ from grefel_lib.labels import CLASS_NAMES, EMOTIONS, VOTE_COLUMNS, class_index
 from grefel_lib.sources.layouts import Source, find_source
 
 log = logging.getLogger(__name__)
-
-
 SPLITS = ("train", "val", "test")
-
-
 VALIDATION_SHARE, VALIDATION_SEED = 0.1, 0  # where a set has no validation split; never the run's
 
 

@@ -44,7 +44,6 @@ from grefel_lib.restore import normalise_as, start_from
 from grefel_lib.run import BEST, BEST_EMA, LAST, Run, checkpoint_file
 
 log = logging.getLogger(__name__)
-
 SECONDS_BETWEEN_LINES = 120  # within an epoch, when no progress bar is shown
 PARTS = ("cls", "branch", "anchor", "center", "rel")
 Loss = Callable[[Output, Tensor, Config, Tensor | None], dict[str, Tensor]]

@@ -4,40 +4,25 @@
 EMOTIONS = (
     "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt",
 )  # fmt: skip
-
-
 BASIC = EMOTIONS[:7]
-
-
 COMPOUND = (
     "happily surprised", "happily disgusted", "sadly fearful", "sadly angry", "sadly surprised",
     "sadly disgusted", "fearfully angry", "fearfully surprised", "angrily surprised",
     "angrily disgusted", "disgustedly surprised",
 )  # fmt: skip
-
-
 VOTE_COLUMNS = (*EMOTIONS, "unknown", "NF")  # fer2013new.csv, after Usage and Image name
-
-
 FER2013_CODES = {
     0: "anger", 1: "disgust", 2: "fear", 3: "happiness", 4: "sadness", 5: "surprise", 6: "neutral",
 }  # fmt: skip
-
-
 RAFDB_CODES = {
     1: "surprise", 2: "fear", 3: "disgust", 4: "happiness", 5: "sadness", 6: "anger", 7: "neutral",
 }  # fmt: skip
-
-
 COMPOUND_CODES = dict(enumerate(COMPOUND, start=1))
-
-
 RAFDB_ATTRIBUTES = {  # codes of RAF-DB's manual annotation files, in the order of their lines
     "gender": {"0": "male", "1": "female", "2": "unsure"},
     "race": {"0": "Caucasian", "1": "African-American", "2": "Asian"},
     "age_group": {"0": "0-3", "1": "4-19", "2": "20-39", "3": "40-69", "4": "70+"},
 }
-
 
 # Folder names seen in the wild, for image folders sorted by emotion.
 FOLDER_NAMES = {
@@ -46,8 +31,6 @@ FOLDER_NAMES = {
     "sad": "sadness", "sadness": "sadness", "surprise": "surprise", "surprised": "surprise",
     "neutral": "neutral",
 }  # fmt: skip
-
-
 CLASS_NAMES = {
     "synthetic": EMOTIONS,
     "ferplus": EMOTIONS,
@@ -55,10 +38,7 @@ CLASS_NAMES = {
     "rafdb": BASIC,
     "rafdb_compound": COMPOUND,
 }
-
-
 CODES = {"fer2013": FER2013_CODES, "rafdb": RAFDB_CODES, "rafdb_compound": COMPOUND_CODES}
-
 
 # How each set's faces come: pixels of their square side, and Pillow's name for grey or colour.
 FORMATS = {
@@ -66,19 +46,14 @@ FORMATS = {
     "rafdb": (100, "RGB"), "rafdb_compound": (100, "RGB"),
 }  # fmt: skip
 
-
 # Okabe and Ito's colour-blind-safe palette; the compound classes take Paul Tol's "muted" one.
 _OKABE_ITO = (
     "#7F7F7F", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000",
 )  # fmt: skip
-
-
 _TOL_MUTED = (
     "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255",
     "#AA4499", "#555555", "#BBBBBB",
 )  # fmt: skip
-
-
 COLOURS = dict(zip(EMOTIONS, _OKABE_ITO, strict=True)) | dict(
     zip(COMPOUND, _TOL_MUTED, strict=True)
 )

@@ -20,8 +20,6 @@ from grefel_lib.environment import describe_environment
 from grefel_lib.files import Folder, load_checkpoint, read_facts, relative, save_checkpoint
 
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
-
-
 BEST, BEST_EMA, LAST = "best_model", "best_ema_model", "last"
 
 

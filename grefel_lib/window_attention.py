@@ -14,17 +14,9 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 REDUCTIONS = (8, 16, 32)  # image pixels per position: 28, 14 and 7 positions a side at 224 px
-
-
 DIMS = (64, 128, 256)
-
-
 HEADS = (2, 4, 8)
-
-
 DROP_PATHS = (0.0, 0.125, 0.25)
-
-
 WIDTH = 768
 
 

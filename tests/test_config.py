@@ -17,7 +17,7 @@ from grefel_lib.config import (
     command_settings,
 )
 
-NAMED_BY_THE_USER = {  # METHOD, section 4
+NAMED_BY_THE_USER = {
     "lr": 5e-5,
     "batch_size": 64,
     "epochs": 150,

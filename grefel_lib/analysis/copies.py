@@ -8,8 +8,6 @@ from PIL import Image
 from grefel_lib.faces import FaceSet
 
 BITS = 6  # of 64 that the perceptual hashes of near copies may differ in
-
-
 ALIKE = 0.9  # correlation of the pixels that a near copy reaches
 
 

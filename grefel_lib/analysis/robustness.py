@@ -23,8 +23,6 @@ from grefel_lib.metrics import compute_metrics
 from grefel_lib.predict import predict
 
 SIDE = 48  # pixels of the faces for which the strengths are meant
-
-
 SEVERITIES: dict[str, tuple[float, ...]] = {
     "blur": (0.5, 0.8, 1.2, 1.7, 2.4),  # standard deviation, pixels
     "noise": (0.03, 0.06, 0.1, 0.15, 0.22),  # standard deviation, of a value range of 1

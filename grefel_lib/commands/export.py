@@ -18,8 +18,6 @@ from grefel_lib.files import atomic, relative
 from grefel_lib.restore import Trained
 
 TOLERANCE = 1e-4  # largest difference of a probability that counts as the same model
-
-
 CHECKED, TIMED = 64, 50  # faces that are compared; single faces that are timed
 
 

@@ -37,10 +37,7 @@ from grefel_lib.run import (
 )
 
 log = logging.getLogger(__name__)
-
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
-
-
 _FRIENDLY = (
     "ValueError", "FileNotFoundError", "NotADirectoryError", "IsADirectoryError", "OSError",
     "PermissionError", "ConnectionError", "NonFiniteLossError", "FileExistsError",

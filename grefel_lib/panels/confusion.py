@@ -18,14 +18,8 @@ ORDERS = {
     "surest first": ("confidence", False), "least sure first": ("confidence", True),
     "most reliable first": ("reliability", False), "least reliable first": ("reliability", True),
 }  # fmt: skip
-
-
 PAGE = 8  # faces shown at once
-
-
 CELL = {"width": "auto", "height": "30px", "padding": "0", "margin": "0"}
-
-
 FRAME = f"2px solid {EMA}"
 
 

@@ -14,11 +14,7 @@ from grefel_lib.report.style import EMA, paper_style, short_name
 from grefel_lib.run import outputs_folder, relative
 
 ALL = "all"
-
-
 PAGE = 20  # faces shown at once
-
-
 NCOLS = 10
 
 

@@ -17,7 +17,6 @@ from grefel_lib.sources.photo import Box, crop_box, find_faces, read_photo, whol
 
 WHOLE = "whole picture"
 
-
 # Core widgets have no drop event: the zone writes the file into a hidden text area.
 _ZONE = """<div class="grefel-drop" style="border:2px dashed #9E9E9E; padding:10px 24px"
 ondragover="event.preventDefault(); this.style.borderColor='#D55E00'"

@@ -23,11 +23,7 @@ from grefel_lib.report.tables import interval_table
 from grefel_lib.run import outputs_folder
 
 SHOWN = ("accuracy", "mean_class_accuracy", "macro_f1", "ece", "nll")
-
-
 ROWS = 12  # of the list of runs, at most
-
-
 STYLE = """<style>.grefel-runs {line-height: 1.4; font-size: 12px; border-collapse: collapse}
 .grefel-runs :is(td, th) {padding: 2px 8px 2px 0; text-align: left; white-space: nowrap}</style>"""
 

@@ -15,8 +15,6 @@ DATA = {  # what each data set is, and its terms
     "rafdb": "RAF-DB basic expressions (non-commercial research only, on signed terms)",
     "rafdb_compound": "RAF-DB compound expressions (non-commercial research only, on signed terms)",
 }
-
-
 RARE = 50  # faces of a class below which its recall is uncertain
 
 

@@ -63,8 +63,6 @@ from grefel_lib.sources.photo import Photo
 
 Source = Run | Evaluation | Comparison | Explained | Photo
 Size = Callable[[str, float], tuple[float, float]]  # column or full, height at 6.9 in -> inches
-
-
 TABLE_TITLES = {  # before what `caption` says
     "comparison": "Both checkpoints",
     "per_class": "By class",

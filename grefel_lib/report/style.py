@@ -24,30 +24,17 @@ from grefel_lib.files import atomic
 from grefel_lib.labels import COLOURS
 
 WIDTHS = {"column": 3.3, "full": 6.9}  # inches
-
-
 VENUES = {  # column and full width of their templates; two of them have one column only
     "paper": tuple(WIDTHS.values()), "cvpr": (3.25, 6.875), "icml": (3.25, 6.75),
     "aaai": (3.3, 7.0), "ieee": (3.5, 7.16), "eccv": (4.8, 4.8), "neurips": (5.5, 5.5),
 }  # fmt: skip
-
-
 INK, QUIET, FAINT = "#222222", "#767676", "#D9D9D9"
-
-
 TRAIN, VAL, EMA = "#8C8C8C", "#0072B2", "#D55E00"
-
-
 SHADES = ("#004468", "#3E91CE", "#CEE1F7")  # of splits; far enough apart for print in grey
-
 
 # One hue; lightness L* falls in even steps from 99 to 27.
 _RAMP = ("#FCFCFC", "#CEE1F7", "#A0C6EE", "#72ABE0", "#3E91CE", "#0177B3", "#005D8D", "#004468")
-
-
 BLUES = LinearSegmentedColormap.from_list("blues", _RAMP)
-
-
 _STYLE = {
     "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "text.usetex": False,
@@ -62,12 +49,9 @@ _STYLE = {
     "axes.prop_cycle": cycler(color=list(COLOURS.values())),
 }  # fmt: skip
 
-
 # Read at save time, when `paper_style` may have ended. Submission systems refuse Type 3 fonts, a
 # tight box changes the width, and hinted letters have another width at each resolution.
 _SAVING = {"pdf.fonttype": 42, "savefig.bbox": None, "savefig.dpi": 300, "text.hinting": "none"}
-
-
 _ONE_AT_A_TIME = threading.RLock()  # the style is global, and panels draw in threads of their own
 
 

@@ -10,19 +10,13 @@ PERCENT = (
     "accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "ece_mass",
     "classwise_ece",
 )  # fmt: skip
-
-
 TITLES = {
     "accuracy": "accuracy (%)", "mean_class_accuracy": "mean class accuracy (%)",
     "macro_f1": "macro F1 (%)", "weighted_f1": "weighted F1 (%)", "ece": "ECE (%)", "nll": "NLL",
     "brier": "Brier", "ece_mass": "ECE, equal mass (%)", "classwise_ece": "classwise ECE (%)",
     "soft_nll": "NLL of the votes", "soft_brier": "Brier of the votes",
 }  # fmt: skip
-
-
 NO_BREAK = "\N{NO-BREAK SPACE}"
-
-
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",

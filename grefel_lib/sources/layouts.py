@@ -23,11 +23,7 @@ from grefel_lib.labels import (
 from grefel_lib.sources.synthetic import write_synthetic
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
-
-
 FERPLUS_FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
-
-
 RAFDB_SIZE, _ = FORMATS["rafdb"]
 
 

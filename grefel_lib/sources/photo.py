@@ -10,18 +10,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 SIDES = (256, 1280)  # pixels of the longer side: a close-up is found at the first, a group at both
 
-
 # Least score. So 98.3% of FER2013's 3,199 validation crops have a face, 95.4% of the sad ones; the
 # Haar cascade misses a third of them enlarged to 256 pixels, and two thirds as they are.
 SURE = 0.7
-
-
 CELL = 32  # pixels: YuNet's coarsest grid
-
-
 OVERLAP = 0.3  # of two boxes (intersection over union) that are one face
-
-
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
 
 

@@ -16,11 +16,8 @@ from grefel_lib.labels import EMOTIONS, VOTE_COLUMNS
 _CONFUSED = np.array([(3, 4, 7), (0, 0, 2), (6, 6, 0), (0, 0, 5), (5, 5, 0), (4, 4, 3), (2, 2, 3),
                       (0, 0, 1)])
 
-
 # How often each class occurs in FERPlus.
 _COUNTS = (8740, 7287, 3149, 3014, 2100, 119, 532, 119)
-
-
 _FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 
 
@@ -179,14 +176,8 @@ EXPRESSIONS: dict[str, dict[str, float]] = {
     "contempt": {"one_sided": 0.26, "lid": -0.06, "squint": 0.25, "cocked": 0.15, "press": 0.4,
                  "fold": 0.2},
 }
-
-
 PARTS = tuple(sorted({part for parts in EXPRESSIONS.values() for part in parts}))
-
-
 _VECTORS = np.array([[EXPRESSIONS[e].get(part, 0.0) for part in PARTS] for e in EMOTIONS])
-
-
 
 # One person in one pose and light: every value is drawn evenly between its two ends.
 _RANGES = {
@@ -201,18 +192,10 @@ _RANGES = {
     "right": (-0.17, 0.17), "down": (-0.15, 0.15), "light": (0, 6.3), "contrast": (0.10, 0.50),
     "exposure": (0.75, 1.15), "grain": (1.5, 7.0), "blur": (0, 0.5),
 }
-
-
 _LOW, _HIGH = np.array(list(_RANGES.values())).T
-
-
 _SKINS = np.array([(246, 216, 196), (226, 180, 150), (196, 146, 112), (148, 102, 74),
                    (104, 70, 52)])
-
-
 _HAIRS = np.array([(30, 26, 26), (62, 42, 30), (112, 76, 46), (196, 160, 98), (168, 166, 164)])
-
-
 _STYLES = {"short": 0.05, "parted": 0.08, "fringe": 0.09, "long": 0.09, "curly": 0.14, "bald": 0.0}
 
 

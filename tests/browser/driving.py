@@ -25,7 +25,6 @@ DONE = """() => { const w = window.jupyterapp.shell.currentWidget;
     const cells = [...w.content.model.cells].filter(c => c.type === 'code');
     return cells.length && cells.every(c => c.executionCount !== null)
         && w.sessionContext.session.kernel.status === 'idle'; }"""
-
 TO_PANEL = """() => { const n = window.jupyterapp.shell.currentWidget.content;
     const at = n.widgets.findIndex(c => c.model.sharedModel.getSource().includes('panel.show('));
     return n.scrollToItem(at, 'start'); }"""
