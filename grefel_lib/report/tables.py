@@ -7,13 +7,14 @@ from typing import Any
 import pandas as pd
 
 PERCENT = (
-    "accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "ece_mass",
-    "classwise_ece",
+    "accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "ece_plain",
+    "ece_mass", "classwise_ece",
 )  # fmt: skip
 TITLES = {
     "accuracy": "accuracy (%)", "mean_class_accuracy": "mean class accuracy (%)",
     "macro_f1": "macro F1 (%)", "weighted_f1": "weighted F1 (%)", "ece": "ECE (%)", "nll": "NLL",
-    "brier": "Brier", "ece_mass": "ECE, equal mass (%)", "classwise_ece": "classwise ECE (%)",
+    "brier": "Brier", "ece_plain": "ECE, not debiased (%)",
+    "ece_mass": "ECE, equal mass (%)", "classwise_ece": "classwise ECE (%)",
     "soft_nll": "NLL of the votes", "soft_brier": "Brier of the votes",
 }  # fmt: skip
 NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -46,10 +47,11 @@ def with_intervals(checkpoints: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame
 def bracketed(
     table: pd.DataFrame, column: str, *, scale: float = 100, decimals: int = 1
 ) -> pd.Series:
-    """A column with the columns low and high as text: "82.1 [80.7, 83.4]"."""
+    """A column with the columns low and high as text: "82.1 [80.7, 83.4]"; "82.1" without them."""
     values = (scale * table[[column, "low", "high"]]).to_numpy(dtype=float)
     texts = [
-        f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+        f"{value:.{decimals}f}"
+        + (f" [{low:.{decimals}f}, {high:.{decimals}f}]" if low == low else "")
         for value, low, high in values
     ]
     return pd.Series(texts, index=table.index)
