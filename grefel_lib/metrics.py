@@ -154,14 +154,15 @@ class _Faces:
 
         Args:
             times: (N,).
-            extra: (2, C) faces of each class, right and wrong, added for the means over classes.
+            extra: (2, C) faces of each class, right and wrong, added for the means over classes; none
+                right to a class that is never predicted, none wrong to one that always is.
         """
         counts = np.bincount(self.cell, weights=times, minlength=self.classes**2)
         counts = counts.reshape(self.classes, self.classes)
         right, true, total = counts.diagonal(), counts.sum(axis=1), times.sum()
         predicted, occurs = counts.sum(axis=0), true > 0
         f1 = 2 * right / np.maximum(true + predicted, 1e-12)
-        more_right, more_wrong = np.broadcast_to(extra, (2, self.classes))
+        more_right, more_wrong = extra * np.stack([predicted > 0, predicted < total * (1 - 1e-9)])
         likely = right + more_right, true + more_right + more_wrong
         recall = likely[0] / np.maximum(likely[1], 1e-12)
         class_f1 = 2 * likely[0] / np.maximum(likely[1] + predicted + more_right, 1e-12)
@@ -280,7 +281,10 @@ def _resampled(
 
 def _with_interval(value: pd.Series, resampled: pd.DataFrame) -> pd.DataFrame:
     low, high = (resampled.quantile(end) for end in (0.025, 0.975))
-    return pd.DataFrame({"value": value, "low": low, "high": high}).loc[list(value.index)]
+    table = pd.DataFrame({"value": value, "low": low, "high": high}).loc[list(value.index)]
+    table["low"] = table["low"].mask(table["low"] > value, value)
+    table["high"] = table["high"].mask(table["high"] < value, value)
+    return table
 
 
 def _same_images(first: pd.DataFrame, second: pd.DataFrame) -> None:

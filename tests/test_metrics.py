@@ -271,7 +271,10 @@ def test_a_difference_is_paired_and_averages_seeds(eight):
     both = paired_difference([eight, eight], [eight, worse], draws=300)
     assert both.loc["accuracy", "value"] == pytest.approx(-15 / 600)
     nothing = paired_difference([eight], [eight], draws=50)
-    assert (nothing.drop("ece") == 0).all(axis=None)
+    same = nothing.drop("ece")
+    assert (same["value"] == 0).all()
+    assert ((same["low"] <= 0) & (same["high"] >= 0)).all()
+    assert (same.loc[["accuracy", "nll", "brier"], ["low", "high"]] == 0).all(axis=None)
     assert list(nothing.loc["ece"].isna()) == [False, True, True]  # resampling gives it none
 
 
