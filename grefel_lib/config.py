@@ -85,7 +85,8 @@ class Config:
                           commands=("explore", *_TRAIN, "evaluate"))  # fmt: skip
     use_soft_labels: bool = _data(True, "train on vote distributions where there are votes",
                                   needs=_VOTES)  # fmt: skip
-    drop_leaks: bool = _data(True, "drop training faces that also occur in validation or test")
+    drop_leaks: bool = _data(True, "drop training faces that also occur in validation or test, and "
+                             "validation faces that occur in test")  # fmt: skip
     rafdb_images: str = _data("aligned", "which of RAF-DB's images are read",
                               choices=("aligned", "original"),
                               needs=("dataset=rafdb|rafdb_compound",))  # fmt: skip

@@ -82,7 +82,8 @@ def load_faces(config: Config) -> FaceSet:
     Returns:
         All splits. Validation and test targets are one-hot; training targets are vote
         distributions with soft labels. With `drop_leaks`, training rows whose pixels also occur
-        in any validation or test image (kept by the protocol or not) are left out. With
+        in any validation or test image (kept by the protocol or not) are left out, and validation
+        rows whose pixels occur in any test image: they would choose the checkpoint. With
         `label_noise` the table has a column true_label.
 
     Raises:
@@ -119,10 +120,10 @@ def load_faces(config: Config) -> FaceSet:
     held_out = table["image_hash"][table["split"] != "train"]
     leaks = (table["split"] == "train") & table["image_hash"].isin(held_out)
     leaks &= keep
+    test = table["image_hash"][table["split"] == "test"]
+    copies = (table["split"] == "val") & table["image_hash"].isin(test) & keep
     if config.drop_leaks:
-        keep = keep & ~leaks.to_numpy()
-    test = table["image_hash"][(table["split"] == "test") & keep]
-    copies = (table["split"] == "val") & keep & table["image_hash"].isin(test)
+        keep = keep & ~(leaks | copies).to_numpy()
     if not keep.any():
         raise ValueError(
             f"no face of {source.root} has a label under protocol {config.protocol!r}: all votes "
@@ -138,7 +139,8 @@ def load_faces(config: Config) -> FaceSet:
         "no_label": {split: int(unlabelled.get(split, 0)) for split in SPLITS},
         "leaks": int(leaks.sum()),
         "leaks_dropped": int(leaks.sum()) if config.drop_leaks else 0,
-        "val_test_copies": int(copies.sum()),
+        "validation_copies": int(copies.sum()),
+        "validation_copies_dropped": int(copies.sum()) if config.drop_leaks else 0,
         "warnings": warnings,
     }
     table, targets = table[keep].reset_index(drop=True), targets[keep].astype(np.float32)

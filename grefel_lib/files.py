@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -99,7 +100,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[st
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
-    header = {"grefel": json.dumps(facts)}
+    header = {"grefel": json.dumps({**facts, "sha256": tensors_digest(tensors)})}
     return atomic(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
@@ -122,11 +123,29 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Read a checkpoint: tensors by name and the facts saved with them; nothing is unpickled.
 
     Raises:
-        ValueError: The file is truncated or no checkpoint of this project.
+        ValueError: The file is truncated or damaged, or no checkpoint of this project.
     """
     facts = read_facts(path)
     with safe_open(path, framework="pt") as content:
-        return {key: content.get_tensor(key) for key in content.keys()}, facts  # noqa: SIM118
+        tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
+    if "sha256" in facts and facts["sha256"] != tensors_digest(tensors):
+        raise ValueError(
+            f"the checkpoint {path} is damaged: its weights are not those that were saved; take a "
+            f"copy of it, or train the run again"
+        )
+    return tensors, facts
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, in the order of the names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def under_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -154,8 +154,8 @@ class _Faces:
 
         Args:
             times: (N,).
-            extra: (2, C) faces of each class, right and wrong, added for the means over classes; none
-                right to a class that is never predicted, none wrong to one that always is.
+            extra: (2, C) faces of each class, right and wrong, added for the means over classes;
+                none right to a class that is never predicted, none wrong to one that always is.
         """
         counts = np.bincount(self.cell, weights=times, minlength=self.classes**2)
         counts = counts.reshape(self.classes, self.classes)

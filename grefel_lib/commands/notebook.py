@@ -19,6 +19,7 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config as TraitConfig
 
 from grefel_lib.analysis.compare import PUBLISHED, collect_runs, comparison_folder
+from grefel_lib.analysis.evaluation import evaluation_folder
 from grefel_lib.backbone import check_backbone
 from grefel_lib.commands import COMMANDS, NotebookError
 from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config, check_name
@@ -291,7 +292,8 @@ def resolve_evaluation(
 ) -> tuple[Run, Run, Config]:
     """The run to evaluate, where the results go, and the config with the given parameters.
 
-    Without `checkpoint_dir` it is the built-in demo run. `output_dir` sends the results elsewhere.
+    Without `checkpoint_dir` it is the built-in demo run. The results go into the run's folder, see
+    `evaluation_folder`; `output_dir` sends them elsewhere.
 
     Args:
         parameters: Values by name; without them, those of the notebook that calls this.
@@ -309,8 +311,10 @@ def resolve_evaluation(
     run = open_run(checked.checkpoint_dir) if checked.checkpoint_dir else demo_run()
     values = {name: getattr(checked, name) for name in overrides if name != "output_dir"}
     config = run.config.on_data(**values)
-    elsewhere = "output_dir" in overrides
-    return run, Run(outputs_folder(checked.output_dir) if elsewhere else run.path, config), config
+    results = evaluation_folder(run, config).path
+    if "output_dir" in overrides:
+        results = outputs_folder(checked.output_dir)
+    return run, Run(results, run.config), config
 
 
 def resolve_comparison(parameters: Mapping[str, Any] | None = None) -> str:

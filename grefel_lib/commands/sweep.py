@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from grefel_lib.analysis.evaluation import stale_because
 from grefel_lib.commands import SWEEPABLE
 from grefel_lib.commands.notebook import resolve, run_command
 from grefel_lib.config import Config, check_name, command_settings
@@ -202,7 +203,8 @@ def is_finished(point: Point) -> bool:
         return False
     check_same_settings(run, point.config())
     done = run.status() == "ok"
-    return done and (not point.evaluate or (run.path / "metrics.json").is_file())
+    evaluated = (run.path / "metrics.json").is_file() and not stale_because(run)
+    return done and (not point.evaluate or evaluated)
 
 
 def _run(point: Point) -> Run | None:

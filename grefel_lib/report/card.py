@@ -15,6 +15,11 @@ DATA = {  # what each data set is, and its terms
     "rafdb": "RAF-DB basic expressions (non-commercial research only, on signed terms)",
     "rafdb_compound": "RAF-DB compound expressions (non-commercial research only, on signed terms)",
 }
+CHOICE = {  # what the scored split had to do with the choice of the checkpoint
+    "test": "The test split chose nothing.",
+    "val": "The results below are of the very faces that chose it, and so too good.",
+    "train": "The results below are of the faces that it was trained on.",
+}
 RARE = 50  # faces of a class below which its recall is uncertain
 
 
@@ -35,11 +40,7 @@ def model_card(evaluation: Evaluation) -> str:
         "",
         "## Data",
         "",
-        f"- {facts['dataset']}: {DATA[facts['dataset']]}.",
-        f"- Protocol: {facts['protocol'] or 'the labels as published'}; fingerprint of the files "
-        f"{facts['fingerprint']}.",
-        f"- Training faces dropped as exact copies of validation or test faces: "
-        f"{facts['training_leaks_dropped']}.",
+        *_data(evaluation),
         *_noise(evaluation),
         "",
         "## Training and selection",
@@ -47,10 +48,9 @@ def model_card(evaluation: Evaluation) -> str:
         f"- {config.epochs} epochs at most, batch {config.batch_size}, seed {config.seed}, weights "
         f"to start from: {_start(evaluation)}. Every setting is in config.json.",
         f"- The checkpoint, {evaluation.headline} of epoch {headline['epoch']}, was chosen on "
-        f"{facts['selection']} ({headline['val_accuracy']:.2%}). The {facts['split']} split chose "
-        f"nothing.",
+        f"{facts['selection']} ({headline['val_accuracy']:.2%}). {CHOICE[facts['split']]}",
         "",
-        f"## Results on the {facts['split']} split ({len(evaluation.table)} faces)",
+        f"## Results on {facts['dataset']}, {facts['split']} split ({len(evaluation.table)} faces)",
         "",
         _markdown(with_intervals({evaluation.headline: headline})),
         "",
@@ -80,6 +80,32 @@ def model_card(evaluation: Evaluation) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _data(evaluation: Evaluation) -> list[str]:
+    """The training data; and what was scored, where that is another data set or protocol."""
+    facts = evaluation.facts
+    trained, scored = (
+        (facts[f"{part}dataset"], facts[f"{part}protocol"], facts[f"{part}fingerprint"])
+        for part in ("training_", "")
+    )
+    lines = [f"- {DATA[trained[0]]}.", f"- {_files('Training data', *trained)}"]
+    for what, key in (
+        ("Training faces dropped as exact copies of validation or test faces", "training_leaks_"),
+        ("Validation faces dropped as exact copies of test faces", "validation_copies_"),
+    ):
+        count = facts.get(f"{key}dropped")
+        lines.append(f"- {what}: {'not recorded' if count is None else count}.")
+    if scored[:2] != trained[:2]:
+        lines.append(f"- {_files('Scored', *scored)} {DATA[scored[0]]}.")
+    return lines
+
+
+def _files(what: str, dataset: str, protocol: str, fingerprint: str | None) -> str:
+    protocol = f"protocol {protocol}" if protocol else "the labels as published"
+    return (
+        f"{what}: {dataset}, {protocol}; fingerprint of the files {fingerprint or 'not recorded'}."
+    )
 
 
 def _head(evaluation: Evaluation) -> str:
@@ -173,6 +199,6 @@ def _limits(metrics: dict[str, Any], headline: dict[str, Any]) -> list[str]:
     ]
     if rare:
         lines.append(f"- Fewer than {RARE} test faces, so recall is uncertain: {', '.join(rare)}.")
-    if metrics["dataset"] == "synthetic":
+    if metrics["training_dataset"] == "synthetic":
         lines.append("- It was trained on drawings and must not be used on photographs.")
     return lines

@@ -106,10 +106,18 @@ def write_report(
         shares = normalise_rows(counts)
         folder.write_array(shares, f"confusion_matrix_{name}_normalised.npy")
     tables = evaluation_tables(source)
+    for name in TABLE_TITLES.keys() - tables.keys():
+        _remove(folder, "tables", name)
     for name, table in tables.items():
         folder.write_table(table, "tables", f"{name}.csv", index=True)
         decimals = {"calibration": 2, "sureness": 3}.get(name, 1)
         words = f"{TABLE_TITLES[name]}. {caption(source)}"
+        if (
+            table.astype(str)
+            .apply(lambda cells: cells.str.contains("[", regex=False))
+            .any(axis=None)
+        ):
+            words += " In brackets: 95% intervals."
         latex = latex_table(table, caption=words, label=f"tab:{name}", decimals=decimals)
         folder.write_text(latex, "tables", f"{name}.tex")
     if source.training is not None:
@@ -180,20 +188,33 @@ def draw(
         return None
     with paper_style("full"):
         fig = figures[name](source, faces) if name in NEED_FACES else figures[name](source, size)
-        if fig is not None and folder is not None:
+        if folder is not None and fig is not None:
             save_figure(fig, folder.file("figures", name))
+    if folder is not None and fig is None:
+        _remove(folder, "figures", name)
     return fig
+
+
+def _remove(folder: Folder, kind: str, name: str) -> None:
+    """Remove what an earlier evaluation, which had the material, left of a figure or table."""
+    for old in folder.path.glob(f"{kind}/{name}.*"):
+        old.unlink()
 
 
 def caption(evaluation: Evaluation) -> str:
     """The facts behind every number: data, protocol, split, faces, selection rule."""
     facts = evaluation.facts
-    protocol = f" (protocol {facts['protocol']})" if facts["protocol"] else ""
-    return (
-        f"{facts['dataset']}{protocol}, {facts['split']} split, {len(evaluation.table)} "
-        f"faces; headline checkpoint: {evaluation.headline}, chosen on "
-        f"{facts['selection']}. Intervals: 95%."
-    )
+    words = [f"{facts['dataset']}{_protocol(facts['protocol'])}, {facts['split']} split, "
+             f"{len(evaluation.table)} faces"]  # fmt: skip
+    trained = facts["training_dataset"], facts["training_protocol"]
+    if trained != (facts["dataset"], facts["protocol"]):
+        words.append(f"trained on {trained[0]}{_protocol(trained[1])}")
+    chosen = f"headline checkpoint: {evaluation.headline}, chosen on {facts['selection']}"
+    return "; ".join([*words, chosen]) + "."
+
+
+def _protocol(name: str) -> str:
+    return f" (protocol {name})" if name else ""
 
 
 def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
@@ -387,14 +408,14 @@ def _errors(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
     names = table_classes(table)
     confidence = wrong[[f"p_{name}" for name in names]].max(axis=1)
     rows = wrong.loc[confidence.sort_values(ascending=False, kind="stable").index[:4]]
-    images = faces.split(evaluation.config.split).gather(rows.index.to_numpy())
+    images = faces.split(evaluation.facts["split"]).gather(rows.index.to_numpy())
     return face_cards(images, rows, names)
 
 
 def _attention(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
     if "attention" not in evaluation.inside:
         return None
-    sample = faces.split(evaluation.config.split).sample(INSIDE).sample(8)
+    sample = faces.split(evaluation.facts["split"]).sample(INSIDE).sample(8)
     weights = evaluation.attention_of(sample.table["id"])
     fig, axes = _subplots((6.9, 1.0), ncols=len(sample))
     images = sample.gather(np.arange(len(sample)))
