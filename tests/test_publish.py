@@ -28,9 +28,15 @@ def home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluated(home):
-    """An evaluated run whose settings, environment and errors name the person's folders."""
-    data = write_synthetic(home / "my faces/FERPlus", images=200)
+def disk(home):
+    """Where the faces lie: outside the home folder, with a space in the name as well."""
+    return home.parent / "my disk"
+
+
+@pytest.fixture(scope="module")
+def evaluated(home, disk):
+    """An evaluated run whose settings, environment and numbers name the person's folders."""
+    data = write_synthetic(disk / "FERPlus", images=200)
     config = Config.resolve(
         {"profile": "demo", "dataset": "ferplus", "data_dir": str(data), "epochs": 1,
          "robustness_images": 0, "inspect_labels": False, "output_dir": str(home / "outputs"),
@@ -59,9 +65,9 @@ def contents(folder):
     }
 
 
-def test_no_published_file_holds_a_path_of_this_machine(evaluated, home, tmp_path):
+def test_no_published_file_holds_a_path_of_this_machine(evaluated, home, disk, tmp_path):
     for name in ("config.json", "metrics.json", "environment.json", "history.csv"):
-        assert str(home) in (evaluated / name).read_text()
+        assert str(disk) in (evaluated / name).read_text()
     assert main(["publish", str(evaluated.parent), str(tmp_path / "shared")]) == 0
     files = contents(tmp_path / "shared")
     headline = json.loads(files["own/metrics.json"])["headline"]
@@ -70,7 +76,16 @@ def test_no_published_file_holds_a_path_of_this_machine(evaluated, home, tmp_pat
         f"own/predictions/test_{headline}.csv.gz",
     }
     for name, text in files.items():
-        for leak in (str(home), home.name, "~/", "/mnt/", f"{PROJECT_ROOT}/", str(tmp_path)):
+        for leak in (
+            str(home),
+            home.name,
+            str(disk),
+            disk.name,
+            "~/",
+            "/mnt/",
+            f"{PROJECT_ROOT}/",
+            str(tmp_path),
+        ):
             assert leak not in text, name
     config = json.loads(files["own/config.json"])
     assert (config["data_dir"], config["picture"]) == ("FERPlus", "me.jpg")
