@@ -40,15 +40,10 @@ def ratio(ours: Callable[[], Any], other: Callable[[], Any], *, rounds: int) -> 
     }
 
 
-def result(ratios: Sequence[float]) -> float | None:
-    """The median of the rounds; None where they differ too much to be a result."""
-    return None if max(ratios) > WIDEST * min(ratios) else statistics.median(ratios)
-
-
 def told(ratios: Sequence[float]) -> str:
-    """A result in words: the median with the smallest and the largest round, or why it is none."""
+    """The median of the rounds with the smallest and the largest, or that they are no result."""
     low, middle, high = (f"{f(ratios):#.3g}" for f in (min, statistics.median, max))
-    if result(ratios) is None:
+    if max(ratios) > WIDEST * min(ratios):
         return f"not a result: rounds from {low} to {high}"
     return f"{middle} ({low} to {high})" if len(ratios) > 1 else f"{middle} (one round)"
 
