@@ -51,6 +51,17 @@ def keep_memory() -> None:
         libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest there is
 
 
+def openmp_settings() -> dict[str, str]:
+    """Environment variables for a kernel or process to be started, which count before torch loads.
+
+    On a CPU, OpenMP's threads wait for each other by spinning, for so long that they hold up
+    whatever else runs, and it them. GOMP_SPINCOUNT makes them sleep soon. What the user set stays.
+    """
+    if torch.cuda.is_available() or {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        return {}
+    return {"GOMP_SPINCOUNT": "1000"}
+
+
 def progress_bars() -> bool:
     """Whether to show progress bars: in a terminal or an open notebook.
 

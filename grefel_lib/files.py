@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -84,6 +85,35 @@ def relative(path: Path) -> str:
     """A path relative to the project root where it lies inside, so that no output leaks one."""
     path = Path(path).resolve()
     return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
+
+
+_TAIL = r"""[^\s"'`,;()<>|]+"""
+_ABSOLUTE_PATH = re.compile(  # in running text; not the tail of a relative path or of an URL
+    rf"(?<![\w.~:/\\-])(?:file://|~\w*)?/(?=[\w.~]){_TAIL}|(?<!\w)[A-Za-z]:\\{_TAIL}"
+)
+
+
+def without_paths(content: Any, *folders: str) -> Any:
+    """Content to be shared: of every absolute path in its texts the last part alone is left.
+
+    Args:
+        content: Text, or what JSON holds.
+        folders: Paths to look for by name, beside the home folder and the project's: they may hold
+            spaces.
+    """
+    if isinstance(content, Mapping):
+        return {key: without_paths(value, *folders) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [without_paths(value, *folders) for value in content]
+    if not isinstance(content, str):
+        return content
+    names = {path: Path(path).name for path in (*folders, str(PROJECT_ROOT))}
+    names[str(Path.home())] = "~"  # its name is a person's
+    for path in sorted(names, key=len, reverse=True):
+        if Path(path).is_absolute() and Path(path).name:
+            whole = rf"(?<![\w.~/\\-]){re.escape(path)}(?![\w.-])"
+            content = re.sub(whole, lambda _, path=path: names[path], content)
+    return _ABSOLUTE_PATH.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], content)
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:

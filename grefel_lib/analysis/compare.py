@@ -7,6 +7,7 @@ checkpoints can be compared too.
 import gzip
 import itertools
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ import pandas as pd
 
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
 from grefel_lib.config import SETTINGS, Config
-from grefel_lib.files import Folder, relative
+from grefel_lib.files import Folder, relative, without_paths
 from grefel_lib.metrics import (
     bootstrap_intervals,
     compute_metrics,
@@ -28,6 +29,10 @@ from grefel_lib.metrics import (
 from grefel_lib.run import all_runs, outputs_folder
 
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
+PLACES = (  # settings that name files or folders; of published runs the last part alone is told
+    "data_dir", "backbone_weights", "landmark_weights", "output_dir", "resume", "checkpoint_path",
+    "checkpoint_dir", "picture",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -321,10 +326,12 @@ def published_results(dataset: str = "") -> pd.DataFrame:
 
 
 def publish_runs(results: Iterable[Evaluation], destination: Path) -> list[Path]:
-    """Copy what is needed to check a result: settings, history, metrics, predictions.
+    """Copy what is needed to check a result: settings, environment, history, metrics, predictions.
 
     Weights, images and paths of this machine are left out. The predictions keep what the
-    comparison reads, to five significant digits.
+    comparison reads, to five significant digits. What an older version did not write into
+    metrics.json is added, as far as it follows from the predictions; so published runs can be
+    published again, in place.
 
     Raises:
         FileExistsError: A run of that name is there already, with other predictions.
@@ -333,22 +340,45 @@ def publish_runs(results: Iterable[Evaluation], destination: Path) -> list[Path]
     for result in results:
         target = Folder(destination / result.run.path.name)
         config = result.config.to_dict()
-        for key in ("data_dir", "backbone_weights", "checkpoint_path", "output_dir"):
-            config[key] = Path(config[key]).name
+        places = [config[key] for key in PLACES] + [str(result.run.path.resolve())]
+        config |= {key: Path(config[key]).name for key in PLACES}
         shared = ("id", "label", "predicted", "agreed", "reliability")
         columns = [c for c in result.table if c in shared or c.startswith("p_")]
-        text = result.table.to_csv(index=False, float_format="%.5g", columns=columns)
-        content = gzip.compress(text.encode(), mtime=0)  # the same bytes whenever it is made
+        predictions = result.table.to_csv(index=False, float_format="%.5g", columns=columns)
+        predictions = without_paths(predictions, *places)
         name = f"{result.saved['split']}_{result.saved['headline']}.csv.gz"
         there = target.path / "predictions" / name
-        if there.is_file() and there.read_bytes() != content:
+        if there.is_file() and _unzipped(there) != predictions:
             raise FileExistsError(f"{relative(there)} exists with other predictions; move it away")
-        target.write_json(config, "config.json")
-        target.write_json(result.saved, "metrics.json")
-        target.write_text((result.run.path / "history.csv").read_text(), "history.csv")
+        contents = {"config.json": config, "metrics.json": _filled(result.saved, result.metrics)}
+        environment = result.run.path / "environment.json"
+        if environment.is_file():
+            contents["environment.json"] = json.loads(environment.read_text())
+        history = (result.run.path / "history.csv").read_text()
+        for file, content in contents.items():
+            target.write_json(without_paths(content, *places), file)
+        target.write_text(without_paths(history, *places), "history.csv")
+        content = gzip.compress(predictions.encode(), mtime=0)  # the same whenever it is made
         target.write_bytes(content, "predictions", name)
         folders.append(target.path)
     return folders
+
+
+def _unzipped(path: Path) -> str | None:
+    try:
+        return gzip.decompress(path.read_bytes()).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return None
+
+
+def _filled(saved: Any, computed: Any) -> Any:
+    """What was saved, and what it lacks from the computed."""
+    if isinstance(saved, Mapping) and isinstance(computed, Mapping):
+        both = {key: _filled(saved[key], computed.get(key)) for key in saved}
+        return both | {key: value for key, value in computed.items() if key not in saved}
+    if isinstance(saved, list) and isinstance(computed, list) and len(saved) == len(computed):
+        return [_filled(one, other) for one, other in zip(saved, computed, strict=True)]
+    return saved
 
 
 def _settings(config: Config) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from grefel_lib.analysis.evaluation import evaluation_folder
 from grefel_lib.backbone import check_backbone
 from grefel_lib.commands import COMMANDS, NotebookError
 from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config, check_name
+from grefel_lib.environment import openmp_settings
 from grefel_lib.faces import load_faces
 from grefel_lib.files import read_facts, relative
 from grefel_lib.fit import fit
@@ -127,7 +128,8 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
             f"no notebook at {notebook}; grefel works from a checkout of the project, installed "
             f"with: pip install -e ."
         )
-    os.environ |= {"GREFEL_PANELS": "0"}  # also when this command runs inside an open notebook
+    # the kernel's too; no panels even when this command runs inside an open notebook
+    os.environ |= {"GREFEL_PANELS": "0", **openmp_settings()}
     # papermill warns of settings outside the parameters cell, but passes them on
     logging.getLogger("papermill").addFilter(lambda r: "unknown parameter" not in r.getMessage())
     fresh = not output.parent.exists()

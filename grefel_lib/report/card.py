@@ -6,6 +6,7 @@ import pandas as pd
 
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
+from grefel_lib.files import without_paths
 from grefel_lib.report.tables import with_intervals
 
 DATA = {  # what each data set is, and its terms
@@ -79,7 +80,7 @@ def model_card(evaluation: Evaluation) -> str:
         "started from; see above.",
         "",
     ]
-    return "\n".join(lines)
+    return without_paths("\n".join(lines))
 
 
 def _data(evaluation: Evaluation) -> list[str]:
