@@ -253,11 +253,28 @@ class Config:
             if profile == "finetune":
                 settings = FINETUNE_PROFILES.get(f"finetune_{parent.profile}", settings)
             config = cls.from_dict(values | settings)
-            return config.on_data(**overrides, profile=parent.profile)
+            config = config.on_data(**overrides, profile=parent.profile)
+            return config._with_room_after_warmup("warmup_epochs" in overrides)
         if profile == "auto":
             profile = "demo" if overrides.get("dataset", "synthetic") == "synthetic" else "vit_base"
         check_name(profile, PROFILES, "profile")
-        return cls(**PROFILES[profile] | overrides | {"profile": profile})
+        config = cls(**PROFILES[profile] | overrides | {"profile": profile})
+        return config._with_room_after_warmup("warmup_epochs" in overrides)
+
+    def _with_room_after_warmup(self, given: bool) -> "Config":
+        """Refuse a warm-up without end if it was given; shorten the profile's to a fifth."""
+        if self.warmup_epochs < self.epochs:
+            return self
+        if given:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs:g} and epochs {self.epochs}: the learning "
+                f"rate would never come down; give fewer warmup_epochs"
+            )
+        log.warning(
+            "warmup_epochs is %g instead of the profile's %g, a fifth of %d epochs",
+            self.epochs / 5, self.warmup_epochs, self.epochs,
+        )  # fmt: skip
+        return self.replace(warmup_epochs=self.epochs / 5)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
