@@ -27,6 +27,7 @@ from grefel_lib.metrics import (
 )
 from grefel_lib.run import all_runs, outputs_folder
 
+SAME = ("dataset", "protocol", "split", "fingerprint")  # of runs that can be compared
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
 
 
@@ -116,8 +117,7 @@ def check_same_faces(results: Sequence[Evaluation]) -> None:
     Raises:
         ValueError: They were scored on different faces, splits or protocols.
     """
-    keys = ("dataset", "protocol", "split", "fingerprint")
-    for other, key in itertools.product(results[1:], keys):
+    for other, key in itertools.product(results[1:], SAME):
         if other.saved[key] != results[0].saved[key]:
             raise ValueError(
                 f"{results[0].run.name} and {other.run.name} cannot be compared: {key} is "

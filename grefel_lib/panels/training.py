@@ -12,7 +12,7 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from grefel_lib.panels.panel import Panel, html_picture, row
+from grefel_lib.panels.panel import Panel, html_picture, run_dropdown
 from grefel_lib.report.figures import dashboard
 from grefel_lib.run import Run, every_run, open_run
 
@@ -43,30 +43,25 @@ def in_words(seconds: float) -> str:
 
 
 class TrainingPanel(Panel):
-    """Curves, time left and a stop button of a run; the run can be changed for another."""
+    """Curves, time left and a stop button of a run; another run can be chosen."""
 
     title = "Training monitor"
-    newest: ClassVar["TrainingPanel | None"] = None  # the one that looks at its folder
+    newest: ClassVar["TrainingPanel | None"] = None  # the one that watches its folder
 
     def __init__(self, run: Run | None = None) -> None:
         super().__init__()
         self.run, self.seen = run or every_run()[-1], None
-        self.chosen = widgets.Dropdown(
-            options=self._offered(),
-            value=self.run.name,
-            description="run",
-            layout={"width": "520px"},
-        )
+        self.chosen = run_dropdown(self.run, every_run())
         self.stop = widgets.Button(
             description="stop after this epoch", icon="stop", layout={"width": "200px"},
-            tooltip="training ends when the epoch is done; everything is saved, and it can go on",
+            tooltip="training stops when the epoch is done; all is saved, and it can continue",
         )  # fmt: skip
         self.bar = widgets.IntProgress(min=0, max=self.run.config.epochs, layout={"width": "240px"})
         self.state = widgets.Label()
         self.shown = widgets.HTML()
-        self.fill(row(self.chosen, self.stop), row(self.bar, self.state), self.shown)
-        self.chosen.observe(self.guard(self._choose), names="value")
-        self.stop.on_click(self.guard(self._ask))
+        self.fill([self.chosen, self.stop], [self.bar, self.state], self.shown)
+        self.react(self._choose, self.chosen)
+        self.react(self._ask, self.stop)
         self.look()
         TrainingPanel.newest = self
         threading.Thread(target=self._watch, daemon=True).start()
@@ -106,11 +101,6 @@ class TrainingPanel(Panel):
         )
         self.shown.value = html_picture(dashboard(history, epochs), words)
 
-    def _offered(self) -> list[str]:
-        """This run, then all others, the newest first."""
-        names = [run.name for run in every_run()]
-        return list(dict.fromkeys([self.run.name, *reversed(names)]))
-
     def _history(self) -> tuple[pd.DataFrame, float]:
         """history.csv and when it was written; empty, and the start, before the first epoch."""
         path = self.run.path / "history.csv"
@@ -128,7 +118,7 @@ class TrainingPanel(Panel):
         self.look()
 
     def _watch(self) -> None:
-        """Look again and again, until a newer monitor does; a cell that trains does not mind."""
+        """Look every few seconds until a newer monitor does, also while a cell is training."""
         look = self.guard(self.look)
         while TrainingPanel.newest is self:
             time.sleep(SECONDS)

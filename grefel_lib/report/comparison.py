@@ -17,10 +17,9 @@ SHOWN_METRICS = ("accuracy", "mean_class_accuracy", "macro_f1", "nll")
 def ablation(tables: Mapping[str, pd.DataFrame], seeds: pd.DataFrame) -> Figure:
     """Draw `variant_dots` of four metrics at full width, from `summarise_variants` and seeds."""
     shown = {metric: tables[metric] for metric in SHOWN_METRICS}
-    rows = len(shown[SHOWN_METRICS[0]])
-    fig = Figure(figsize=(6.9, 0.5 + 0.35 * rows))
-    axes = fig.subplots(1, len(shown))
-    variant_dots(shown, seeds, axes, TITLES, PERCENT)
+    with paper_style("full"):
+        fig = Figure(figsize=(6.9, 0.5 + 0.35 * len(tables["accuracy"])))
+        variant_dots(shown, seeds, fig.subplots(1, len(shown)), TITLES, PERCENT)
     return fig
 
 
