@@ -214,7 +214,7 @@ def test_detection_is_averaged_over_seeds_a_noise_at_a_time(tmp_path):
     assert row["auroc"] == pytest.approx(0.85)
     assert (row["min"], row["max"], row["seeds"]) == (0.8, 0.9, 2)
     assert table.loc[("confusion", 0.4, "reliability"), "auroc"] == pytest.approx(0.55)
-    with paper_style("full"):
+    with paper_style():
         fig, axes = plt.subplots(1, 2)
     detection_curves(table.reset_index(), axes)
     assert {ax.get_title() for ax in axes} == {"symmetric noise", "confusion noise"}

@@ -19,7 +19,7 @@ def rng():
 
 
 def empty(axes: int = 1, height: float = 2.5, **options) -> tuple[Figure, np.ndarray]:
-    with paper_style("full"):
+    with paper_style():
         fig = Figure(figsize=(6.9, height))
         return fig, fig.subplots(1, axes, squeeze=False, **options)[0]
 

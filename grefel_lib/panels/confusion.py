@@ -153,5 +153,5 @@ def _cards(evaluation: Evaluation, faces: FaceSet, checkpoint: str, rows: pd.Dat
         for name, table in evaluation.predictions.items() if name != checkpoint
     }  # fmt: skip
     images = faces.gather(rows.index.to_numpy())
-    with paper_style("full"):
+    with paper_style():
         return face_cards(images, rows, table_classes(evaluation.table), others)

@@ -67,7 +67,7 @@ def faces_page(faces: FaceSet, rows: pd.DataFrame, *, framed: str = "") -> Figur
     votes = rows[list(VOTE_COLUMNS)].to_numpy() if "unknown" in rows else None
     lines = -(-len(rows) // NCOLS)
     frames = [EMA if name == framed else "white" for name in rows["id"]]
-    with paper_style("full"):
+    with paper_style():
         height = (1.05 if votes is None else 1.3) * lines + (0.25 if votes is not None else 0)
         fig = Figure(figsize=(6.9, height))
         images = faces.gather(rows.index.to_numpy())

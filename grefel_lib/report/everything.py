@@ -178,7 +178,7 @@ def draw(
 
     if name in NEED_FACES and faces is None:
         return None
-    with paper_style("full"):
+    with paper_style():
         fig = figures[name](source, faces) if name in NEED_FACES else figures[name](source, size)
         if fig is not None and folder is not None:
             save_figure(fig, folder.file("figures", name))
@@ -334,7 +334,7 @@ def _reliability(evaluation: Evaluation, size: Size) -> Figure:
     fig, axes = _subplots(size("full", 2.5), ncols=len(panels))
     for ax, (bins, xlabel, ylabel) in zip(axes[0], panels, strict=True):
         names = {"xlabel": xlabel, "ylabel": ylabel}
-        reliability_diagram(bins, ax, legend=False, **names)
+        reliability_diagram(bins, ax, **names)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 

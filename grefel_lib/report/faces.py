@@ -115,7 +115,7 @@ def detected_faces(picture: np.ndarray, boxes: list[Box]) -> Figure:
     """Draw a picture with its faces numbered, at most page width and half as high."""
     height, width = picture.shape[:2]
     scale = min(4.6 / width, 2.8 / height)
-    with paper_style("full"):
+    with paper_style():
         fig = Figure(figsize=(scale * width, scale * height), layout="none")
         ax = fig.add_axes((0, 0, 1, 1))
         ax.imshow(picture)
@@ -138,7 +138,7 @@ def explanation_figure(face: Explained) -> Figure:
         face: From `explain_face`; its memory, if it has one, gives the faces near the anchors.
     """
     anchors = face.nearest()
-    with paper_style("full"):
+    with paper_style():
         fig = Figure(figsize=(6.9, 2.2 + (0.95 if anchors else 0)))
         parts = fig.subfigures(2, 1, height_ratios=(2.2, 0.95)) if anchors else [fig]
         axes = parts[0].subplots(1, 3, width_ratios=(1, 1, 1.7))
@@ -245,7 +245,7 @@ def suspect_faces(table: pd.DataFrame, training: FaceSet) -> Figure:
     voted = [f"votes_{name}" for name in VOTE_COLUMNS]
     votes = table[voted].to_numpy() if set(voted) <= set(table) else None
     rows = -(-len(table) // 6)
-    with paper_style("full"):
+    with paper_style():
         fig = Figure(figsize=(6.9, (1.75 if votes is not None else 1.3) * rows))
         images = training.gather(table.index.to_numpy())
         face_grid(images, fig, ncols=6, titles=titles, votes=votes)
