@@ -8,7 +8,6 @@ import pandas as pd
 from grefel_lib.analysis.compare import (
     PUBLISHED,
     SAME,
-    check_same_faces,
     evaluated_runs,
     group_variants,
     paired_differences,
@@ -78,7 +77,6 @@ class ComparisonPanel(Panel):
         chosen = [self.results[line] for line in self.picked.value]
         if not chosen:
             raise ValueError("pick at least one run")
-        check_same_faces(chosen)
         groups, previous = group_variants(chosen), self.reference.value
         with self.hushed():
             self.reference.options = list(groups)
