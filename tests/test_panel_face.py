@@ -10,13 +10,13 @@ from PIL import Image
 
 from grefel_lib.faces import load_faces
 from grefel_lib.panels.face import WHOLE, FacePanel
-from grefel_lib.sources.photo import find_faces, group_picture, in_colour, whole_picture
+from grefel_lib.sources.photo import find_faces, group_picture, whole_picture
 
 
 @pytest.fixture(scope="module")
 def photo(small_run):
     faces = load_faces(small_run.config).gather(range(12))
-    one = [f for f in faces if len(find_faces(in_colour(f))) == 1]
+    one = [f for f in faces if len(find_faces(group_picture([f]))) == 1]
     return group_picture(one[:2])
 
 

@@ -170,11 +170,11 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     name = table["point"].str.replace(r"-?seed=\d+$", "", regex=True)
     groups = table[table["status"] == "ok"].groupby(name, sort=False)
-    means = groups[measures].mean()
-    means.insert(0, "seeds", groups.size())
-    means.insert(2, "lowest", groups["val_accuracy"].min())
-    means.insert(3, "highest", groups["val_accuracy"].max())
-    return means
+    first, *others = measures
+    return groups.agg(
+        seeds=(first, "size"), val_accuracy=(first, "mean"), lowest=(first, "min"),
+        highest=(first, "max"), **{name: (name, "mean") for name in others},
+    )  # fmt: skip
 
 
 def run_point(point: Point) -> None:

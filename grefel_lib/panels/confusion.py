@@ -4,6 +4,7 @@ from functools import partial
 from typing import ClassVar
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -71,7 +72,12 @@ class ConfusionPanel(Panel):
         self.plain, self.framed = widgets.Layout(**CELL), widgets.Layout(**CELL, border=FRAME)
         self.text = {"layout": widgets.Layout(), "style": widgets.HTML().style}
         self.cells: dict[tuple[str, str, str], widgets.Button] = {}
-        self.styles: dict[int, widgets.ButtonStyle] = {}
+        self.styles = [
+            widgets.ButtonStyle(
+                button_color=to_hex(BLUES(share)), text_color="white" if share > 0.5 else INK
+            )
+            for share in np.linspace(0, 1, 51)
+        ]
         matrices = [self._matrix(name) for name in found.predictions]
         self.fill(matrices, [self.order, self.between, self.pager.box], self.shown)
         self.react(self._select, self.order, self.between)
@@ -105,7 +111,7 @@ class ConfusionPanel(Panel):
                 self.cells[key] = button = widgets.Button(
                     description=percent(share, False) if count else "", disabled=not count,
                     tooltip=f"{count_faces(count)}: {true} taken for {predicted} ({checkpoint})",
-                    layout=self.plain, style=self._style(share),
+                    layout=self.plain, style=self.styles[round(50 * share)],
                 )  # fmt: skip
                 self.react(partial(self.choose, *key), button)
                 children.append(button)
@@ -115,16 +121,6 @@ class ConfusionPanel(Panel):
         accuracy = counts.trace() / max(counts.sum(), 1)
         title = widgets.HTML(f"{checkpoint}{chosen}: {accuracy:.1%}")
         return widgets.VBox([title, grid], layout={"margin": "0 16px 8px 0"})
-
-    def _style(self, share: float) -> widgets.ButtonStyle:
-        """The colour of a share of a row, to the percent."""
-        percent = round(100 * share)
-        if percent not in self.styles:
-            self.styles[percent] = widgets.ButtonStyle(
-                button_color=to_hex(BLUES(percent / 100)),
-                text_color="white" if percent > 50 else INK,
-            )
-        return self.styles[percent]
 
     def _select(self) -> None:
         self.pager.start = 0

@@ -3,7 +3,6 @@
 Everything shown is read from the run folder, so that nothing is lost when the tab is closed.
 """
 
-import contextlib
 import threading
 import time
 from typing import ClassVar
@@ -27,11 +26,10 @@ def seconds_left(history: pd.DataFrame, epochs: int, since_last: float) -> float
         epochs: How many there will be.
         since_last: Seconds since the last epoch ended.
     """
-    if not len(history):
+    if history.empty:
         return None
     left = epochs - int(history["epoch"].iloc[-1])
-    typical = float(history["seconds"].tail(5).median())
-    return max(left * typical - since_last, 0.0) if left else 0.0
+    return max(left * float(history["seconds"].tail(5).median()) - since_last, 0.0)
 
 
 def in_words(seconds: float) -> str:
@@ -71,27 +69,24 @@ class TrainingPanel(Panel):
         status = self.run.status()
         going = status == "running"
         history, ended = self._history()
-        done = int(history["epoch"].iloc[-1]) if len(history) else 0
-        epochs = self.run.config.epochs
+        epochs, done = self.run.config.epochs, int(history["epoch"].max()) if len(history) else 0
         text = f"{status}: epoch {done} of {epochs}"
         if going:
             left = seconds_left(history, epochs, time.time() - ended)
             text += ", the first is not done yet" if left is None else f", {in_words(left)} left"
         self.bar.max, self.bar.value, self.state.value = epochs, done, text
-        self.bar.bar_style = {"running": "", "ok": "success", "stopped": "warning"}.get(
-            status, "info" if status == "new" else "danger"
-        )
+        styles = {"running": "", "ok": "success", "stopped": "warning", "new": "info"}
+        self.bar.bar_style = styles.get(status, "danger")
         stopping = self.run.asked_to_stop
         self.stop.disabled = not going
         self.stop.description = "go on after all" if stopping else "stop after this epoch"
         self.stop.icon, self.stop.button_style = ("play", "warning") if stopping else ("stop", "")
         if stopping and going:
             self.state.value += "; it stops after this epoch"
-        state = (self.run.path, ended)
-        if state == self.seen:
+        if (self.run.path, ended) == self.seen:
             return
-        self.seen = state
-        if not len(history):
+        self.seen = (self.run.path, ended)
+        if history.empty:
             self.shown.value = ""
             return
         last = history.iloc[-1]
@@ -104,10 +99,10 @@ class TrainingPanel(Panel):
     def _history(self) -> tuple[pd.DataFrame, float]:
         """history.csv and when it was written; empty, and the start, before the first epoch."""
         path = self.run.path / "history.csv"
-        with contextlib.suppress(FileNotFoundError):
-            written = path.stat().st_mtime
-            return pd.read_csv(path), written
-        return pd.DataFrame(), np.nan
+        if not path.is_file():
+            return pd.DataFrame(), np.nan
+        written = path.stat().st_mtime
+        return pd.read_csv(path), written
 
     def _choose(self) -> None:
         self.run = open_run(self.chosen.value)

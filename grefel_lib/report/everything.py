@@ -48,7 +48,7 @@ from grefel_lib.report.figures import (
     robustness_curves,
     training_curves,
 )
-from grefel_lib.report.method import anchor_graph, anchor_map, name_clusters
+from grefel_lib.report.method import anchor_graph, anchor_map
 from grefel_lib.report.style import VENUES, WIDTHS, as_drawing, as_photo, paper_style, save_figure
 from grefel_lib.report.tables import (
     PERCENT,
@@ -364,7 +364,6 @@ def _embedding_map(evaluation: Evaluation, size: Size) -> Figure | None:
     fig, [axes] = _subplots(size("full", 3.0), ncols=2, sharex=True, sharey=True)
     points = plane.transform(embeddings)
     anchor_map(points, labels, places, names, axes[1])
-    name_clusters(points, labels, names, axes[1])
     nearest = nearest.reshape(anchors.shape[:2])
     anchor_graph(anchors, places, nearest, names, axes[0])
     explained = plane.explained_variance_ratio_.sum()

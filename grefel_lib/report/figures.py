@@ -67,11 +67,11 @@ def per_class_bars(table: pd.DataFrame, ax: Axes) -> Axes:
     slot = class_axis(ax, names, table["count"])
     ends = interval_ends(table, "recall", "recall_low", "recall_high")
     whisker = {"ecolor": INK, "error_kw": {"lw": 0.8, "capsize": 2, "capthick": 0.8}}
-    place = np.arange(len(names))
-    ax.bar(place, table["recall"], 0.72, color=class_colours(names), ec=INK, yerr=ends, **whisker)
-    for x, value, top in zip(place, table["recall"], table["recall_high"], strict=True):
-        ax.annotate(percent(value, slot > 30), (x, top), (0, 2), ha="center", size=6.5,
-                    textcoords="offset points")  # fmt: skip
+    look = {"color": class_colours(names), "ec": INK} | whisker
+    bars = ax.bar(range(len(names)), table["recall"], 0.72, yerr=ends, **look)
+    ax.bar_label(
+        bars, [percent(value, slot > 30) for value in table["recall"]], padding=2, size=6.5
+    )
     ax.set(ylabel="recall", ylim=(0, 1.1), yticks=np.linspace(0, 1, 6))
     ax.yaxis.set_major_formatter("{x:.0%}")
     return ax

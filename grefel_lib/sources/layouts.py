@@ -14,25 +14,20 @@ from filelock import FileLock
 from PIL import Image, UnidentifiedImageError
 
 from grefel_lib.config import DATA_DIRS, PROJECT_ROOT, Config
-from grefel_lib.labels import (
-    FER2013_CODES,
-    FOLDER_NAMES,
-    FORMATS,
-    RAFDB_ATTRIBUTES,
-    RAFDB_CODES,
-    VOTE_COLUMNS,
-)
+from grefel_lib.labels import CODES, FOLDER_NAMES, FORMATS, RAFDB_ATTRIBUTES, VOTE_COLUMNS
 from grefel_lib.sources.synthetic import write_synthetic
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 FERPLUS_FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
 RAFDB_SIZE, _ = FORMATS["rafdb"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-_FER2013_CODE = {emotion: code for code, emotion in FER2013_CODES.items()}
-CLASS_FOLDERS = {  # the class folders of each data set, and the label code of each folder
-    "fer2013": {folder: _FER2013_CODE[emotion] for folder, emotion in FOLDER_NAMES.items()},
-    "rafdb": {str(code): code for code in RAFDB_CODES},
-}
+CLASS_FOLDERS = {  # name of a folder -> label code
+    "fer2013": {
+        folder: code for code, emotion in CODES["fer2013"].items()
+        for folder, meant in FOLDER_NAMES.items() if meant == emotion
+    },
+    "rafdb": {str(code): code for code in CODES["rafdb"]},
+}  # fmt: skip
 
 Content = tuple[pd.DataFrame, Iterable[np.ndarray]]  # a row an image: id, split, file, and labels
 
@@ -154,12 +149,8 @@ def _read_ferplus_pixels(path: Path, pixels: Path) -> Content:
 
 
 def _fer2013(root: Path) -> Source:
-    for path in (
-        root,
-        root / "fer2013.csv",
-        root / "fer2013/fer2013.csv",
-        root.parent / "fer2013.csv",
-    ):
+    name = "fer2013.csv"
+    for path in (root, root / name, root / "fer2013" / name, root.parent / name):
         if path.is_file():
             return Source("fer2013", path.parent, [path], partial(_read_fer2013_csv, path))
     for base in (root, root / "fer2013"):
