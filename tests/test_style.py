@@ -52,14 +52,10 @@ def test_a_second_save_writes_the_same_bytes(name, tmp_path):
     )
 
 
-def test_a_stem_with_a_point_in_it_keeps_its_name(tmp_path):
-    saved = save_figure(draw("bars8", "column"), tmp_path / "lr0.5_run")
+def test_a_saved_figure_keeps_its_name_and_embeds_truetype_fonts(tmp_path):
+    saved = save_figure(draw("bars8", "column"), tmp_path / "lr0.5_run")  # the style has ended
     assert [path.name for path in saved] == ["lr0.5_run.pdf", "lr0.5_run.png"]
-
-
-def test_fonts_are_embedded_as_truetype_though_the_style_has_ended(tmp_path):
-    pdf, _ = save_figure(draw("bars8", "column"), tmp_path / "figure")
-    content = pdf.read_bytes()
+    content = saved[0].read_bytes()
     assert b"/CIDFontType2" in content
     assert b"/Type3" not in content
 

@@ -65,7 +65,7 @@ def sweep_points(
         cases: Each "key=value,other=value": settings that go together.
         seeds: "0,1,2"; empty: the profile's.
         given: Settings of every point.
-        evaluate: Whether to read the test split after each run.
+        evaluate: Evaluate each run on the test split.
 
     Raises:
         ValueError: An unknown key or command, a value out of range, a key set twice, a bad name.
@@ -123,7 +123,7 @@ def run_sweep(
         It is also written to the sweep's table.csv.
 
     Raises:
-        ValueError: submitit is not installed, or does not know an option or the cluster.
+        ValueError: submitit is not installed, or an option or the cluster is unknown.
     """
     errors: dict[str, str] = {}
     waiting = []
@@ -161,9 +161,9 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """A sweep's table with its seeds averaged.
 
     Returns:
-        One row a point without its seed: seeds (finished ones), mean val_accuracy with its lowest
-        and highest, val_nll, ema_val_accuracy and ema_val_nll. Empty where no run has ended an
-        epoch.
+        One row a point without its seed: seeds (number of finished runs), mean val_accuracy with
+        its lowest and highest, val_nll, ema_val_accuracy and ema_val_nll. Empty if no run has
+        finished an epoch.
     """
     measures = [f"{key}_{what}" for key in ("val", "ema_val") for what in ("accuracy", "nll")]
     if not set(measures) <= set(table):
@@ -196,7 +196,7 @@ def run_point(point: Point) -> None:
 
 
 def is_finished(point: Point) -> bool:
-    """Whether nothing is left to do for a point.
+    """Whether a point is trained, and evaluated if asked to.
 
     Raises:
         ValueError: Its run folder holds a run with other settings.

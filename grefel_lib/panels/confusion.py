@@ -17,7 +17,7 @@ from grefel_lib.report.faces import face_cards
 from grefel_lib.report.style import BLUES, EMA, INK, paper_style, percent, short_name
 
 ORDERS = {
-    "surest first": ("confidence", False), "least sure first": ("confidence", True),
+    "most confident first": ("confidence", False), "least confident first": ("confidence", True),
     "most reliable first": ("reliability", False), "least reliable first": ("reliability", True),
 }  # fmt: skip
 PAGE = 8  # faces shown at once
@@ -30,7 +30,7 @@ def select_cell(
     true: str,
     predicted: str,
     *,
-    order: str = "surest first",
+    order: str = "most confident first",
     between: tuple[float, float] = (0, 1),
 ) -> pd.DataFrame:
     """The faces of one cell of the confusion matrix.
@@ -39,8 +39,8 @@ def select_cell(
         predictions: See `predict`.
         true: Class of the label.
         predicted: Class of the prediction.
-        order: A key of ORDERS; confidence is the probability of the predicted class.
-        between: Lowest and highest reliability; without reliability all faces are kept.
+        order: A key of ORDERS; confidence here is the probability of the predicted class.
+        between: Lowest and highest reliability; ignored if the head has no reliability.
     """
     rows = images_in_cell(predictions, true, predicted)
     rows = rows.assign(confidence=rows[f"p_{predicted}"])
@@ -84,7 +84,7 @@ class ConfusionPanel(Panel):
         self.choose(found.headline, *self._worst())
 
     def choose(self, checkpoint: str, true: str, predicted: str) -> None:
-        """Show the faces of a cell, as a click on it does."""
+        """Show the faces of a cell, like a click on it."""
         if self.chosen is not None:
             self.cells[self.chosen].layout = self.plain
         self.chosen = (checkpoint, true, predicted)
@@ -92,7 +92,7 @@ class ConfusionPanel(Panel):
         self._select()
 
     def _worst(self) -> tuple[str, str]:
-        """The most frequent mistake; without any, the first class and itself."""
+        """The most frequent mistake; without mistakes, the first cell of the diagonal."""
         wrong = self.found.table[self.found.table["label"] != self.found.table["predicted"]]
         if wrong.empty:
             return self.names[0], self.names[0]

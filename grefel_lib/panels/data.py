@@ -28,14 +28,14 @@ def select_faces(
     agreement: tuple[float, float] = (0, 1),
     copies: bool = False,
 ) -> pd.DataFrame:
-    """The rows of a data set that match a selection.
+    """Select rows of a data set.
 
     Args:
         faces: A whole data set.
         split: train, val, test or all.
         label: A class name, or all.
-        agreement: Lowest and highest share of the emotion votes for the label; without votes all
-            faces are kept.
+        agreement: Lowest and highest share of the emotion votes for the label; ignored if the data
+            set has no votes.
         copies: Only faces with a pixel-identical copy in another split.
 
     Returns:
@@ -117,7 +117,7 @@ class DataPanel(Panel):
         self.guard(self._load)()
 
     def _load(self) -> None:
-        """Read the chosen data set, including the faces that training would drop."""
+        """Read the chosen data set, including the copies that training drops."""
         self.faces, self.shown.value = None, ""
         changes = {"dataset": self.dataset.value, "protocol": self.protocol.value}
         self.faces = load_faces(self.config.on_data(**changes, drop_leaks=False, label_noise=0))
@@ -128,7 +128,7 @@ class DataPanel(Panel):
         self._select()
 
     def _select(self, framed: str = "") -> None:
-        """Apply the selection; show the first page, or the page of the framed face."""
+        """Apply the selection; show its first page, or the page of the framed face."""
         if self.faces is None:
             return
         self.rows = select_faces(
@@ -153,7 +153,7 @@ class DataPanel(Panel):
         self.shown.value = html_picture(fig, words)
 
     def _offer_jumps(self, page_rows: pd.DataFrame) -> None:
-        """A button for each shown face that has a copy in another split."""
+        """Show a button for each face on the page that has a copy in another split."""
         table, self.targets, texts = self.faces.table, [], []
         for face in page_rows.itertuples():
             same = table[table["image_hash"] == face.image_hash]
@@ -174,7 +174,7 @@ class DataPanel(Panel):
         self._select(framed=target)
 
     def _export(self) -> None:
-        """Write the selection, every page of it, under outputs/selections."""
+        """Write all pages of the selection under outputs/selections."""
         agreement = "agreement-{:.2f}-{:.2f}".format(*self.agreement.value)
         parts = [
             self.dataset.value, self.faces.info["protocol"], self.split.value, self.label.value,

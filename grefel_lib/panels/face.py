@@ -3,7 +3,6 @@
 import base64
 import binascii
 import io
-from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
@@ -84,7 +83,7 @@ class FacePanel(Panel):
     def _take_upload(self) -> None:
         if self.upload.value:
             file = self.upload.value[0]
-            self._open(bytes(file["content"]), file["name"])
+            self.look_at(read_photo(io.BytesIO(file["content"]), file["name"]))
 
     def _take_drop(self) -> None:
         """Open a dropped picture, written as its name, a bar and its content as a data URL."""
@@ -97,10 +96,7 @@ class FacePanel(Panel):
             content = base64.b64decode(content.partition(",")[2], validate=True)
         except binascii.Error:
             raise ValueError(f"{name} arrived incomplete; drop it again") from None
-        self._open(content, name)
-
-    def _open(self, content: bytes, name: str) -> None:
-        self.look_at(read_photo(io.BytesIO(content), Path(name).name))
+        self.look_at(read_photo(io.BytesIO(content), name))
 
     def _box(self) -> Box:
         if self.face.value == WHOLE:

@@ -46,7 +46,7 @@ class Panel(widgets.VBox):
                 control.observe(self.guard(handler), names="value")
 
     def guard(self, handler: Callable[[], Any]) -> Callable[..., None]:
-        """A callback that runs the handler and shows its error, if any, in the panel."""
+        """Wrap a handler as a callback that shows its error, if any, in the panel."""
 
         def call(*_: Any) -> None:
             with self.turn:
@@ -72,7 +72,7 @@ class Panel(widgets.VBox):
             self.quiet = False
 
     def tell(self, text: str, *, wrong: bool = False) -> None:
-        """Show one line below the title."""
+        """Show one line below the title; an error in red."""
         role, colour = ("alert", WRONG) if wrong else ("status", "inherit")
         self.message.value = (
             f'<span role="{role}" style="color:{colour}">{html.escape(text)}</span>'
@@ -90,7 +90,7 @@ def html_picture(fig: Figure, words: str) -> str:
 
 
 def count_faces(count: int) -> str:
-    """A count of faces, in words."""
+    """A count of faces: 0 faces, 1 face, 2,345 faces."""
     return f"{count:,} face{'' if count == 1 else 's'}"
 
 
@@ -102,7 +102,7 @@ def row(children: list[widgets.Widget]) -> widgets.HBox:
 def dropdown(
     label: str, options: Sequence[str] = (), width: int = 190, **settings: Any
 ) -> widgets.Dropdown:
-    """A labelled dropdown, so many pixels wide."""
+    """A labelled dropdown; the width is in pixels."""
     layout = {"width": f"{width}px"}
     return widgets.Dropdown(options=options, description=label, layout=layout, **settings)
 
@@ -122,7 +122,7 @@ def run_dropdown(run: Run, others: Sequence[Run]) -> widgets.Dropdown:
 
 
 class Pager:
-    """Two buttons and a text: the page that is shown."""
+    """Two buttons to turn pages, and a text that names the current page."""
 
     def __init__(self, size: int, turned: Callable[[], None]) -> None:
         """Call `turned` whenever a button has changed `start`."""
@@ -136,7 +136,7 @@ class Pager:
             button.on_click(lambda _, pages=pages: self._turn(pages, turned))
 
     def page(self, total: int) -> slice:
-        """Which of `total` things are to be shown now."""
+        """The items of the current page, out of `total`."""
         self.total = total
         self.start = min(self.start, max(0, (total - 1) // self.size * self.size))
         stop = min(self.start + self.size, total)

@@ -45,8 +45,8 @@ class ComparisonPanel(Panel):
     def __init__(self, output_dir: str) -> None:
         super().__init__()
         self.results: dict[str, Evaluation] = {}
-        self.groups: dict[str, list[Evaluation]] = {}  # what is picked, by variant
-        self.tables: dict[str, pd.DataFrame] = {}  # and its means, by metric
+        self.groups: dict[str, list[Evaluation]] = {}  # picked runs by variant
+        self.tables: dict[str, pd.DataFrame] = {}  # their means by metric
         self.folder = dropdown("folder", run_folders(output_dir), 420)
         self.picked = widgets.SelectMultiple(description="runs", layout={"width": "720px"})
         self.reference = dropdown("against", width=420)
@@ -58,7 +58,7 @@ class ComparisonPanel(Panel):
         self.guard(self._open)()
 
     def _open(self) -> None:
-        """List the evaluated runs of a folder, and pick those that compare with the first."""
+        """List the evaluated runs of a folder; pick those on the same faces as the first."""
         with self.hushed():
             self.picked.options, self.reference.options = [], []
         self.shown.value = self.table.value = ""
@@ -73,7 +73,7 @@ class ComparisonPanel(Panel):
         self._pick()
 
     def _pick(self) -> None:
-        """Offer the variants among the picked runs as reference."""
+        """Compare the picked runs, and offer their variants as reference."""
         chosen = [self.results[line] for line in self.picked.value]
         if not chosen:
             raise ValueError("pick at least one run")
@@ -104,7 +104,7 @@ class ComparisonPanel(Panel):
 
 
 def _as_html(table: pd.DataFrame) -> str:
-    """The table, each interval below its mean and spread."""
+    """The table as HTML, each interval below its mean and spread."""
     two_lines = table.map(lambda cell: cell.replace(" [", "<br>["))
     two_lines.index = [html.escape(name) for name in table.index]
     return two_lines.to_html(border=0, classes="grefel-runs", escape=False)

@@ -1,6 +1,6 @@
-"""Watch a run while it trains, here or on any machine that shares its folder; ask it to stop.
+"""Watch a run while it trains, here or on any machine that shares its folder; stop it.
 
-Everything shown is read from the run folder, so that nothing is lost when the tab is closed.
+Everything shown is read from the run folder, so nothing is lost when the tab is closed.
 """
 
 import threading
@@ -15,15 +15,15 @@ from grefel_lib.panels.panel import Panel, html_picture, run_dropdown
 from grefel_lib.report.figures import dashboard
 from grefel_lib.run import Run, every_run, open_run
 
-SECONDS = 2.0  # between two looks at the folder
+SECONDS = 2.0  # between two readings of the folder
 
 
 def seconds_left(history: pd.DataFrame, epochs: int, since_last: float) -> float | None:
-    """How long a run still takes, from the median of its last five epochs; None before the first.
+    """Estimate the time left from the median of the last five epochs; None before the first.
 
     Args:
         history: One row an epoch, see outputs/README.md.
-        epochs: How many there will be.
+        epochs: Planned number of epochs.
         since_last: Seconds since the last epoch ended.
     """
     if history.empty:
@@ -33,7 +33,7 @@ def seconds_left(history: pd.DataFrame, epochs: int, since_last: float) -> float
 
 
 def in_words(seconds: float) -> str:
-    """A duration as people say it: 40 s, 12 min, 3 h 05 min."""
+    """Format a duration: 40 s, 12 min, 3 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -65,7 +65,7 @@ class TrainingPanel(Panel):
         threading.Thread(target=self._watch, daemon=True).start()
 
     def look(self) -> None:
-        """Read the run folder once, and show what changed."""
+        """Read the run folder once, and show the changes."""
         status = self.run.status()
         going = status == "running"
         history, ended = self._history()
@@ -73,7 +73,7 @@ class TrainingPanel(Panel):
         text = f"{status}: epoch {done} of {epochs}"
         if going:
             left = seconds_left(history, epochs, time.time() - ended)
-            text += ", the first is not done yet" if left is None else f", {in_words(left)} left"
+            text += ", first epoch not finished" if left is None else f", {in_words(left)} left"
         self.bar.max, self.bar.value, self.state.value = epochs, done, text
         styles = {"running": "", "ok": "success", "stopped": "warning", "new": "info"}
         self.bar.bar_style = styles.get(status, "danger")
@@ -97,7 +97,7 @@ class TrainingPanel(Panel):
         self.shown.value = html_picture(dashboard(history, epochs), words)
 
     def _history(self) -> tuple[pd.DataFrame, float]:
-        """history.csv and when it was written; empty, and the start, before the first epoch."""
+        """history.csv and the time it was written; empty and NaN before the first epoch."""
         path = self.run.path / "history.csv"
         if not path.is_file():
             return pd.DataFrame(), np.nan

@@ -1,4 +1,4 @@
-"""Figures with faces in them: grids, cards with votes and predictions, one face explained."""
+"""Figures with faces: grids, cards with votes and predictions, one face explained."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""Figures of a run and its evaluation: each draws what it is given on the axes it is given."""
+"""Figures of a run and its evaluation. Each function draws its data on the given axes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,11 +19,8 @@ from grefel_lib.report.style import (
     QUIET,
     TRAIN,
     VAL,
-    axes_size,
     check_one_each,
-    class_axis,
     class_colours,
-    fitting_names,
     interval_ends,
     name_rows,
     paper_style,
@@ -36,7 +33,7 @@ LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (2.5, 1)), (0
 
 
 def accuracy_bars(scores: pd.DataFrame, ax: Axes, *, people: pd.DataFrame | None = None) -> Axes:
-    """Draw accuracies with their intervals as dots, over bands of what people reach.
+    """Draw accuracies as dots with their intervals, over bands of human accuracy.
 
     Args:
         scores: One row a checkpoint or run: value, low, high (shares).
@@ -62,17 +59,23 @@ def accuracy_bars(scores: pd.DataFrame, ax: Axes, *, people: pd.DataFrame | None
 
 
 def per_class_bars(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw recall by class from `per_class_metrics` with its interval and each class's faces."""
+    """Draw each class's recall with its interval and its number of faces (`per_class_metrics`)."""
     names = list(table["class"])
-    slot = class_axis(ax, names, table["count"])
+    slot = _axes_size(ax)[0] / len(names)  # points for each bar
+    below, rotation = _fitting_names(names, slot)
+    join = "{} ({})" if rotation else "{}\n{}"
+    below = [join.format(*pair) for pair in zip(below, table["count"], strict=True)]
+    ax.set_xticks(range(len(names)), below, rotation=rotation)
+    ax.tick_params(axis="x", length=0)
+    ax.grid(axis="y")
     ends = interval_ends(table, "recall", "recall_low", "recall_high")
     whisker = {"ecolor": INK, "error_kw": {"lw": 0.8, "capsize": 2, "capthick": 0.8}}
     look = {"color": class_colours(names), "ec": INK} | whisker
     bars = ax.bar(range(len(names)), table["recall"], 0.72, yerr=ends, **look)
-    ax.bar_label(
-        bars, [percent(value, slot > 30) for value in table["recall"]], padding=2, size=6.5
-    )
-    ax.set(ylabel="recall", ylim=(0, 1.1), yticks=np.linspace(0, 1, 6))
+    texts = [percent(value, slot > 30) for value in table["recall"]]
+    ax.bar_label(bars, texts, padding=2, size=6.5)
+    ax.set(xlim=(-0.55, len(names) - 0.45), ylim=(0, 1.1), yticks=np.linspace(0, 1, 6))
+    ax.set_ylabel("recall")
     ax.yaxis.set_major_formatter("{x:.0%}")
     return ax
 
@@ -218,7 +221,7 @@ def confusion_matrix(
     cells = np.asarray(cells)
     check_one_each(names, "names", len(cells), "classes")
     shares = normalise_rows(cells)
-    side = min(axes_size(ax)) / len(cells)  # points
+    side = min(_axes_size(ax)) / len(cells)  # points
     size = float(np.clip(0.34 * side, 5, 8))
     below = counts and 0.72 * size > 4.8
     look = {"cmap": BLUES, "cbar": False, "square": True, "linewidths": 0.4, "linecolor": "white"}
@@ -236,12 +239,25 @@ def confusion_matrix(
     left = list(names) if roomy else [short_name(name) for name in names]
     if counts and not below:
         left = [f"{n} ({s:.0f})" for n, s in zip(left, cells.sum(axis=1), strict=True)]
-    bottom, rotation = fitting_names(names, side)
+    bottom, rotation = _fitting_names(names, side)
     ax.set_xticks(np.arange(len(cells)) + 0.5, bottom, rotation=rotation)
     ax.set_yticks(np.arange(len(cells)) + 0.5, left, rotation=0)
     ax.tick_params(length=0)
     ax.set(xlabel="predicted (% of true class)", ylabel="true")
     return ax
+
+
+def _fitting_names(names: Sequence[str], slot: float) -> tuple[list[str], int]:
+    """Names for ticks `slot` points apart, and their rotation: full, short or vertical."""
+    short = [short_name(name) for name in names]
+    if max(map(text_width, names)) < 0.94 * slot:
+        return list(names), 0
+    return short, 0 if max(map(text_width, short)) < 0.94 * slot else 90
+
+
+def _axes_size(ax: Axes) -> np.ndarray:
+    """Approximate width and height of axes in points; the layout is not known before drawing."""
+    return 72 * np.array(ax.get_position().size) * ax.figure.get_size_inches()
 
 
 def training_curves(history: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:

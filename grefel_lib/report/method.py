@@ -1,7 +1,4 @@
-"""Figures of the method itself: curves, anchors on their sphere, one decision taken apart.
-
-Each function draws what it is given on the axes it is given.
-"""
+"""Figures of the method: embeddings and anchors. Each function draws on the given axes."""
 
 from collections.abc import Sequence
 

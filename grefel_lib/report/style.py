@@ -1,6 +1,6 @@
-"""Figures for papers and notebooks: each function draws what it is given on the axes it is given.
+"""The style of figures for papers and notebooks; how they are saved and shown.
 
-Make the figure inside `paper_style`, in the size that it has on the page; then `save` it.
+Make a figure inside `paper_style`, in its size on the page; then save it with `save_figure`.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ _STYLE = {
     "axes.prop_cycle": cycler(color=list(COLOURS.values())),
 }  # fmt: skip
 
-# Read at save time, when `paper_style` may have ended. Submission systems refuse Type 3 fonts, a
+# Used when saving, after `paper_style` may have ended. Submission systems refuse Type 3 fonts, a
 # tight box changes the width, and hinted letters have another width at each resolution.
 _SAVING = {"pdf.fonttype": 42, "savefig.bbox": None, "savefig.dpi": 300, "text.hinting": "none"}
 _ONE_AT_A_TIME = threading.RLock()  # the style is global, and panels draw in threads of their own
@@ -57,7 +57,7 @@ _ONE_AT_A_TIME = threading.RLock()  # the style is global, and panels draw in th
 
 @contextlib.contextmanager
 def paper_style() -> Iterator[None]:
-    """Look of a paper's figure while the block lasts."""
+    """The matplotlib style of a paper's figures, inside the block."""
     with _ONE_AT_A_TIME, matplotlib.rc_context(_STYLE | _SAVING):
         yield
 
@@ -82,27 +82,6 @@ def short_name(name: str) -> str:
     return "-".join(word[:3] for word in name.split())
 
 
-def fitting_names(names: Sequence[str], slot: float) -> tuple[list[str], int]:
-    """Names for ticks `slot` points apart, and their rotation: full, short, or short upright."""
-    short = [short_name(name) for name in names]
-    if max(map(text_width, names)) < 0.94 * slot:
-        return list(names), 0
-    return short, 0 if max(map(text_width, short)) < 0.94 * slot else 90
-
-
-def class_axis(ax: Axes, names: Sequence[str], counts: Sequence[int]) -> float:
-    """Name the classes and their counts below bars; return the space of a bar in points."""
-    slot = axes_size(ax)[0] / len(names)
-    texts, rotation = fitting_names(names, slot)
-    join = "{} ({})" if rotation else "{}\n{}"
-    texts = [join.format(text, count) for text, count in zip(texts, counts, strict=True)]
-    ax.set_xticks(range(len(names)), texts, rotation=rotation)
-    ax.tick_params(axis="x", length=0)
-    ax.set_xlim(-0.55, len(names) - 0.45)
-    ax.grid(axis="y")
-    return slot
-
-
 def class_colours(names: Sequence[str]) -> list[str]:
     """The colour of each class or column of votes."""
     return [{"unknown": FAINT, "NF": "white", **COLOURS}.get(name, VAL) for name in names]
@@ -111,11 +90,6 @@ def class_colours(names: Sequence[str]) -> list[str]:
 def text_width(text: str) -> float:
     """Width of a text of 7 pt, in points."""
     return TextPath((0, 0), text, size=7).get_extents().width if text.strip() else 0
-
-
-def axes_size(ax: Axes) -> np.ndarray:
-    """Approximate width and height of axes in points; the layout is not known before drawing."""
-    return 72 * np.array(ax.get_position().size) * ax.figure.get_size_inches()
 
 
 def percent(share: float, fine: bool) -> str:
@@ -150,7 +124,7 @@ def check_one_each(given: Sequence | None, what: str, number: int, things: str) 
 
 
 def _settle(fig: Figure) -> None:
-    """Lay a figure out; beside square axes one pass leaves labels outside it."""
+    """Lay a figure out; with square axes one pass leaves labels outside it."""
     for _ in range(4):
         fig.draw_without_rendering()
 

@@ -113,7 +113,7 @@ def _ids_and_splits(path: Path, usages: pd.Series) -> pd.DataFrame:
 
 
 def _read_votes(path: Path) -> pd.DataFrame:
-    """Every row of fer2013new.csv; without a file where it is not a face."""
+    """Every row of fer2013new.csv; its file is NaN if it is not a face."""
     table = read_csv(path, ("Usage", "Image name", *VOTE_COLUMNS))
     votes = table[list(VOTE_COLUMNS)].apply(pd.to_numeric, errors="coerce")
     wrong = np.flatnonzero(~(votes >= 0).all(axis=1))
@@ -311,7 +311,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
-    """Image files of a folder (with `deep` of its subfolders), sorted by name."""
+    """Image files of a folder (with `deep` also of its subfolders), sorted by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no image folder {folder}")
     entries = folder.rglob("*") if deep else folder.iterdir()
@@ -320,7 +320,7 @@ def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Image files named directly or inside folders (not below), sorted within a folder.
+    """Image files given by name, and those of given folders (not of subfolders), sorted.
 
     Raises:
         FileNotFoundError: A path does not exist, or a folder holds no image.

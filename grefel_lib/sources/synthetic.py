@@ -206,7 +206,7 @@ def draw_face(mixture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 class Sketch:
-    """One face on its canvas. Lengths are in half face widths, x to the right and y down."""
+    """One drawn face. Lengths are in half face widths, x to the right and y down."""
 
     def __init__(self, mixture, rng, shape, centre, radius, colour=False):
         p = SimpleNamespace(**dict(zip(_RANGES, rng.uniform(_LOW, _HIGH).tolist(), strict=True)))
@@ -394,7 +394,7 @@ class Sketch:
 
 
 def _oval(x, y, cx, cy, rx, ry):
-    """Signed distance to an ellipse, near enough close to its edge."""
+    """Signed distance to an ellipse, accurate close to its edge."""
     return (np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2) - 1) * min(rx, ry)
 
 
