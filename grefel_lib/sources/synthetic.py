@@ -71,16 +71,17 @@ def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
         NotADirectoryError: `dest` is a file.
         ValueError: Too few images, or `dest` is not empty.
     """
-    dest = Path(dest).absolute()
+    dest = Path(dest)
     if images < 100:
         raise ValueError(f"images={images} is too few to hold every class; ask for 100 or more")
     if dest.exists() and not dest.is_dir():
         raise NotADirectoryError(f"{dest} is a file; name a new or empty folder for drawn faces")
     if dest.is_dir() and any(dest.iterdir()):
         raise ValueError(f"{dest} is not empty, and nothing is overwritten; name an empty folder")
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=dest.parent, prefix=".unfinished-") as temporary:
-        whole = Path(temporary, dest.name)
+    beside = dest.absolute().parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".unfinished-") as temporary:
+        whole = Path(temporary, "faces")
         rows = []
         for usage, name, votes, face in ferplus_rows(images, seed):
             rows.append((usage, name, *votes))
