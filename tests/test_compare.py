@@ -10,9 +10,9 @@ import pytest
 from matplotlib import pyplot as plt
 
 from grefel_lib.analysis.compare import (
-    collect_runs,
     compare_runs,
     detection_table,
+    evaluated_runs,
     group_variants,
     paired_differences,
     prediction_agreement,
@@ -79,7 +79,7 @@ def ablation_runs(tmp_path):
 
 
 def test_runs_that_differ_in_their_seed_belong_together(ablation_runs):
-    groups = group_variants(collect_runs(str(ablation_runs)))
+    groups = group_variants(evaluated_runs(str(ablation_runs)))
     found = {name: [r.config.seed for r in members] for name, members in groups.items()}
     assert found == {
         "linear head": [0, 1],
@@ -89,7 +89,7 @@ def test_runs_that_differ_in_their_seed_belong_together(ablation_runs):
 
 
 def test_every_seed_is_shown_and_the_mean_has_interval_and_spread(ablation_runs):
-    groups = group_variants(collect_runs(str(ablation_runs)))
+    groups = group_variants(evaluated_runs(str(ablation_runs)))
     seeds = seed_table(groups)
     assert list(seeds["seed"]) == [0, 1, 0, 1, 0]
     table = summarise_variants(groups, draws=50)["accuracy"]
@@ -103,7 +103,7 @@ def test_every_seed_is_shown_and_the_mean_has_interval_and_spread(ablation_runs)
 
 
 def test_variants_are_compared_on_the_same_faces_seed_by_seed(ablation_runs):
-    groups = group_variants(collect_runs(str(ablation_runs)))
+    groups = group_variants(evaluated_runs(str(ablation_runs)))
     table = paired_differences(groups, "linear head", draws=50)
     better = table[
         (table["variant"] == "GReFEL, correction paper") & (table["metric"] == "accuracy")
@@ -118,7 +118,7 @@ def test_variants_are_compared_on_the_same_faces_seed_by_seed(ablation_runs):
 
 
 def test_agreement_within_and_between_variants_by_hand(ablation_runs):
-    groups = group_variants(collect_runs(str(ablation_runs)))
+    groups = group_variants(evaluated_runs(str(ablation_runs)))
     found = prediction_agreement(groups)
     linear = groups["linear head"]
     same = (linear[0].table["predicted"] == linear[1].table["predicted"]).mean()
@@ -130,7 +130,7 @@ def test_agreement_within_and_between_variants_by_hand(ablation_runs):
 
 
 def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation_runs):
-    groups = group_variants(collect_runs(str(ablation_runs)))
+    groups = group_variants(evaluated_runs(str(ablation_runs)))
     told = interval_table(summarise_variants(groups, draws=20))
     assert next(iter(told.columns)) == "accuracy (%)"
     assert "±" in told.loc["linear head", "accuracy (%)"]
@@ -147,29 +147,32 @@ def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation_runs):
 ])  # fmt: skip
 def test_other_protocols_or_data_are_never_put_beside_each_other(ablation_runs, info, told):
     evaluated(ablation_runs, "z", seed=5, info=info)
-    with pytest.raises(ValueError, match=told):
-        collect_runs(str(ablation_runs))
+    runs = evaluated_runs(str(ablation_runs))
+    for refuse in (group_variants, lambda runs: publish_runs(runs, ablation_runs / "published")):
+        with pytest.raises(ValueError, match=told):
+            refuse(runs)
+    assert not (ablation_runs / "published").exists()
 
 
 def test_the_same_seed_twice_is_refused(ablation_runs):
     evaluated(ablation_runs, "again", seed=0)
     with pytest.raises(ValueError, match="the same seed twice"):
-        group_variants(collect_runs(str(ablation_runs)))
+        group_variants(evaluated_runs(str(ablation_runs)))
 
 
 def test_a_folder_without_evaluated_runs_is_refused(tmp_path):
     Run(tmp_path / "x", Config()).write_json(dataclasses.asdict(Config()), "config.json")
     with pytest.raises(FileNotFoundError, match="no evaluated run under"):
-        collect_runs(str(tmp_path))
+        evaluated_runs(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="was not evaluated"):
         load_evaluation(open_run(tmp_path / "x"))
 
 
 def test_published_runs_compare_like_the_originals_and_name_no_path(ablation_runs, tmp_path):
-    originals = collect_runs(str(ablation_runs))
+    originals = evaluated_runs(str(ablation_runs))
     there = tmp_path / "published"
     publish_runs(originals, there)
-    published = collect_runs(str(there))
+    published = evaluated_runs(str(there))
     assert [r.run.path.name for r in published] == [r.run.path.name for r in originals]
     for ours, theirs in zip(published, originals, strict=True):
         assert mcnemar_test(ours.table, theirs.table)["p"] == 1
@@ -207,14 +210,14 @@ def test_detection_is_averaged_over_seeds_a_noise_at_a_time(tmp_path):
     for kind, share, values in (("symmetric", 0.1, (0.9, 0.8)), ("confusion", 0.4, (0.6, 0.7))):
         for seed, value in enumerate(values):
             noisy(tmp_path, kind, share, seed, value, value - 0.1)
-    groups = group_variants(collect_runs(str(tmp_path)))
+    groups = group_variants(evaluated_runs(str(tmp_path)))
     table = detection_table(groups).set_index(["noise_kind", "label_noise", "measure"])
     assert len(table) == 4
     row = table.loc[("symmetric", 0.1, "loss")]
     assert row["auroc"] == pytest.approx(0.85)
     assert (row["min"], row["max"], row["seeds"]) == (0.8, 0.9, 2)
     assert table.loc[("confusion", 0.4, "reliability"), "auroc"] == pytest.approx(0.55)
-    with paper_style("full"):
+    with paper_style():
         fig, axes = plt.subplots(1, 2)
     detection_curves(table.reset_index(), axes)
     assert {ax.get_title() for ax in axes} == {"symmetric noise", "confusion noise"}
@@ -242,11 +245,10 @@ def test_a_comparison_is_written_without_faces_and_read_back_the_same(ablation_r
     assert "test_00000" not in text
 
 
-def test_recall_and_agreement_of_a_comparison_by_hand(ablation_runs):
+def test_recall_of_a_comparison_by_hand(ablation_runs):
     comparison = compare_runs(str(ablation_runs))
-    runs = collect_runs(str(ablation_runs))
+    runs = evaluated_runs(str(ablation_runs))
     linear = [r.table for r in runs if r.config.head == "linear"]
     right = [(t["label"] == t["predicted"])[t["label"] == "fear"].mean() for t in linear]
     column = next(name for name in comparison.recall if name.startswith("fear ("))
     assert comparison.recall.loc["linear head", column] == pytest.approx(np.mean(right))
-    assert comparison.agreement["mean"].between(0, 1).all()

@@ -1,14 +1,13 @@
 """Comparison of runs: seeds, means with intervals, paired tests.
 
-A run needs metrics.json and its predictions. No model is needed, so published runs without
-checkpoints can be compared too.
+A run needs metrics.json and its predictions, but no checkpoint: published runs have none.
 """
 
 import gzip
 import itertools
 import json
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from grefel_lib.metrics import (
 )
 from grefel_lib.run import all_runs, outputs_folder
 
+SAME = ("dataset", "protocol", "split", "fingerprint")  # of runs that can be compared
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
 PLACES = (  # settings that name files or folders; of published runs the last part alone is told
     "data_dir", "backbone_weights", "landmark_weights", "output_dir", "resume", "checkpoint_path",
@@ -37,7 +37,7 @@ PLACES = (  # settings that name files or folders; of published runs the last pa
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants of a run side by side, each over its seeds; what was not compared is empty."""
+    """Variants of a run side by side, each over its seeds; missing parts are empty."""
 
     about: Mapping[str, Any]  # dataset, protocol, split, faces, selection, training_leaks_dropped
     seeds: pd.DataFrame  # one row a run, see `seed_table`
@@ -58,46 +58,32 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: They cannot be compared, see `check_same_faces`.
+        ValueError: They cannot be compared, see `group_variants`.
     """
-    groups = group_variants(collect_runs(output_dir))
+    groups = group_variants(evaluated_runs(output_dir))
     first = next(iter(groups.values()))[0]
     names = ("dataset", "protocol", "split", "training_leaks_dropped", "selection")
     classes = per_class_metrics(first.table)
-    recall = pd.DataFrame(
-        {
-            name: np.mean([per_class_metrics(r.table)["recall"] for r in members], axis=0)
-            for name, members in groups.items()
-        },
-        index=classes["class"] + " (" + classes["count"].astype(str) + ")",
-    ).T
+    recall = {
+        name: np.mean([per_class_metrics(r.table)["recall"] for r in members], axis=0)
+        for name, members in groups.items()
+    }
+    columns = classes["class"] + " (" + classes["count"].astype(str) + ")"
     return Comparison(
         about={key: first.saved[key] for key in names} | {"faces": len(first.table)},
         seeds=seed_table(groups),
         summary=summarise_variants(groups),
         differences=paired_differences(groups, next(iter(groups))),
         detection=detection_table(groups),
-        recall=recall.rename_axis(columns=None),
+        recall=pd.DataFrame.from_dict(recall, orient="index", columns=list(columns)),
         agreement=prediction_agreement(groups),
         config=first.config,
         folder=comparison_folder(output_dir),
     )
 
 
-def collect_runs(output_dir: str = "outputs") -> list[Evaluation]:
-    """Every evaluated run in a folder, by name.
-
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: See `check_same_faces`.
-    """
-    evaluations = evaluated_runs(output_dir)
-    check_same_faces(evaluations)
-    return evaluations
-
-
-def evaluated_runs(output_dir: str = "outputs") -> list[Evaluation]:
-    """Every evaluated run in a folder, by name, whatever it was scored on.
+def evaluated_runs(output_dir: str) -> list[Evaluation]:
+    """Every evaluated run in a folder, by name, whatever the data set.
 
     Raises:
         FileNotFoundError: There is none.
@@ -116,13 +102,8 @@ def evaluated_runs(output_dir: str = "outputs") -> list[Evaluation]:
 
 
 def check_same_faces(results: Sequence[Evaluation]) -> None:
-    """Refuse runs that cannot be compared.
-
-    Raises:
-        ValueError: They were scored on different faces, splits or protocols.
-    """
-    keys = ("dataset", "protocol", "split", "fingerprint")
-    for other, key in itertools.product(results[1:], keys):
+    """Raise a ValueError if runs were scored on different faces, splits or protocols."""
+    for other, key in itertools.product(results[1:], SAME):
         if other.saved[key] != results[0].saved[key]:
             raise ValueError(
                 f"{results[0].run.name} and {other.run.name} cannot be compared: {key} is "
@@ -130,22 +111,20 @@ def check_same_faces(results: Sequence[Evaluation]) -> None:
             )
 
 
-def group_variants(results: Iterable[Evaluation]) -> dict[str, list[Evaluation]]:
-    """Runs that differ in nothing but their seed, together and in order of the seeds.
+def group_variants(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
+    """Group runs that differ only in their seed, in order of the seeds.
 
-    A variant is named by what sets it apart: "linear head", or "GReFEL, correction none". Linear
-    heads come first.
+    A variant is named by the settings that differ: "linear head", or "GReFEL, correction none".
+    Linear heads come first.
 
     Raises:
-        ValueError: A variant holds the same seed twice.
+        ValueError: The runs were scored on different faces, splits or protocols, or a variant
+            holds the same seed twice.
     """
-    results = list(results)
+    check_same_faces(results)
     settings = [_settings(result.config) for result in results]
-    varying = [
-        key
-        for key in settings[0]
-        if key != "head" and len({s[key] for s in settings if s[key] is not None}) > 1
-    ]
+    values = {key: {own[key] for own in settings} - {None} for key in settings[0]}
+    varying = [key for key, differing in values.items() if key != "head" and len(differing) > 1]
     groups: dict[str, list[Evaluation]] = {}
     order = sorted(zip(settings, results, strict=True), key=lambda p: p[0]["head"] != "linear")
     for own, result in order:
@@ -188,26 +167,24 @@ def summarise_variants(
         of that mean, images resampled), spread (standard deviation over seeds; NaN for one seed),
         seeds (their number).
     """
-    tables: dict[str, dict[str, pd.Series]] = {}
+    tables = {}
     for name, members in groups.items():
         table = bootstrap_intervals(*(result.table for result in members), draws=draws)
         each = pd.DataFrame([compute_metrics(result.table) for result in members])
-        table["spread"] = each.std(ddof=1)
-        table["seeds"] = len(members)
-        for metric, row in table.iterrows():
-            tables.setdefault(metric, {})[name] = row
-    return {metric: pd.DataFrame(rows).T for metric, rows in tables.items()}
+        tables[name] = table.assign(spread=each.std(ddof=1), seeds=len(members))
+    long = pd.concat(tables, names=["variant", "metric"])
+    return {metric: long.xs(metric, level="metric") for metric in long.index.unique("metric")}
 
 
 def paired_differences(
     groups: Mapping[str, Sequence[Evaluation]], reference: str, *, draws: int = 1000
 ) -> pd.DataFrame:
-    """Each variant against one of them, on the same faces.
+    """Each variant against a reference variant, on the same faces.
 
     Returns:
-        One row a variant and metric: difference (means over seeds), low, high (95%, paired
-        bootstrap); and mcnemar (exact p of each pair of equal seeds, in order of the seeds,
-        to two digits).
+        One row a variant and metric: variant, metric, difference (of the means over seeds), low,
+        high (95%, paired bootstrap), and for accuracy mcnemar (exact p of each pair of equal
+        seeds, in order of the seeds, to two digits). No row if there is one variant only.
 
     Raises:
         ValueError: There is no such variant.
@@ -227,28 +204,26 @@ def paired_differences(
             for r in members
             if r.config.seed in by_seed
         ]
-        for metric, row in metrics.iterrows():
-            rows.append({"variant": name, "metric": metric, **row.rename({"value": "difference"})})
-            rows[-1]["mcnemar"] = p if metric == "accuracy" else None
-    return pd.DataFrame(rows)
+        for metric, (value, low, high) in metrics[["value", "low", "high"]].iterrows():
+            rows.append((name, metric, value, low, high, p if metric == "accuracy" else None))
+    columns = ["variant", "metric", "difference", "low", "high", "mcnemar"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def prediction_agreement(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
     """How often two runs predict the same class, within and between variants.
 
     Returns:
-        Rows "two seeds of a variant" and "two variants" (as far as there are such pairs): mean,
-        min, max over the pairs.
+        Rows "two seeds of a variant" and "two variants" (if there are such pairs): mean, min, max
+        over the pairs.
     """
     answers = [(name, r.table["predicted"]) for name, side in groups.items() for r in side]
-    pairs = pd.DataFrame(
-        {
-            "pairs": "two seeds of a variant" if one == other else "two variants",
-            "same": (a == b).mean(),
-        }
+    pairs = [
+        ("two seeds of a variant" if one == other else "two variants", (a == b).mean())
         for (one, a), (other, b) in itertools.combinations(answers, 2)
-    )
-    return pairs.groupby("pairs")["same"].agg(["mean", "min", "max"]).rename_axis(None)
+    ]
+    same = pd.DataFrame(pairs, columns=["pairs", "same"]).groupby("pairs")["same"]
+    return same.agg(["mean", "min", "max"]).rename_axis(None)
 
 
 def detection_table(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
@@ -256,26 +231,23 @@ def detection_table(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
 
     Returns:
         One row a noise and measure: noise_kind, label_noise, measure, auroc (mean), min, max,
-        seeds. Empty where no run was asked.
+        seeds. Empty without such runs.
     """
+    keys = ["noise_kind", "label_noise", "measure"]
     rows = [
-        {"noise_kind": r.config.noise_kind, "label_noise": r.config.label_noise, "measure": name,
-         "auroc": value}
+        (r.config.noise_kind, r.config.label_noise, name, value)
         for members in groups.values() for r in members
         for name, value in r.saved.get("label_detection", {}).items()
     ]  # fmt: skip
-    if not rows:
-        return pd.DataFrame()
-    noise = pd.DataFrame(rows).groupby(["noise_kind", "label_noise", "measure"], sort=False)
-    table = noise["auroc"].agg(["mean", "min", "max", "size"])
-    return table.set_axis(["auroc", "min", "max", "seeds"], axis=1).reset_index()
+    noise = pd.DataFrame(rows, columns=[*keys, "auroc"]).groupby(keys, sort=False)["auroc"]
+    return noise.agg(auroc="mean", min="min", max="max", seeds="size").reset_index()
 
 
 def write_comparison(comparison: Comparison, folder: Folder) -> None:
-    """Write a comparison as tables that name no face, to be shared.
+    """Write a comparison as tables without faces, to be shared.
 
-    tables/: about.json, seeds.csv, summary.csv, differences.csv, and detection.csv where labels
-    were made wrong.
+    tables/: about.json, seeds.csv, summary.csv, differences.csv, and detection.csv for runs with
+    `label_noise`.
     """
     folder.write_json(dict(comparison.about), "tables", "about.json")
     folder.write_table(comparison.seeds, "tables", "seeds.csv")
@@ -293,7 +265,7 @@ def read_comparison(folder: str | Path) -> Comparison:
         folder: Holds the tables; a relative name starts from the project root.
 
     Raises:
-        FileNotFoundError: A table is not there.
+        FileNotFoundError: A table is missing.
     """
     path = outputs_folder(str(folder))
     tables = {name: pd.read_csv(path / f"{name}.csv") for name in ("seeds", "differences")}
@@ -325,7 +297,7 @@ def published_results(dataset: str = "") -> pd.DataFrame:
     return table[rows].reset_index(drop=True)
 
 
-def publish_runs(results: Iterable[Evaluation], destination: Path) -> list[Path]:
+def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]:
     """Copy what is needed to check a result: settings, environment, history, metrics, predictions.
 
     Weights, images and paths of this machine are left out. The predictions keep what the
@@ -334,8 +306,10 @@ def publish_runs(results: Iterable[Evaluation], destination: Path) -> list[Path]
     published again, in place.
 
     Raises:
-        FileExistsError: A run of that name is there already, with other predictions.
+        ValueError: The runs were scored on different faces, splits or protocols.
+        FileExistsError: A run of that name exists already, with other predictions.
     """
+    check_same_faces(results)
     folders = []
     for result in results:
         target = Folder(destination / result.run.path.name)
@@ -382,7 +356,7 @@ def _filled(saved: Any, computed: Any) -> Any:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What can set a variant apart; None where a setting has no effect."""
+    """The settings by which variants can differ; None where a setting has no effect."""
     names = [name for name, setting in SETTINGS.items() if setting.sets_apart]
     values = {name: None if config.unmet(name) else getattr(config, name) for name in names}
     return values | {"backbone_weights": Path(config.backbone_weights).name}

@@ -18,7 +18,7 @@ from IPython import get_ipython
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config as TraitConfig
 
-from grefel_lib.analysis.compare import PUBLISHED, collect_runs, comparison_folder
+from grefel_lib.analysis.compare import PUBLISHED, comparison_folder, evaluated_runs, group_variants
 from grefel_lib.analysis.evaluation import evaluation_folder
 from grefel_lib.backbone import check_backbone
 from grefel_lib.commands import COMMANDS, NotebookError
@@ -106,7 +106,7 @@ def _prepared(command: str, overrides: dict[str, Any]) -> Path:
 def _compared(overrides: dict[str, Any]) -> Path:
 
     output_dir = resolve_comparison(overrides)
-    collect_runs(output_dir)
+    group_variants(evaluated_runs(output_dir))
     return comparison_folder(output_dir).path
 
 

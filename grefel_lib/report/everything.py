@@ -48,7 +48,7 @@ from grefel_lib.report.figures import (
     robustness_curves,
     training_curves,
 )
-from grefel_lib.report.method import anchor_graph, anchor_map, name_clusters
+from grefel_lib.report.method import anchor_graph, anchor_map
 from grefel_lib.report.style import VENUES, WIDTHS, as_drawing, as_photo, paper_style, save_figure
 from grefel_lib.report.tables import (
     PERCENT,
@@ -186,7 +186,7 @@ def draw(
 
     if name in NEED_FACES and faces is None:
         return None
-    with paper_style("full"):
+    with paper_style():
         fig = figures[name](source, faces) if name in NEED_FACES else figures[name](source, size)
         if folder is not None and fig is not None:
             save_figure(fig, folder.file("figures", name))
@@ -355,7 +355,7 @@ def _reliability(evaluation: Evaluation, size: Size) -> Figure:
     fig, axes = _subplots(size("full", 2.5), ncols=len(panels))
     for ax, (bins, xlabel, ylabel) in zip(axes[0], panels, strict=True):
         names = {"xlabel": xlabel, "ylabel": ylabel}
-        reliability_diagram(bins, ax, legend=False, **names)
+        reliability_diagram(bins, ax, **names)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 
@@ -385,7 +385,6 @@ def _embedding_map(evaluation: Evaluation, size: Size) -> Figure | None:
     fig, [axes] = _subplots(size("full", 3.0), ncols=2, sharex=True, sharey=True)
     points = plane.transform(embeddings)
     anchor_map(points, labels, places, names, axes[1])
-    name_clusters(points, labels, names, axes[1])
     nearest = nearest.reshape(anchors.shape[:2])
     anchor_graph(anchors, places, nearest, names, axes[0])
     explained = plane.explained_variance_ratio_.sum()

@@ -68,7 +68,7 @@ def numbers_of_many(quick: bool) -> dict:
                          predicted=names[probs.argmax(axis=1)])  # fmt: skip
 
     def figure() -> None:
-        with paper_style("column"):
+        with paper_style():
             fig, ax = plt.subplots()
             confusion_matrix(confusion_counts(table), EMOTIONS, ax)
             fig.canvas.draw()
