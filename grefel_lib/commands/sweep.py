@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from grefel_lib.commands import SWEEPABLE
-from grefel_lib.commands.notebook import resolve, run_command
+from grefel_lib.commands.notebook import cell_parameters, resolve, run_command
 from grefel_lib.config import Config, check_name, command_settings
 from grefel_lib.files import Folder, read_facts
 from grefel_lib.run import (
@@ -36,8 +36,8 @@ class Point:
     evaluate: bool
 
     def config(self) -> Config:
-        """Its resolved settings."""
-        return resolve(self.given, command=self.command)
+        """Its resolved settings, those of the notebook's parameters cell among them."""
+        return resolve(cell_parameters(self.command) | self.given, command=self.command)
 
 
 def sweep_points(
