@@ -7,6 +7,8 @@ checkpoints can be compared too.
 import gzip
 import itertools
 import json
+import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
-from grefel_lib.config import SETTINGS, Config
+from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
 from grefel_lib.files import Folder, relative
 from grefel_lib.metrics import (
     bootstrap_intervals,
@@ -25,8 +27,9 @@ from grefel_lib.metrics import (
     paired_difference,
     per_class_metrics,
 )
-from grefel_lib.run import all_runs, outputs_folder
+from grefel_lib.run import all_runs, open_run, outputs_folder
 
+log = logging.getLogger(__name__)
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
 
 
@@ -57,6 +60,8 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
     """
     groups = group_variants(collect_runs(output_dir))
     first = next(iter(groups.values()))[0]
+    if len(groups) == 1:
+        log.warning("one variant, %s: there are no differences to show", *groups)
     names = ("dataset", "protocol", "split", "training_leaks_dropped", "selection")
     classes = per_class_metrics(first.table)
     recall = pd.DataFrame(
@@ -94,12 +99,20 @@ def collect_runs(output_dir: str = "outputs") -> list[Evaluation]:
 def evaluated_runs(output_dir: str = "outputs") -> list[Evaluation]:
     """Every evaluated run in a folder, by name, whatever it was scored on.
 
+    Those of a sweep of fine-tuning lie in their parents; the sweep's table.csv names them.
+
     Raises:
         FileNotFoundError: There is none.
     """
+    table = outputs_folder(output_dir) / "table.csv"
+    named = pd.read_csv(table).get("run", ()) if table.is_file() else ()
+    swept = [
+        open_run(PROJECT_ROOT / p) for p in named if (PROJECT_ROOT / p / "config.json").is_file()
+    ]
+    runs = {run.path.resolve(): run for run in [*swept, *all_runs(output_dir)]}
     evaluations = [
         load_evaluation(run, headline_only=True)
-        for run in all_runs(output_dir)
+        for run in runs.values()
         if (run.path / "metrics.json").is_file()
     ]
     if not evaluations:
@@ -128,14 +141,17 @@ def check_same_faces(results: Sequence[Evaluation]) -> None:
 def group_variants(results: Iterable[Evaluation]) -> dict[str, list[Evaluation]]:
     """Runs that differ in nothing but their seed, together and in order of the seeds.
 
-    A variant is named by what sets it apart: "linear head", or "GReFEL, correction none". Linear
-    heads come first.
+    A variant is named by what sets it apart: "linear head", or "GReFEL, correction none". The run
+    that a run was fine-tuned from is part of it: "GReFEL, parent A". Linear heads come first.
 
     Raises:
         ValueError: A variant holds the same seed twice.
     """
     results = list(results)
-    settings = [_settings(result.config) for result in results]
+    settings = [
+        _settings(result.config) | {"parent": parent or "none"}
+        for result, parent in zip(results, _parents(results), strict=True)
+    ]
     varying = [
         key
         for key in settings[0]
@@ -225,7 +241,8 @@ def paired_differences(
         for metric, row in metrics.iterrows():
             rows.append({"variant": name, "metric": metric, **row.rename({"value": "difference"})})
             rows[-1]["mcnemar"] = p if metric == "accuracy" else None
-    return pd.DataFrame(rows)
+    columns = ["variant", "metric", "difference", "low", "high", "mcnemar"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def prediction_agreement(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
@@ -237,11 +254,11 @@ def prediction_agreement(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataF
     """
     answers = [(name, r.table["predicted"]) for name, side in groups.items() for r in side]
     pairs = pd.DataFrame(
-        {
-            "pairs": "two seeds of a variant" if one == other else "two variants",
-            "same": (a == b).mean(),
-        }
-        for (one, a), (other, b) in itertools.combinations(answers, 2)
+        [
+            ("two seeds of a variant" if one == other else "two variants", (a == b).mean())
+            for (one, a), (other, b) in itertools.combinations(answers, 2)
+        ],
+        columns=["pairs", "same"],
     )
     return pairs.groupby("pairs")["same"].agg(["mean", "min", "max"]).rename_axis(None)
 
@@ -329,12 +346,13 @@ def publish_runs(results: Iterable[Evaluation], destination: Path) -> list[Path]
     Raises:
         FileExistsError: A run of that name is there already, with other predictions.
     """
-    folders = []
-    for result in results:
+    folders, results = [], list(results)
+    for result, parent in zip(results, _parents(results), strict=True):
         target = Folder(destination / result.run.path.name)
         config = result.config.to_dict()
-        for key in ("data_dir", "backbone_weights", "checkpoint_path", "output_dir"):
+        for key in ("data_dir", "backbone_weights", "output_dir"):
             config[key] = Path(config[key]).name
+        config["checkpoint_path"] = parent
         shared = ("id", "label", "predicted", "agreed", "reliability")
         columns = [c for c in result.table if c in shared or c.startswith("p_")]
         text = result.table.to_csv(index=False, float_format="%.5g", columns=columns)
@@ -356,3 +374,15 @@ def _settings(config: Config) -> dict[str, Any]:
     names = [name for name, setting in SETTINGS.items() if setting.sets_apart]
     values = {name: None if config.unmet(name) else getattr(config, name) for name in names}
     return values | {"backbone_weights": Path(config.backbone_weights).name}
+
+
+def _parents(results: Sequence[Evaluation]) -> list[str]:
+    """The run or checkpoint that each was fine-tuned from, its path from where all of them lie.
+
+    "" for a run that starts afresh.
+    """
+    paths = [PROJECT_ROOT / r.config.checkpoint_path for r in results]
+    paths = [p.parents[1] / p.stem if p.suffix == ".safetensors" else p for p in paths]
+    parents = [p for p in paths if p != PROJECT_ROOT]
+    root = os.path.commonpath([p.parent for p in parents]) if parents else ""
+    return ["" if p == PROJECT_ROOT else p.relative_to(root).as_posix() for p in paths]

@@ -14,7 +14,7 @@ import pandas as pd
 from grefel_lib.commands import SWEEPABLE
 from grefel_lib.commands.notebook import cell_parameters, resolve, run_command
 from grefel_lib.config import Config, check_name, command_settings
-from grefel_lib.files import Folder, read_facts
+from grefel_lib.files import Folder, read_facts, relative
 from grefel_lib.run import (
     BEST,
     BEST_EMA,
@@ -115,7 +115,7 @@ def run_sweep(
     Returns:
         One row a point: point, status; validation accuracy and NLL of its best epoch and of the
         best EMA epoch, and which epochs; error.
-        Also written to the sweep's table.csv.
+        Also written to the sweep's table.csv, with the folder of each run.
 
     Raises:
         ValueError: submitit is not installed, or does not know an option or the cluster.
@@ -148,7 +148,8 @@ def run_sweep(
         else:
             say(f"{point.name}: done in {(time.perf_counter() - started) / 60:.1f} min")
     table = pd.DataFrame([_row(point, errors.get(point.name, "")) for point in todo])
-    folder.write_table(table, "table.csv")
+    folders = [relative(run_folder(point.config())) for point in todo]
+    folder.write_table(table.assign(run=folders), "table.csv")
     return table
 
 
