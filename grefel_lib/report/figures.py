@@ -29,6 +29,7 @@ from grefel_lib.report.style import (
     short_name,
     text_width,
 )
+from grefel_lib.report.tables import NOTHING
 
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (2.5, 1)), (0, (7, 2)))
 
@@ -66,13 +67,14 @@ def per_class_bars(table: pd.DataFrame, ax: Axes) -> Axes:
     """Draw recall by class from `per_class_metrics` with its interval and each class's faces."""
     names = list(table["class"])
     slot = class_axis(ax, names, table["count"])
+    table = table.mask(table["count"] == 0)  # no faces, no recall
     ends = np.abs(table[["recall_low", "recall_high"]].T.to_numpy() - table["recall"].to_numpy())
     whisker = {"ecolor": INK, "error_kw": {"lw": 0.8, "capsize": 2, "capthick": 0.8}}
     place = np.arange(len(names))
     ax.bar(place, table["recall"], 0.72, color=class_colours(names), ec=INK, yerr=ends, **whisker)
     for x, value, top in zip(place, table["recall"], table["recall_high"], strict=True):
-        ax.annotate(percent(value, slot > 30), (x, top), (0, 2), ha="center", size=6.5,
-                    textcoords="offset points")  # fmt: skip
+        text, y = (NOTHING, 0) if np.isnan(value) else (percent(value, slot > 30), top)
+        ax.annotate(text, (x, y), (0, 2), ha="center", size=6.5, textcoords="offset points")
     ax.set(ylabel="recall", ylim=(0, 1.1), yticks=np.linspace(0, 1, 6))
     ax.yaxis.set_major_formatter("{x:.0%}")
     return ax
@@ -243,6 +245,7 @@ def confusion_matrix(
         value = cells[row, column]
         colour = "white" if share > 0.63 else INK if value else QUIET
         text = percent(share, side > 30) if normalise else f"{value:.0f}"
+        text = text if cells[row].any() or not normalise else NOTHING
         at = {"ha": "center", "va": "center", "color": colour}
         two = size / side if below and value > 0 else 0
         ax.text(column + 0.5, row + 0.5 - 0.42 * two, text, size=size, **at)
