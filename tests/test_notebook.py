@@ -170,16 +170,19 @@ def test_a_flag_goes_before_the_parameters_cell(edited, executed, tmp_path):
 
 
 def test_an_edited_source_of_evaluation_and_fine_tuning_is_taken(
-    edited, executed, small_run, tmp_path
+    edited, executed, small_run, tmp_path, capsys
 ):
     edited("evaluate", checkpoint_dir=repr(str(small_run.path)), split='"val"')
     assert run_command("evaluate", {}) == small_run.path
+    assert capsys.readouterr().out.endswith("small, validation split, which chose the checkpoint\n")
+    run_command("evaluate", {"split": "test"})
+    assert capsys.readouterr().out.endswith("small\n")
     edited("finetune", checkpoint_path=repr(str(small_run.path)), finetune_name='"mine"')
     assert run_command("finetune", {}) == small_run.path / "finetune_mine"
     edited("compare", output_dir=repr(str(tmp_path)))
     with pytest.raises(FileNotFoundError, match=f"no evaluated run under {tmp_path}"):
         run_command("compare", {})
-    assert [parameters for _, parameters in executed] == [{}, {}]
+    assert [parameters for _, parameters in executed] == [{}, {"split": "test"}, {}]
 
 
 @pytest.mark.parametrize(

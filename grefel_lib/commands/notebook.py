@@ -26,6 +26,7 @@ from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config, check_name
 from grefel_lib.faces import load_faces
 from grefel_lib.files import read_facts, relative
 from grefel_lib.fit import fit
+from grefel_lib.report.tables import SPLITS
 from grefel_lib.run import (
     Run,
     check_run,
@@ -98,7 +99,9 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
     for key, value in overrides.items():  # typed: papermill would pass text as text
         overrides[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
     source = notebook_path(command)
-    print(f"grefel {command}: {relative(folder)}", flush=True)
+    split = settings.get("split", "test")
+    where = "" if split == "test" else f", {SPLITS[split]}"
+    print(f"grefel {command}: {relative(folder)}{where}", flush=True)
     execute_notebook(source, folder / source.name, overrides)
     return folder
 

@@ -121,7 +121,8 @@ class ConfusionPanel(Panel):
         )
         chosen = " (headline)" if checkpoint == self.found.headline else ""
         accuracy = (counts.trace() / counts.sum()) if counts.sum() else 0
-        title = widgets.HTML(f"{checkpoint}{chosen}: {accuracy:.1%}")
+        split = self.found.config.split
+        title = widgets.HTML(f"{checkpoint}{chosen}, {split} split: {accuracy:.1%}")
         return widgets.VBox([title, grid], layout={"margin": "0 16px 8px 0"})
 
     def _style(self, share: float) -> widgets.ButtonStyle:
