@@ -118,14 +118,17 @@ def test_arrays_of_different_length_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "sure", "told"),
     [
-        ([0, 1, 0, 1], "sharpest temperature tried, none fits"),  # every answer right
-        ([1, 0, 1, 0], "softest temperature tried, none fits"),  # every answer wrong
+        ([0, 1, 0, 1], 0.6, "sharpest temperature tried, none fits"),  # every answer right
+        ([0, 1, 0, 1], 0.99, "sharpest temperature tried, none fits"),  # soon as good as it gets
+        ([1, 0, 1, 0], 0.6, "softest temperature tried, none fits"),  # every answer wrong
     ],
 )
-def test_a_temperature_at_the_bound_of_the_search_is_no_result_and_is_said(labels, told, caplog):
-    probs = [[0.9, 0.1], [0.2, 0.8], [0.7, 0.3], [0.4, 0.6]]
+def test_a_temperature_at_the_bound_of_the_search_is_no_result_and_is_said(
+    labels, sure, told, caplog
+):
+    probs = [[0.9, 0.1], [0.2, 0.8], [sure, 1 - sure], [1 - sure, sure]]
     temperature = fit_temperature(table(probs, labels, ["cat", "dog"]))
     assert temperature_words(temperature) == told
     assert caplog.messages == [f"validation fits no temperature: {told}"]

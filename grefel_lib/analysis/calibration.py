@@ -90,9 +90,12 @@ def fit_temperature(validation: pd.DataFrame) -> float:
         return float((np.logaddexp.reduce(scaled, axis=1) - scaled[rows, labels]).mean())
 
     bounds = (-LOG_BOUND, LOG_BOUND)
-    temperature = float(np.exp(optimize.minimize_scalar(nll, bounds=bounds, method="bounded").x))
-    if at_bound(temperature):
-        log.warning("validation fits no temperature: %s", temperature_words(temperature))
+    inside = optimize.minimize_scalar(nll, bounds=bounds, method="bounded")
+    end = min(bounds, key=nll)
+    if nll(end) > inside.fun + 1e-6:
+        return float(np.exp(inside.x))
+    temperature = float(np.exp(end))
+    log.warning("validation fits no temperature: %s", temperature_words(temperature))
     return temperature
 
 
