@@ -16,6 +16,7 @@ import pandas as pd
 from filelock import FileLock
 
 from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.files import read_table
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, VOTE_COLUMNS, class_index
 from grefel_lib.sources.layouts import Source, find_source
 
@@ -291,8 +292,8 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray, str]:
                         log.info("the files of %s changed: its old cache is removed", source.root)
                         shutil.rmtree(old, ignore_errors=True)
         lock.release()
-    table = pd.read_csv(folder / "table.csv", dtype={"id": str, "file": str, "image_hash": str})
-    return table, np.load(folder / "images.npy", mmap_mode="r"), fingerprint
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    return read_table(folder / "table.csv"), images, fingerprint
 
 
 VERSION = 1  # of the cache's content: raise it when readers change what they return

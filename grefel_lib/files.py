@@ -21,6 +21,8 @@ from grefel_lib.config import PROJECT_ROOT
 if TYPE_CHECKING:  # torch takes seconds, and figures and tables need none
     from torch import Tensor
 
+TEXT = ("id", "copy", "file", "image_hash")  # columns of a table that name faces
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -79,6 +81,15 @@ def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
             raise OSError(f"cannot write {path}: {error}") from error
         raise
     return path
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table of faces as `write_table` wrote it; ids are text: 00074 and NA as well."""
+    others = [name for name in pd.read_csv(path, nrows=0) if name not in TEXT]
+    missing = {name: [""] for name in others}
+    return pd.read_csv(
+        path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=missing
+    )
 
 
 def relative(path: Path) -> str:

@@ -12,6 +12,7 @@ from grefel_lib.analysis.calibration import (
     error_detection,
     fit_temperature,
     risk_coverage,
+    temperature_words,
     with_temperature,
 )
 from grefel_lib.metrics import class_probabilities, compute_metrics
@@ -127,3 +128,29 @@ def test_error_detection_is_the_auroc_of_scikit_learn():
 def test_arrays_of_different_length_are_refused():
     with pytest.raises(ValueError, match="3 values of sureness for 2 faces"):
         risk_coverage(np.ones(3), np.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sure", "told"),
+    [
+        ([0, 1, 0, 1], 0.6, "sharpest temperature tried, none fits"),  # every answer right
+        ([0, 1, 0, 1], 0.99, "sharpest temperature tried, none fits"),  # soon as good as it gets
+        ([1, 0, 1, 0], 0.6, "softest temperature tried, none fits"),  # every answer wrong
+    ],
+)
+def test_a_temperature_at_the_bound_of_the_search_is_no_result_and_is_said(
+    labels, sure, told, caplog
+):
+    probs = [[0.9, 0.1], [0.2, 0.8], [sure, 1 - sure], [1 - sure, sure]]
+    temperature = fit_temperature(table(probs, labels, ["cat", "dog"]))
+    assert temperature_words(temperature) == told
+    assert caplog.messages == [f"validation fits no temperature: {told}"]
+
+
+def test_a_fitted_temperature_is_named_with_its_number(caplog):
+    assert temperature_words(fit_temperature(drawn(size=400, temperature=0.5))) == (
+        f"temperature {fit_temperature(drawn(size=400, temperature=0.5)):.2f}"
+    )
+    assert [temperature_words(t) for t in (1.0, 0.06, 19.8)] == [
+        "temperature 1.00", "temperature 0.06", "temperature 19.80"]  # fmt: skip
+    assert caplog.messages == []

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot as plt
 
 from grefel_lib.analysis.compare import (
@@ -23,6 +24,7 @@ from grefel_lib.analysis.compare import (
     summarise_variants,
 )
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
+from grefel_lib.commands.sweep import run_sweep, sweep_points
 from grefel_lib.config import Config
 from grefel_lib.files import Folder
 from grefel_lib.labels import EMOTIONS
@@ -31,7 +33,7 @@ from grefel_lib.report.comparison import detection_curves
 from grefel_lib.report.everything import write_report
 from grefel_lib.report.style import paper_style
 from grefel_lib.report.tables import interval_table, latex_table
-from grefel_lib.run import Run, open_run
+from grefel_lib.run import BEST, Run, open_run, run_folder, start_run
 
 FACES = 120
 
@@ -158,6 +160,83 @@ def test_the_same_seed_twice_is_refused(ablation_runs):
     evaluated(ablation_runs, "again", seed=0)
     with pytest.raises(ValueError, match="the same seed twice"):
         group_variants(evaluated_runs(str(ablation_runs)))
+
+
+PARENTS = {
+    "runs": ("A", "B"),
+    "their checkpoints": (f"A/checkpoints/{BEST}.safetensors", f"B/checkpoints/{BEST}.safetensors"),
+    "a run and its fine-tuned one": ("A", "A/finetune_x"),
+    "fine-tuned runs of one name": ("A/finetune_x", "B/finetune_x"),
+}
+
+
+@pytest.mark.parametrize("parents", PARENTS.values(), ids=PARENTS)
+def test_the_run_that_others_start_from_sets_them_apart_published_or_not(tmp_path, parents):
+    runs = tmp_path / "runs"
+    for number, parent in enumerate(parents):
+        for seed in (0, 1):
+            where = {"checkpoint_path": str(runs / parent), "seed": seed}
+            evaluated(runs, f"f{number}{seed}", draw=seed, **where)
+    publish_runs(evaluated_runs(str(runs)), tmp_path / "published")
+    labels = [parent.replace("checkpoints/", "").removesuffix(".safetensors") for parent in parents]
+    for folder in (runs, tmp_path / "published"):
+        groups = group_variants(evaluated_runs(str(folder)))
+        found = {name: [r.run.path.name for r in members] for name, members in groups.items()}
+        assert found == {
+            f"GReFEL, parent {label}": [f"f{number}0", f"f{number}1"]
+            for number, label in enumerate(labels)
+        }
+    configs = [p.read_text() for p in (tmp_path / "published").glob("*/config.json")]
+    assert str(tmp_path) not in "".join(configs)
+
+
+def test_a_run_from_scratch_is_no_seed_of_a_fine_tuned_one(tmp_path):
+    evaluated(tmp_path, "A", seed=0)
+    evaluated(tmp_path, "B", seed=1, checkpoint_path=str(tmp_path / "A"))
+    groups = group_variants(evaluated_runs(str(tmp_path)))
+    assert list(groups) == ["GReFEL, parent none", "GReFEL, parent A"]
+
+
+def test_a_sweep_of_fine_tuning_is_compared_by_parent(tmp_path, monkeypatch):
+    for name in ("A", "B"):
+        config = Config(run_name=name, output_dir=str(tmp_path), backbone_weights="none")
+        facts = {"config": config.to_dict(), "val_accuracy": 0.5}
+        start_run(config).save_checkpoint(BEST, {"x": torch.zeros(1)}, facts)
+    grid = f"checkpoint_path={tmp_path / 'A'},{tmp_path / 'B'}"
+    todo = sweep_points("finetune", "s", grid=[grid], seeds="0,1",
+                        given={"output_dir": str(tmp_path)})  # fmt: skip
+
+    def trained(command, given):
+        """Leave what training and evaluation of a point leave."""
+        (config,) = (p.config() for p in todo if p.given == given)
+        folder = run_folder(config)
+        where = {"checkpoint_path": config.checkpoint_path, "seed": config.seed}
+        evaluated(folder.parent, folder.name, draw=config.seed, **where)
+
+    monkeypatch.setattr("grefel_lib.commands.sweep.run_command", trained)
+    run_sweep(todo, Folder(tmp_path / "s"), say=lambda line: None)
+    groups = group_variants(evaluated_runs(str(tmp_path / "s")))
+    found = {name: [r.run.path.parent.name for r in members] for name, members in
+             groups.items()}  # fmt: skip
+    assert found == {"GReFEL, parent A": ["A", "A"], "GReFEL, parent B": ["B", "B"]}
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_one_variant_is_summed_up_without_differences_and_that_is_said(tmp_path, caplog, seeds):
+    for seed in seeds:
+        evaluated(tmp_path, f"l{seed}", seed=seed, head="linear", draw=seed)
+    comparison = compare_runs(str(tmp_path))
+    assert "one variant, linear head: there are no differences to show" in caplog.text
+    apart = comparison.differences
+    assert apart[apart["metric"] == "accuracy"].empty
+    folder = Folder(tmp_path / "shared")
+    tables = write_report(comparison, folder)
+    assert list(tables["ablation"].index) == ["linear head"]
+    assert not (folder.path / "figures/differences.pdf").exists()
+    again = read_comparison(folder.path / "tables")
+    assert list(again.seeds["seed"]) == list(seeds)
+    assert list(again.differences) == list(apart)
+    assert len(comparison.agreement) == len(seeds) - 1
 
 
 def test_a_folder_without_evaluated_runs_is_refused(tmp_path):

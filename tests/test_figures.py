@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from drawn_figures import FIGURES, counts_of, draw, history, shown, texts
+from drawn_figures import FIGURES, class_table, counts_of, draw, history, shown, texts
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
@@ -17,6 +17,7 @@ from grefel_lib.report.figures import (
     LOSS_PARTS,
     confusion_matrix,
     dashboard,
+    per_class_bars,
     reliability_diagram,
     risk_coverage_curves,
     robustness_curves,
@@ -57,9 +58,26 @@ def test_a_matrix_shows_percent_of_the_row_above_the_count():
         written.setdefault((int(y), int(x)), []).append(text.get_text())
     assert written[0, 0] == ["75.0", "150"]
     assert written[0, 2] == ["0.5", "1"]
-    assert written[1, 0] == written[2, 2] == ["0"]
+    assert written[1, 0] == ["0"]
+    assert [written[2, column] for column in range(3)] == [["–"]] * 3  # no faces: no percentages
     assert [t.get_text() for t in ax.get_yticklabels()] == ["neutral", "happiness", "fear"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted (% of true class)", "true")
+
+
+@pytest.mark.parametrize("recall", [0.0, np.nan])
+def test_a_class_without_faces_has_a_dash_and_no_bar(recall):
+    table = class_table(["neutral", "fear"])
+    unseen = {"class": "contempt", "count": 0, "recall": recall, "recall_low": 0, "recall_high": 1}
+    table.loc[2] = unseen | {"f1": recall}
+    with paper_style("column"):
+        ax = Figure(figsize=(3.3, 3)).subplots()
+        per_class_bars(table, ax)
+        ax.figure.draw_without_rendering()
+    assert [text.get_text() for text in ax.texts] == ["100.0", "0", "–"]
+    assert ax.texts[2].xy == (2, 0)
+    assert [label.get_text() for label in ax.get_xticklabels()][2] == "contempt\n0"
+    (whiskers,) = ax.collections
+    assert [len(line) for line in whiskers.get_segments()] == [2, 2, 0]
 
 
 def test_small_cells_leave_the_counts_to_the_row_names():

@@ -3,6 +3,7 @@
 Everything is computed from a table of predictions (see `metrics`).
 """
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,6 +18,9 @@ from grefel_lib.metrics import (
     compute_metrics,
     table_classes,
 )
+
+log = logging.getLogger(__name__)
+LOG_BOUND = 3.0  # temperatures are looked for from exp(-3) to exp(3)
 
 
 def calibration_errors(predictions: pd.DataFrame) -> dict[str, float]:
@@ -72,6 +76,9 @@ def vote_distribution(predictions: pd.DataFrame) -> tuple[np.ndarray | None, np.
 def fit_temperature(validation: pd.DataFrame) -> float:
     """The temperature that makes validation labels most likely: softmax(log p / T).
 
+    Where validation has no best one (every answer right, or no better than chance) it is the
+    nearest bound of the search; this is logged, and `temperature_words` says it.
+
     Raises:
         ValueError: See `check_predictions`.
 
@@ -85,7 +92,26 @@ def fit_temperature(validation: pd.DataFrame) -> float:
         scaled = log_probs / np.exp(log_temperature)
         return float((np.logaddexp.reduce(scaled, axis=1) - scaled[rows, labels]).mean())
 
-    return float(np.exp(optimize.minimize_scalar(nll, bounds=(-3, 3), method="bounded").x))
+    bounds = (-LOG_BOUND, LOG_BOUND)
+    inside = optimize.minimize_scalar(nll, bounds=bounds, method="bounded")
+    end = min(bounds, key=nll)
+    if nll(end) > inside.fun + 1e-6:
+        return float(np.exp(inside.x))
+    temperature = float(np.exp(end))
+    log.warning("validation fits no temperature: %s", temperature_words(temperature))
+    return temperature
+
+
+def at_bound(temperature: float) -> bool:
+    """Whether a fitted temperature is where the search ended, not where validation is fitted."""
+    return abs(np.log(temperature)) > LOG_BOUND - 1e-3
+
+
+def temperature_words(temperature: float) -> str:
+    """A fitted temperature for a head or label: "temperature 1.23"; no number at a bound."""
+    if not at_bound(temperature):
+        return f"temperature {temperature:.2f}"
+    return f"{'sharpest' if temperature < 1 else 'softest'} temperature tried, none fits"
 
 
 def with_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:

@@ -6,6 +6,8 @@ A run needs metrics.json and its predictions, but no checkpoint: published runs 
 import gzip
 import itertools
 import json
+import logging
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
-from grefel_lib.config import SETTINGS, Config
+from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
 from grefel_lib.files import Folder, relative, without_paths
 from grefel_lib.metrics import (
     bootstrap_intervals,
@@ -25,8 +27,9 @@ from grefel_lib.metrics import (
     paired_difference,
     per_class_metrics,
 )
-from grefel_lib.run import all_runs, outputs_folder
+from grefel_lib.run import all_runs, open_run, outputs_folder
 
+log = logging.getLogger(__name__)
 SAME = ("dataset", "protocol", "split", "fingerprint")  # of runs that can be compared
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
 PLACES = (  # settings that name files or folders; of published runs the last part alone is told
@@ -62,6 +65,8 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
     """
     groups = group_variants(evaluated_runs(output_dir))
     first = next(iter(groups.values()))[0]
+    if len(groups) == 1:
+        log.warning("one variant, %s: there are no differences to show", *groups)
     names = ("dataset", "protocol", "split", "training_leaks_dropped", "selection")
     classes = per_class_metrics(first.table)
     recall = {
@@ -85,12 +90,20 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
 def evaluated_runs(output_dir: str) -> list[Evaluation]:
     """Every evaluated run in a folder, by name, whatever the data set.
 
+    Those of a sweep of fine-tuning lie in their parents; the sweep's table.csv names them.
+
     Raises:
         FileNotFoundError: There is none.
     """
+    table = outputs_folder(output_dir) / "table.csv"
+    named = pd.read_csv(table).get("run", ()) if table.is_file() else ()
+    swept = [
+        open_run(PROJECT_ROOT / p) for p in named if (PROJECT_ROOT / p / "config.json").is_file()
+    ]
+    runs = {run.path.resolve(): run for run in [*swept, *all_runs(output_dir)]}
     evaluations = [
         load_evaluation(run, headline_only=True)
-        for run in all_runs(output_dir)
+        for run in runs.values()
         if (run.path / "metrics.json").is_file()
     ]
     if not evaluations:
@@ -114,15 +127,18 @@ def check_same_faces(results: Sequence[Evaluation]) -> None:
 def group_variants(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
     """Group runs that differ only in their seed, in order of the seeds.
 
-    A variant is named by the settings that differ: "linear head", or "GReFEL, correction none".
-    Linear heads come first.
+    A variant is named by the settings that differ: "linear head", or "GReFEL, correction none"; the
+    run that a run was fine-tuned from is one of them: "GReFEL, parent A". Linear heads come first.
 
     Raises:
         ValueError: The runs were scored on different faces, splits or protocols, or a variant
             holds the same seed twice.
     """
     check_same_faces(results)
-    settings = [_settings(result.config) for result in results]
+    settings = [
+        _settings(result.config) | {"parent": parent or "none"}
+        for result, parent in zip(results, _parents(results), strict=True)
+    ]
     values = {key: {own[key] for own in settings} - {None} for key in settings[0]}
     varying = [key for key, differing in values.items() if key != "head" and len(differing) > 1]
     groups: dict[str, list[Evaluation]] = {}
@@ -311,11 +327,11 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
     """
     check_same_faces(results)
     folders = []
-    for result in results:
+    for result, parent in zip(results, _parents(results), strict=True):
         target = Folder(destination / result.run.path.name)
         config = result.config.to_dict()
         places = [config[key] for key in PLACES] + [str(result.run.path.resolve())]
-        config |= {key: Path(config[key]).name for key in PLACES}
+        config |= {key: Path(config[key]).name for key in PLACES} | {"checkpoint_path": parent}
         shared = ("id", "label", "predicted", "agreed", "reliability")
         columns = [c for c in result.table if c in shared or c.startswith("p_")]
         predictions = result.table.to_csv(index=False, float_format="%.5g", columns=columns)
@@ -360,3 +376,15 @@ def _settings(config: Config) -> dict[str, Any]:
     names = [name for name, setting in SETTINGS.items() if setting.sets_apart]
     values = {name: None if config.unmet(name) else getattr(config, name) for name in names}
     return values | {"backbone_weights": Path(config.backbone_weights).name}
+
+
+def _parents(results: Sequence[Evaluation]) -> list[str]:
+    """The run or checkpoint that each was fine-tuned from, its path from where all of them lie.
+
+    "" for a run that starts afresh.
+    """
+    paths = [PROJECT_ROOT / r.config.checkpoint_path for r in results]
+    paths = [p.parents[1] / p.stem if p.suffix == ".safetensors" else p for p in paths]
+    parents = [p for p in paths if p != PROJECT_ROOT]
+    root = os.path.commonpath([p.parent for p in parents]) if parents else ""
+    return ["" if p == PROJECT_ROOT else p.relative_to(root).as_posix() for p in paths]

@@ -14,9 +14,9 @@ import pandas as pd
 
 from grefel_lib.analysis.evaluation import stale_because
 from grefel_lib.commands import SWEEPABLE
-from grefel_lib.commands.notebook import resolve, run_command
+from grefel_lib.commands.notebook import cell_parameters, resolve, run_command
 from grefel_lib.config import Config, check_name, command_settings
-from grefel_lib.files import Folder, read_facts
+from grefel_lib.files import Folder, read_facts, relative
 from grefel_lib.run import (
     BEST,
     BEST_EMA,
@@ -38,8 +38,8 @@ class Point:
     evaluate: bool
 
     def config(self) -> Config:
-        """Its resolved settings."""
-        return resolve(self.given, command=self.command)
+        """Its resolved settings, those of the notebook's parameters cell among them."""
+        return resolve(cell_parameters(self.command) | self.given, command=self.command)
 
     def run(self) -> Run | None:
         """Its run, if it was started."""
@@ -121,7 +121,7 @@ def run_sweep(
     Returns:
         One row a point: point, status; validation accuracy and NLL of its best epoch and of the
         best EMA epoch, and which epochs; error.
-        It is also written to the sweep's table.csv.
+        Also written to the sweep's table.csv, with the folder of each run.
 
     Raises:
         ValueError: submitit is not installed, or an option or the cluster is unknown.
@@ -154,7 +154,8 @@ def run_sweep(
         else:
             say(f"{point.name}: done in {(time.perf_counter() - started) / 60:.1f} min")
     table = pd.DataFrame([_row(point, errors.get(point.name, "")) for point in todo])
-    folder.write_table(table, "table.csv")
+    folders = [relative(run_folder(point.config())) for point in todo]
+    folder.write_table(table.assign(run=folders), "table.csv")
     return table
 
 

@@ -119,7 +119,8 @@ class ConfusionPanel(Panel):
         grid = widgets.GridBox(children, layout=columns | {"grid_gap": "1px"})
         chosen = " (headline)" if checkpoint == self.found.headline else ""
         accuracy = counts.trace() / max(counts.sum(), 1)
-        title = widgets.HTML(f"{checkpoint}{chosen}: {accuracy:.1%}")
+        split = self.found.facts["split"]
+        title = widgets.HTML(f"{checkpoint}{chosen}, {split} split: {accuracy:.1%}")
         return widgets.VBox([title, grid], layout={"margin": "0 16px 8px 0"})
 
     def _select(self) -> None:

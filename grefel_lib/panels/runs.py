@@ -113,4 +113,5 @@ def _as_html(table: pd.DataFrame) -> str:
 def _line(result: Evaluation) -> str:
     """One run as a line of the list."""
     accuracy = result.saved_headline["metrics"]["accuracy"]
-    return f"{result.run.path.name} · {result.saved['dataset']} · {accuracy:.1%}"
+    where = f"{result.saved['dataset']} ({result.saved['split']})"
+    return f"{result.run.path.name} · {where} · {accuracy:.1%}"

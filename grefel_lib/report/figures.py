@@ -28,6 +28,7 @@ from grefel_lib.report.style import (
     short_name,
     text_width,
 )
+from grefel_lib.report.tables import NOTHING
 
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (2.5, 1)), (0, (7, 2)))
 
@@ -68,12 +69,14 @@ def per_class_bars(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xticks(range(len(names)), below, rotation=rotation)
     ax.tick_params(axis="x", length=0)
     ax.grid(axis="y")
+    table = table.mask(table["count"] == 0)  # no faces, no recall
     ends = interval_ends(table, "recall", "recall_low", "recall_high")
     whisker = {"ecolor": INK, "error_kw": {"lw": 0.8, "capsize": 2, "capthick": 0.8}}
     look = {"color": class_colours(names), "ec": INK} | whisker
-    bars = ax.bar(range(len(names)), table["recall"], 0.72, yerr=ends, **look)
-    texts = [percent(value, slot > 30) for value in table["recall"]]
-    ax.bar_label(bars, texts, padding=2, size=6.5)
+    ax.bar(range(len(names)), table["recall"], 0.72, yerr=ends, **look)
+    for x, (value, top) in enumerate(zip(table["recall"], table["recall_high"], strict=True)):
+        text, y = (NOTHING, 0) if np.isnan(value) else (percent(value, slot > 30), top)
+        ax.annotate(text, (x, y), (0, 2), ha="center", size=6.5, textcoords="offset points")
     ax.set(xlim=(-0.55, len(names) - 0.45), ylim=(0, 1.1), yticks=np.linspace(0, 1, 6))
     ax.set_ylabel("recall")
     ax.yaxis.set_major_formatter("{x:.0%}")
@@ -229,10 +232,11 @@ def confusion_matrix(
     for (row, column), share in np.ndenumerate(shares):
         value = cells[row, column]
         colour = "white" if share > 0.63 else INK if value else QUIET
+        text = percent(share, side > 30) if cells[row].any() else NOTHING
         at = {"ha": "center", "va": "center", "color": colour}
         two = size / side if below and value > 0 else 0
         place = column + 0.5, row + 0.5 - 0.42 * two
-        ax.text(*place, percent(share, side > 30), size=size, **at)
+        ax.text(*place, text, size=size, **at)
         if two:
             ax.text(column + 0.5, row + 0.5 + 0.66 * two, f"{value:.0f}", size=0.72 * size, **at)
     roomy = max(map(text_width, names)) < 0.22 * 72 * ax.figure.get_figwidth()
