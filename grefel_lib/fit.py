@@ -42,7 +42,7 @@ from grefel_lib.processes import (
     under_torchrun,
 )
 from grefel_lib.restore import normalise_as, start_from
-from grefel_lib.run import BEST, BEST_EMA, LAST, Run, checkpoint_file
+from grefel_lib.run import BEST, BEST_EMA, LAST, Run, check_same_data, checkpoint_file
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 120  # within an epoch, when no progress bar is shown
@@ -228,6 +228,7 @@ def start_training(
     training.updates_per_epoch = len(training.batches())
 
     if resumed:
+        check_same_data(run, faces.info)
         tensors, facts = run.load_checkpoint(LAST)
         restore_training_state(tensors, net, ema.module, training.optimizer)
         training.epoch, training.update = facts["epoch"], facts["update"]
@@ -401,7 +402,7 @@ def validate(training: Training) -> dict[str, float]:
         row[f"{prefix}val_accuracy"] = metrics["accuracy"]
         row[f"{prefix}val_macro_f1"] = metrics["macro_f1"]
         recalls = per_class_metrics(table).set_index("class")["recall"]
-        row |= {f"{prefix}val_accuracy_{name}": recalls[name] for name in recalls.index}
+        row |= {f"{prefix}val_accuracy_{name}": recalls[name] for name in recalls.dropna().index}
     return row
 
 

@@ -297,14 +297,15 @@ def _same_images(first: pd.DataFrame, second: pd.DataFrame) -> None:
 
 
 def per_class_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row a class: class, count (true faces), precision, recall, f1; 0 where undefined.
+    """One row a class: class, count (true faces), precision, recall, f1; NaN without a true face.
 
-    recall_low and recall_high are the 95% interval of `wilson_interval`.
+    Precision is 0 where nothing was predicted. recall_low and recall_high are the 95% interval of
+    `wilson_interval`.
     """
     counts = confusion_counts(predictions)
     right, true, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     ends = [wilson_interval(*pair) for pair in zip(right, true, strict=True)]
-    return pd.DataFrame(
+    table = pd.DataFrame(
         {
             "class": table_classes(predictions),
             "count": true,
@@ -315,6 +316,8 @@ def per_class_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
             "f1": 2 * right / np.maximum(true + predicted, 1),
         }
     )
+    table.loc[true == 0, table.columns[2:]] = np.nan
+    return table
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:

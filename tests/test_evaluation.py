@@ -111,7 +111,7 @@ def test_other_splits_and_protocols_have_their_own_folder_and_card(run, told, ca
         assert f"batch {run.config.batch_size}, seed" in card
         assert f"validation or test faces: {told['training_leaks_dropped']}." in card
         assert "Training data: ferplus, protocol official" in card
-    assert "The results below are of the very faces that chose it" in of_val
+    assert "The results below are of the split that chose it" in of_val
     assert "chose nothing" not in of_val
     assert "Scored: ferplus, protocol all" in of_everyone
     assert f"ferplus, test split ({len(everyone.table)} faces)" in of_everyone

@@ -28,6 +28,7 @@ from grefel_lib.analysis.suspects import label_detection
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
 from grefel_lib.files import Folder, atomic, read_facts, relative
+from grefel_lib.files import read_table as read_faces_table
 from grefel_lib.metrics import (
     bootstrap_intervals,
     check_predictions,
@@ -170,7 +171,10 @@ def _checkpoint_metrics(table: pd.DataFrame, validation: pd.DataFrame | None) ->
         "temperature": temperature,
         "calibration_after": None if after is None else calibration_errors(after),
         "sureness": sureness.to_dict(orient="index"),
-        "per_class": per_class_metrics(table).to_dict(orient="records"),
+        "per_class": [
+            {k: None if pd.isna(v) else v for k, v in row.items()}  # NaN is no JSON
+            for row in per_class_metrics(table).to_dict(orient="records")
+        ],
     }
 
 
@@ -378,7 +382,7 @@ def read_table(run: Folder, *parts: str) -> pd.DataFrame | None:
     for ending in (".csv", ".csv.gz"):
         path = run.path.joinpath(*parts[:-1], parts[-1] + ending)
         if path.is_file():
-            return pd.read_csv(path)
+            return read_faces_table(path)
     return None
 
 

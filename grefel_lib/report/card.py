@@ -4,10 +4,11 @@ from typing import Any
 
 import pandas as pd
 
+from grefel_lib.analysis.calibration import temperature_words
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
 from grefel_lib.files import without_paths
-from grefel_lib.report.tables import with_intervals
+from grefel_lib.report.tables import SPLITS, bracketed, with_intervals
 
 DATA = {  # what each data set is, and its terms
     "synthetic": "drawn faces; they show that the code works, not how it works on people",
@@ -16,10 +17,10 @@ DATA = {  # what each data set is, and its terms
     "rafdb": "RAF-DB basic expressions (non-commercial research only, on signed terms)",
     "rafdb_compound": "RAF-DB compound expressions (non-commercial research only, on signed terms)",
 }
-CHOICE = {  # what the scored split had to do with the choice of the checkpoint
+CHOICE = {  # what the split that was scored chose
     "test": "The test split chose nothing.",
-    "val": "The results below are of the very faces that chose it, and so too good.",
-    "train": "The results below are of the faces that it was trained on.",
+    "val": "The results below are of the split that chose it: on new faces expect less.",
+    "train": "The results below are of the faces it has learned from: on new faces expect less.",
 }
 RARE = 50  # faces of a class below which its recall is uncertain
 
@@ -51,21 +52,16 @@ def model_card(evaluation: Evaluation) -> str:
         f"- The checkpoint, {evaluation.headline} of epoch {headline['epoch']}, was chosen on "
         f"{facts['selection']} ({headline['val_accuracy']:.2%}). {CHOICE[facts['split']]}",
         "",
-        f"## Results on {facts['dataset']}, {facts['split']} split ({len(evaluation.table)} faces)",
+        f"## Results on {facts['dataset']}, {SPLITS[facts['split']]} "
+        f"({len(evaluation.table)} faces)",
         "",
-        _markdown(with_intervals({evaluation.headline: headline})),
+        _markdown(with_intervals({evaluation.headline: headline}, split=facts["split"])),
         "",
         "Intervals: 95%, faces resampled; other seeds and other data sets vary more.",
         *_people(metrics),
         *_copies(metrics),
         "",
-        "| class | faces | recall (%) |",
-        "|---|---|---|",
-        *(
-            f"| {row['class']} | {row['count']} | {100 * row['recall']:.1f} "
-            f"[{100 * row['recall_low']:.1f}, {100 * row['recall_high']:.1f}] |"
-            for row in headline["per_class"]
-        ),
+        _markdown(_recall(headline)),
         "",
         *_sure(headline),
         *_robust(evaluation),
@@ -107,6 +103,12 @@ def _files(what: str, dataset: str, protocol: str, fingerprint: str | None) -> s
     return (
         f"{what}: {dataset}, {protocol}; fingerprint of the files {fingerprint or 'not recorded'}."
     )
+
+
+def _recall(headline: dict[str, Any]) -> pd.DataFrame:
+    rows = pd.DataFrame(headline["per_class"]).set_index("class")
+    ends = rows.rename(columns={"recall_low": "low", "recall_high": "high"})
+    return pd.DataFrame({"faces": rows["count"], "recall (%)": bracketed(ends, "recall")})
 
 
 def _head(evaluation: Evaluation) -> str:
@@ -160,7 +162,9 @@ def _sure(headline: dict[str, Any]) -> list[str]:
     lines = [f"- ECE {100 * headline['calibration']['ece']:.1f}% as trained"]
     if headline["temperature"]:
         after = 100 * headline["calibration_after"]["ece"]
-        lines[0] += f", {after:.1f}% at temperature {headline['temperature']:.2f} (from validation)"
+        lines[0] += (
+            f", {after:.1f}% at {temperature_words(headline['temperature'])} (on validation)"
+        )
     for name, row in headline["sureness"].items():
         if row["auroc"] is not None:
             lines.append(f"- {name} detects errors with AUROC {row['auroc']:.3f}")
@@ -199,7 +203,7 @@ def _limits(metrics: dict[str, Any], headline: dict[str, Any]) -> list[str]:
         "were not tried.",
     ]
     if rare:
-        lines.append(f"- Fewer than {RARE} test faces, so recall is uncertain: {', '.join(rare)}.")
+        lines.append(f"- Fewer than {RARE} faces here, so recall is uncertain: {', '.join(rare)}.")
     if metrics["training_dataset"] == "synthetic":
         lines.append("- It was trained on drawings and must not be used on photographs.")
     return lines

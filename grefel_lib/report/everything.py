@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from grefel_lib.analysis.calibration import (
     confidence_measures,
     risk_coverage,
+    temperature_words,
     with_temperature,
 )
 from grefel_lib.analysis.compare import Comparison, write_comparison
@@ -52,6 +53,7 @@ from grefel_lib.report.method import anchor_graph, anchor_map
 from grefel_lib.report.style import VENUES, WIDTHS, as_drawing, as_photo, paper_style, save_figure
 from grefel_lib.report.tables import (
     PERCENT,
+    SPLITS,
     TITLES,
     bracketed,
     interval_table,
@@ -130,7 +132,7 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
     write_comparison(comparison, folder)
     about = comparison.about
     words = (
-        f"{about['dataset']}, {about['split']} split, protocol {about['protocol'] or 'none'}, "
+        f"{about['dataset']}, {SPLITS[about['split']]}, protocol {about['protocol'] or 'none'}, "
         f"{about['faces']} faces. Mean ± spread over seeds [95% interval over faces]. "
         f"Checkpoints chosen on {about['selection']}."
     )
@@ -204,7 +206,7 @@ def _remove(folder: Folder, kind: str, name: str) -> None:
 def caption(evaluation: Evaluation) -> str:
     """The facts behind every number: data, protocol, split, faces, selection rule."""
     facts = evaluation.facts
-    words = [f"{facts['dataset']}{_protocol(facts['protocol'])}, {facts['split']} split, "
+    words = [f"{facts['dataset']}{_protocol(facts['protocol'])}, {SPLITS[facts['split']]}; "
              f"{len(evaluation.table)} faces"]  # fmt: skip
     trained = facts["training_dataset"], facts["training_protocol"]
     if trained != (facts["dataset"], facts["protocol"]):
@@ -229,7 +231,9 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
     """
     headline = evaluation.metrics["checkpoints"][evaluation.headline]
     tables = {
-        "comparison": with_intervals(evaluation.metrics["checkpoints"]),
+        "comparison": with_intervals(
+            evaluation.metrics["checkpoints"], split=evaluation.facts["split"]
+        ),
         "per_class": _per_class(evaluation),
         "calibration": _calibration(headline),
         "sureness": pd.DataFrame(headline["sureness"]).T.rename(columns=str.upper),
@@ -276,7 +280,7 @@ def _per_class(evaluation: Evaluation) -> pd.DataFrame:
 def _calibration(headline: dict) -> pd.DataFrame:
     columns = {"as trained": headline["calibration"]}
     if headline["temperature"]:
-        columns[f"temperature {headline['temperature']:.2f}"] = headline["calibration_after"]
+        columns[temperature_words(headline["temperature"])] = headline["calibration_after"]
     table = pd.DataFrame(columns)
     shares = [name for name in table.index if name in PERCENT]
     table.loc[shares] *= 100
@@ -347,7 +351,7 @@ def _reliability(evaluation: Evaluation, size: Size) -> Figure:
     temperature = evaluation.metrics["checkpoints"][evaluation.headline]["temperature"]
     if temperature is not None:
         softened = with_temperature(evaluation.table, temperature)
-        label = f"confidence, temperature {temperature:.2f}"
+        label = f"confidence, {temperature_words(temperature)}"
         panels.append((confidence_bins(softened), label, "accuracy"))
     if "reliability" in evaluation.table:
         bins = calibration_bins(evaluation.table["reliability"], evaluation.table["agreed"])
