@@ -69,7 +69,7 @@ def test_a_class_without_faces_has_a_dash_and_no_bar(recall):
     table = class_table(["neutral", "fear"])
     unseen = {"class": "contempt", "count": 0, "recall": recall, "recall_low": 0, "recall_high": 1}
     table.loc[2] = unseen | {"f1": recall}
-    with paper_style("column"):
+    with paper_style():
         ax = Figure(figsize=(3.3, 3)).subplots()
         per_class_bars(table, ax)
         ax.figure.draw_without_rendering()

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from grefel_lib.analysis.compare import PUBLISHED, collect_runs
+from grefel_lib.analysis.compare import PUBLISHED, evaluated_runs
 from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
 from grefel_lib.commands.cli import main
 from grefel_lib.config import PROJECT_ROOT, Config
@@ -137,7 +137,7 @@ def test_a_published_run_gets_what_an_older_version_did_not_write(evaluated, tmp
 
 
 def test_the_committed_runs_hold_the_settings_and_numbers_of_today():
-    for result in collect_runs(PUBLISHED):
+    for result in evaluated_runs(PUBLISHED):
         config = json.loads((result.run.path / "config.json").read_text())
         assert config == result.config.to_dict(), f"grefel publish {PUBLISHED} {PUBLISHED} mends it"
         computed = result.metrics["checkpoints"][result.headline]

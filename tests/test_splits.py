@@ -31,7 +31,8 @@ def evaluation(tmp_path):
         facts = {
             "dataset": "ferplus", "fingerprint": "f", "protocol": "official", "split": split,
             "training_dataset": "ferplus", "training_fingerprint": "f",
-            "training_protocol": "official", "training_leaks_dropped": 0, "selection": "validation accuracy",
+            "training_protocol": "official", "training_leaks_dropped": 0,
+            "selection": "validation accuracy",
             "headline": "best_model",
             "checkpoints": {"best_model": {"epoch": 2, "val_accuracy": 0.8}},
         }  # fmt: skip

@@ -20,7 +20,6 @@ from grefel_lib.grefel import Output
 from grefel_lib.labels import FORMATS
 from grefel_lib.predict import score_images
 from grefel_lib.restore import Trained
-from grefel_lib.sources.photo import in_colour
 
 TOLERANCE = 1e-4  # largest difference of a probability that counts as the same model
 CHECKED, TIMED = 64, 50  # faces that are compared; single faces that are timed
@@ -195,7 +194,7 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
 def _crops(faces: FaceSet) -> list[np.ndarray]:
     """Crops (H, W, 3) evenly spaced through the faces: as they are, then larger and in colour."""
     chosen = np.unique(np.linspace(0, len(faces) - 1, CHECKED).round().astype(int))
-    plain = [in_colour(face) for face in faces.gather(chosen)]
+    plain = [np.asarray(Image.fromarray(face).convert("RGB")) for face in faces.gather(chosen)]
     tint = np.array([1.0, 0.8, 0.6])
     large = [Image.fromarray((face * tint).astype(np.uint8)).resize((131, 157)) for face in plain]
     return plain + [np.asarray(face) for face in large]
