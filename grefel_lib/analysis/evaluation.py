@@ -92,9 +92,9 @@ class Evaluation:
 
         dataset, protocol, split; the same of the training, and what it dropped; the selection rule,
         the headline checkpoint; for each checkpoint its epoch, validation accuracy, checksum,
-        metrics, their 95% intervals (images
-        resampled), calibration, temperature (fitted on validation; null without it) and the
-        calibration after it, sureness (how well errors are predicted), per_class; and of the
+        metrics, their 95% intervals, calibration, temperature (fitted on validation; null without
+        it) and the calibration after it, sureness (how well errors are predicted),
+        surest_on_validation (the measure that predicts them best there), per_class; and of the
         headline, where known: people (what annotators reach), copies (accuracy on faces that
         training holds too), attributes (accuracy by group of person), label_detection.
 
@@ -164,6 +164,7 @@ def _checkpoint_metrics(table: pd.DataFrame, validation: pd.DataFrame | None) ->
     temperature = None if validation is None else fit_temperature(validation)
     after = None if temperature is None else with_temperature(table, temperature)
     sureness = error_detection(table).replace({float("nan"): None})
+    chosen = None if validation is None else error_detection(validation)["auroc"].dropna()
     return {
         "metrics": {"n": len(table), **intervals["value"]},
         "intervals": {name: [row["low"], row["high"]] for name, row in intervals.iterrows()},
@@ -171,6 +172,7 @@ def _checkpoint_metrics(table: pd.DataFrame, validation: pd.DataFrame | None) ->
         "temperature": temperature,
         "calibration_after": None if after is None else calibration_errors(after),
         "sureness": sureness.to_dict(orient="index"),
+        "surest_on_validation": None if chosen is None or chosen.empty else chosen.idxmax(),
         "per_class": [
             {k: None if pd.isna(v) else v for k, v in row.items()}  # NaN is no JSON
             for row in per_class_metrics(table).to_dict(orient="records")

@@ -168,6 +168,8 @@ def _sure(headline: dict[str, Any]) -> list[str]:
     for name, row in headline["sureness"].items():
         if row["auroc"] is not None:
             lines.append(f"- {name} detects errors with AUROC {row['auroc']:.3f}")
+    if best := headline.get("surest_on_validation"):
+        lines.append(f"- To sort out doubtful answers use {best}: it was better on validation")
     return ["## Calibration and error detection", "", *(f"{line}." for line in lines), ""]
 
 
