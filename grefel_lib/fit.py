@@ -46,7 +46,6 @@ from grefel_lib.run import BEST, BEST_EMA, LAST, Run, check_same_data, checkpoin
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 120  # within an epoch, when no progress bar is shown
-PARTS = ("cls", "branch", "anchor", "center", "rel")
 Loss = Callable[[Output, Tensor, Config, Tensor | None], dict[str, Tensor]]
 
 
@@ -123,7 +122,8 @@ def fit(
         net: A network of your own instead of the config's: normalised images (B, 3, S, S) in, a
             `grefel.Output` out. Name it with the setting `variant`.
         loss: A loss of your own with the arguments of `losses.total_loss`; it returns scalars by
-            name, of which "loss" is minimised. Name it with the setting `variant`.
+            name, of which "loss" is minimised and the others go into the history. Name it with the
+            setting `variant`.
         say: Receives a few plain lines after each epoch (`print`, for a notebook).
 
     Returns:
@@ -319,7 +319,9 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
     seconds = time.perf_counter() - started
     training.epoch += 1
     row = {"epoch": training.epoch, "lr": lr, "train_loss": loss}
-    row |= {f"train_loss_{part}": sums[part] / count for part in PARTS if sums[part]}
+    row |= {
+        f"train_loss_{name}": sums[name] / count for name in parts if name != "loss" and sums[name]
+    }
     row |= {"grad_norm": sums["norm"] / count, "train_accuracy": accuracy}
     return row | {"images_per_second": count / seconds}
 

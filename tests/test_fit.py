@@ -498,13 +498,14 @@ def test_a_loss_of_ones_own_is_the_one_that_is_minimised(faces_dir, tmp_path):
 
     def constant(output, targets, config, class_weights=None):
         seen.append(len(targets))
-        return {"loss": 0 * output.log_probs.sum() + 7}
+        return {"loss": 0 * output.log_probs.sum() + 7, "half": torch.tensor(3.5)}
 
     run = start_run(config, faces.info)
     before = start_training(faces, run).net.state_dict()
     history = fit(faces, run, loss=constant)
     assert seen
     assert history["train_loss"].tolist() == [7.0] * config.epochs
+    assert history["train_loss_half"].tolist() == [3.5] * config.epochs  # its own part is kept
     after = run.load_checkpoint(LAST)[0]
     assert torch.equal(after["model/head.anchors"], before["head.anchors"])
 

@@ -60,7 +60,9 @@ def find_source(config: Config) -> Source:
             f"no folder {root} for {config.dataset}; pass data_dir, or see data/README.md for "
             f"where to put the files"
         )
-    return _rafdb(root, config) if config.dataset.startswith("rafdb") else _ferplus(root)
+    if config.dataset.startswith("rafdb"):
+        return _rafdb(root, config)
+    return _ferplus(root)  # or the drawn faces, in the same layout
 
 
 def _root(config: Config) -> Path:
