@@ -83,6 +83,9 @@ class Config:
     protocol: str = _data("official", "which FERPlus rows count, and with which label",
                           choices=("official", "argmax", "all"), needs=_VOTES,
                           commands=("explore", *_TRAIN, "evaluate"))  # fmt: skip
+    train_protocol: str = _data("", "the same of training rows alone; empty: as protocol",
+                                choices=("", "official", "argmax", "all"),
+                                needs=_VOTES)  # fmt: skip
     use_soft_labels: bool = _data(True, "train on vote distributions where there are votes",
                                   needs=_VOTES)  # fmt: skip
     drop_leaks: bool = _data(True, "drop training faces that also occur in validation or test, and "
@@ -133,8 +136,15 @@ class Config:
                               low=0, needs=_GREFEL)  # fmt: skip
     label_smoothing: float = _loss(0.11, "share of the target spread over all classes", low=0,
                                    high=0.9)  # fmt: skip
-    class_weights: str = _loss("none", "balanced: inverse to the class share, mean 1 over faces",
-                               choices=("none", "balanced"))  # fmt: skip
+    class_weights: str = _loss("none", "balanced: inverse to the class share, mean 1 over faces; "
+                               "logit_adjusted: log shares added to the logits in the loss",
+                               choices=("none", "balanced", "logit_adjusted"))  # fmt: skip
+    teacher: str = _loss("", "evaluated runs, separated by commas, whose averaged predictions of "
+                         "the training faces are mixed into the targets")  # fmt: skip
+    teacher_weight: float = _loss(0.5, "share of the teacher in the targets", above=0, high=1,
+                                  needs=("teacher!=",))  # fmt: skip
+    teacher_temperature: float = _loss(1.0, "softens the teacher's predictions", above=0,
+                                       needs=("teacher!=",))  # fmt: skip
 
     augmentation: str = _augment("standard", "strength of flips, moves, relighting and erasing",
                                  choices=("none", "standard", "heavy"))  # fmt: skip
@@ -186,6 +196,8 @@ class Config:
     checkpoint_dir: str = _evaluate("", "run folder to evaluate", commands=("evaluate", "explain"))
     split: str = _evaluate("test", "split that is scored", choices=("train", "val", "test"),
                            commands=("evaluate", "explain"))  # fmt: skip
+    tta: str = _evaluate("none", "flip: mean of the face and its mirror image",
+                         choices=("none", "flip"))  # fmt: skip
     robustness_images: int = _evaluate(500, "faces that are blurred, covered and so on; 0: none",
                                        low=0)  # fmt: skip
     picture: str = _evaluate("", "photograph to look at; empty: built-in faces",
@@ -331,7 +343,7 @@ class Config:
     def unmet(self, name: str) -> str:
         """The condition that keeps a setting from having an effect, as "head=grefel"; or ""."""
         for condition in SETTINGS[name].needs:
-            key, sign, allowed = re.fullmatch(r"(\w+)(!=|=|>)(.+)", condition).groups()
+            key, sign, allowed = re.fullmatch(r"(\w+)(!=|=|>)(.*)", condition).groups()
             value = getattr(self, key)
             met = value > float(allowed) if sign == ">" else str(value) in allowed.split("|")
             if met == (sign == "!="):

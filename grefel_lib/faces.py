@@ -102,13 +102,12 @@ def load_faces(config: Config) -> FaceSet:
     names = CLASS_NAMES[config.dataset]
     if "votes" in source.kind:
         votes = table[list(VOTE_COLUMNS)].to_numpy(dtype=float)
-        hard, keep = ferplus_targets(votes, config.protocol, soft=False)
-        targets = hard
-        if config.use_soft_labels:
-            soft, keep_soft = ferplus_targets(votes, config.protocol, soft=True)
-            train = (table["split"] == "train").to_numpy()
-            targets = np.where(train[:, None], soft, hard)
-            keep = np.where(train, keep_soft, keep)
+        targets, keep = ferplus_targets(votes, config.protocol, soft=False)
+        protocol = config.train_protocol or config.protocol
+        learned, kept = ferplus_targets(votes, protocol, soft=config.use_soft_labels)
+        train = (table["split"] == "train").to_numpy()
+        targets = np.where(train[:, None], learned, targets)
+        keep = np.where(train, kept, keep)
         table["label"] = targets.argmax(axis=1)
         emotion_votes = votes[:, : len(EMOTIONS)]
         label_votes = emotion_votes[np.arange(len(votes)), table["label"]]
@@ -135,6 +134,7 @@ def load_faces(config: Config) -> FaceSet:
     info = {
         "dataset": config.dataset,
         "protocol": config.protocol if "votes" in source.kind else "",
+        "train_protocol": config.train_protocol if "votes" in source.kind else "",
         "soft_labels": bool("votes" in source.kind and config.use_soft_labels),
         "fingerprint": fingerprint,
         "no_label": {split: int(unlabelled.get(split, 0)) for split in SPLITS},
@@ -255,6 +255,52 @@ def _with_validation(table: pd.DataFrame) -> pd.DataFrame:
         ) from error
     table.loc[val, "split"] = "val"
     return table
+
+
+def taught(train: FaceSet, config: Config) -> FaceSet:
+    """Training faces whose targets are mixed with what teachers say of them.
+
+    y <- (1 - w) y + w softmax(mean_r log p_r / T), p_r the predictions of the r-th teacher.
+
+    Args:
+        train: N training faces.
+        config: teacher, teacher_weight w, teacher_temperature T. A teacher's predictions are
+            predictions/train_<checkpoint>.csv of its folder, as `grefel evaluate` writes them.
+
+    Raises:
+        FileNotFoundError: A teacher has no predictions of its training faces.
+        ValueError: They are of other classes, or a training face is not among them.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
+    """
+    logs = []
+    for name in filter(None, map(str.strip, config.teacher.split(","))):
+        outputs = PROJECT_ROOT / config.output_dir
+        places = (Path(name).expanduser(), outputs / name, PROJECT_ROOT / name)
+        tables = [file for p in places for file in sorted(p.glob("predictions/train_*.csv*"))]
+        if not tables:
+            raise FileNotFoundError(
+                f"teacher {name} has no predictions of training faces (predictions/train_*.csv); "
+                f"write them with: grefel evaluate --checkpoint-dir {name} --inspect-labels"
+            )
+        table = read_table(tables[0]).set_index("id")
+        columns = [f"p_{label}" for label in train.class_names]
+        if missing := [column for column in columns if column not in table]:
+            raise ValueError(f"teacher {name} knows no class {missing[0].removeprefix('p_')}")
+        unknown = train.table["id"][~train.table["id"].isin(table.index)]
+        if len(unknown):
+            raise ValueError(
+                f"teacher {name} has no prediction of {len(unknown)} of {len(train)} training "
+                f"faces, the first {unknown.iloc[0]}; it needs the same rows: train_protocol"
+            )
+        logs.append(np.log(table.loc[train.table["id"], columns].to_numpy().clip(1e-8)))
+    if not logs:
+        return train
+    soft = np.exp(np.mean(logs, axis=0) / config.teacher_temperature)
+    soft /= soft.sum(axis=1, keepdims=True)
+    weight = config.teacher_weight
+    targets = (1 - weight) * train.targets + weight * soft
+    return dataclasses.replace(train, targets=targets.astype(np.float32))
 
 
 # -- the cache

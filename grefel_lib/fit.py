@@ -20,12 +20,12 @@ from tqdm.auto import tqdm
 from grefel_lib.batches import augment, batch_loader, mix_batch, prepare_input, to_float
 from grefel_lib.config import WITHOUT_WEIGHTS, Config
 from grefel_lib.environment import autocast, keep_memory, memory_layout, pick_device, progress_bars
-from grefel_lib.faces import FaceSet
+from grefel_lib.faces import FaceSet, taught
 from grefel_lib.grefel import Output, build_model
 from grefel_lib.losses import total_loss
 from grefel_lib.metrics import compute_metrics, per_class_metrics
 from grefel_lib.optim import (
-    balanced_class_weights,
+    class_weights,
     epoch_batches,
     lr_factor,
     no_progress,
@@ -185,7 +185,7 @@ def start_training(
     Arguments and errors as those of `fit`.
     """
     config = run.config
-    train, val = faces.split("train"), faces.split("val")
+    train, val = taught(faces.split("train"), config), faces.split("val")
     for name, part in (("train", train), ("val", val)):
         if len(part) < 2:
             raise ValueError(f"the {name} split has {len(part)} faces; at least 2 are needed")
@@ -207,7 +207,7 @@ def start_training(
     ema = ModelEmaV3(net, decay=config.ema_decay, use_warmup=True, warmup_power=0.9)
     ema.module.to(memory_format=memory)
     parallel = DistributedDataParallel(net) if world.size > 1 else net  # averages the gradients
-    weighted = config.class_weights == "balanced"
+    weights = class_weights(train, config)
     fewest = 1 + any(isinstance(module, _BatchNorm) for module in net.modules())
     if 0 < config.micro_batch_size < fewest:
         raise ValueError(
@@ -219,7 +219,7 @@ def start_training(
         optimizer=torch.optim.AdamW(parameter_groups(net, config), lr=config.lr),
         forward=torch.compile(parallel) if config.compile else parallel,
         parallel=parallel,
-        class_weights=balanced_class_weights(train).to(device) if weighted else None,
+        class_weights=None if weights is None else weights.to(device),
         updates_per_epoch=0,
         micro=config.micro_batch_size or config.batch_size,
         fewest=fewest,

@@ -109,19 +109,30 @@ def total_loss(
         output: What the model returned for the batch.
         targets: (B, C) distributions after mixing (y0).
         config: Holds the lambdas and the label smoothing.
-        class_weights: (C,) factors on the target mass, or None.
+        class_weights: (C,) factors on the target mass; with `logit_adjusted` shares of the classes
+            in training, whose logarithm is added to every logit (Menon et al. 2021, Long-Tail
+            Learning via Logit Adjustment); or None.
 
     Returns:
         Scalars by name: loss (the weighted sum), and the unweighted parts cls, branch, anchor,
         center, rel as far as the model has them.
     """
     y = smooth_targets(targets, config.label_smoothing)
-    if class_weights is not None:
+    shift = None
+    if class_weights is not None and config.class_weights == "logit_adjusted":
+        shift = class_weights.clamp(min=1e-6).log()
+    elif class_weights is not None:
         y = y * class_weights
-    parts = {"cls": classification_loss(output.log_probs, y)}
+
+    def cross_entropy(log_probs: Tensor) -> Tensor:
+        if shift is not None:
+            log_probs = F.log_softmax(log_probs + shift, dim=1)
+        return classification_loss(log_probs, y)
+
+    parts = {"cls": cross_entropy(output.log_probs)}
     branches = [b for b in output.branch_log_probs() if b is not output.log_probs]
     if branches:
-        parts["branch"] = torch.stack([classification_loss(b, y) for b in branches]).mean()
+        parts["branch"] = torch.stack([cross_entropy(b) for b in branches]).mean()
     if output.anchors is not None:
         parts["anchor"] = anchor_loss(output.anchors)
         parts["center"] = center_loss(output.embeddings, output.anchors, targets)

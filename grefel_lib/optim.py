@@ -42,9 +42,17 @@ def parameter_groups(net: nn.Module, config: Config) -> list[dict]:
     return list(groups.values())
 
 
-def balanced_class_weights(faces: FaceSet) -> Tensor:
-    """(C,) weights inverse to the class share, mean 1 over the faces; 0 for absent classes."""
+def class_weights(faces: FaceSet, config: Config) -> Tensor | None:
+    """(C,) what `losses.total_loss` needs of the training faces' classes; None without weights.
+
+    With `balanced` weights inverse to the class share, mean 1 over the faces and 0 for absent
+    classes; with `logit_adjusted` the shares themselves.
+    """
+    if config.class_weights == "none":
+        return None
     counts = np.bincount(faces.table["label"], minlength=len(faces.class_names))
+    if config.class_weights == "logit_adjusted":
+        return torch.tensor(counts / len(faces), dtype=torch.float32)
     present = counts > 0
     weights = np.zeros(len(counts))
     weights[present] = len(faces) / (present.sum() * counts[present])

@@ -1,5 +1,6 @@
 """A checkpoint and a FaceSet in, a table of predictions out; and single images."""
 
+import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,7 +59,7 @@ def outputs_of_each(
             try:
                 inputs = to_input(part, first, config, device)
                 with autocast(config, device):
-                    outputs = {name: net(inputs) for name, net in nets.items()}
+                    outputs = {name: _output(net, inputs, config) for name, net in nets.items()}
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise
@@ -69,6 +70,25 @@ def outputs_of_each(
                 continue
             yield outputs
             start += len(part)
+
+
+def _output(net: GReFEL, inputs: torch.Tensor, config: Config) -> Output:
+    """The output for faces; with `tta=flip` the mean over the faces and their mirror images.
+
+    Distributions and reliability are averaged; embeddings and attention are those of the faces.
+    """
+    output = net(inputs)
+    if config.tta == "none":
+        return output
+    other = net(inputs.flip(-1))
+    means = {
+        field.name: torch.logaddexp(one, getattr(other, field.name)) - math.log(2)
+        for field in dataclasses.fields(output)
+        if field.name.endswith("log_probs") and (one := getattr(output, field.name)) is not None
+    }
+    if output.reliability is not None:
+        means["reliability_logits"] = ((output.reliability + other.reliability) / 2).logit()
+    return dataclasses.replace(output, **means)
 
 
 def predict(net: GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
@@ -195,7 +215,7 @@ def score_images(trained: Trained, images: Sequence[np.ndarray]) -> Output:
         to_input(torch.from_numpy(f)[None], trained.model, trained.config, device) for f in faces
     ]
     with autocast(trained.config, device):
-        return trained.model(torch.cat(inputs))
+        return _output(trained.model, torch.cat(inputs), trained.config)
 
 
 def predict_files(trained: Trained, paths: Sequence[Path]) -> pd.DataFrame:

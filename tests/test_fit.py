@@ -21,7 +21,7 @@ from grefel_lib.faces import FaceSet, load_faces
 from grefel_lib.fit import NonFiniteLossError, backward, epoch_lines, fit, start_training, validate
 from grefel_lib.grefel import GReFEL, Output, build_model
 from grefel_lib.losses import total_loss
-from grefel_lib.optim import balanced_class_weights, epoch_batches, lr_factor, parameter_groups
+from grefel_lib.optim import class_weights, epoch_batches, lr_factor, parameter_groups
 from grefel_lib.predict import predict
 from grefel_lib.restore import load_model
 from grefel_lib.run import BEST, BEST_EMA, LAST, Run, checkpoint_file, open_run, start_run
@@ -66,7 +66,7 @@ def labelled(counts):
 
 def test_class_weights_have_mean_one_over_the_faces():
     faces = labelled([30, 5, 0, 1])
-    weights = balanced_class_weights(faces)
+    weights = class_weights(faces, Config(class_weights="balanced"))
     assert weights[torch.tensor(faces.table["label"].to_numpy())].mean().item() == pytest.approx(1)
     assert (weights[0] * 30).item() == pytest.approx((weights[1] * 5).item())
     assert weights[2] == 0
