@@ -1,4 +1,4 @@
-"""Any timm backbone, or the window extractor on two; weights from the hub, from a file, or none."""
+"""Any timm backbone, or the window extractor on two; weights from hub, file, or random."""
 
 import difflib
 import logging
@@ -19,12 +19,12 @@ log = logging.getLogger(__name__)
 
 
 def check_backbone(config: Config) -> None:
-    """Refuse, before anything is built, a backbone or weight file that does not exist.
+    """Reject a backbone or weight file that does not exist, before anything is built.
 
     Raises:
-        ValueError: timm has no such backbone, or it does not give the window extractor's maps.
+        ValueError: timm has no such backbone, or it lacks the maps the window extractor needs.
         FileNotFoundError: `backbone_weights` or `landmark_weights` names no file.
-        ConnectionError: The hub's weights are not on this machine and the hub does not answer.
+        ConnectionError: The hub weights are not cached and the hub cannot be reached.
     """
     networks = [(config.backbone, config.backbone_weights, "backbone_weights")]
     if config.extractor == "window_cross_attention":
@@ -32,7 +32,7 @@ def check_backbone(config: Config) -> None:
     for name, _, _ in networks:
         if not timm.is_model(name.split(".")[0]):
             near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
-            hint = f"; near: {', '.join(near)}" if near else ""
+            hint = f"; close matches: {', '.join(near)}" if near else ""
             raise ValueError(f"timm has no backbone {name!r}{hint} (see timm.list_models())")
         if config.extractor == "window_cross_attention":
             _levels(name, config.image_size)
@@ -42,13 +42,13 @@ def check_backbone(config: Config) -> None:
             _reach_hub(name, setting)
         elif weights != "none" and not path.is_file():
             raise FileNotFoundError(
-                f"no weight file at {path}; {setting} is hub, none, or the path of a "
+                f"no weight file at {path}; {setting} must be hub, none, or the path of a "
                 f".safetensors or state-dict file"
             )
 
 
 def _reach_hub(name: str, setting: str) -> None:
-    """Ask the hub once; its client would retry for a minute, with a warning each time."""
+    """Query the hub once; its own client would retry for a minute, warning each time."""
     repository, file = timm.get_pretrained_cfg(name).hf_hub_id, "model.safetensors"
     if not repository or isinstance(try_to_load_from_cache(repository, file), str):
         return
@@ -59,7 +59,7 @@ def _reach_hub(name: str, setting: str) -> None:
     except Exception as error:
         raise ConnectionError(
             f"could not fetch the weights of {name!r} from the hub ({type(error).__name__}). "
-            f"Either connect once, or pass {setting} with the path of a .safetensors or "
+            f"Either go online once, or set {setting} to the path of a .safetensors or "
             f"state-dict file, or {setting}=none to start from scratch"
         ) from error
 
@@ -82,19 +82,19 @@ def build_backbone(config: Config, *, num_classes: int = 0) -> nn.Module:
     if cfg is not None and cfg.fixed_input_size:
         options["img_size"] = config.image_size
     elif config.output_stride or config.image_size < 4 * 32:
-        # a map of one position would leave the attention's query and key without a gradient
+        # with a single position, the attention's query and key would get no gradient
         options["output_stride"] = config.output_stride or 16
     try:
         try:
             backbone = timm.create_model(name, pretrained=hub, **options)
         except TypeError:
-            options.pop("output_stride", None)  # some networks know no other stride than their own
+            options.pop("output_stride", None)  # some networks do not support it
             if config.output_stride:
-                log.warning("%s has no output_stride; its own is used", name)
+                log.warning("%s does not support output_stride; using its default", name)
             backbone = timm.create_model(name, pretrained=hub, **options)
     except (AssertionError, TypeError, NotImplementedError) as error:
         raise ValueError(
-            f"backbone {name!r} does not take image_size {config.image_size} with output_stride "
+            f"backbone {name!r} does not support image_size {config.image_size} with output_stride "
             f"{options.get('output_stride', 'unset')}: {error or 'not divisible by its patches'}"
         ) from error
     patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1, 1))[0]
@@ -115,14 +115,14 @@ def _create(name: str, image_size: int, **options: object) -> nn.Module:
     return timm.create_model(name, **options)
 
 
-_FEATURES = {"features_only": True, "feature_cls": "getter"}  # keeps the network's tensor names
+_FEATURES = {"features_only": True, "feature_cls": "getter"}  # keeps the original tensor names
 
 
 def _levels(name: str, image_size: int) -> tuple[int, ...]:
-    """Which three feature maps of a network the window extractor reads, found without weights.
+    """Indices of the three feature maps the window extractor reads, found without weights.
 
-    Those of the reductions 8, 16 and 32; of a network that ends at 16, as the published IR-50
-    does, those of 4, 8 and 16, which the extractor halves.
+    Those with reductions 8, 16 and 32; for a network that ends at 16, like the published IR-50,
+    those with 4, 8 and 16, which the extractor downsamples by 2.
     """
     try:
         with torch.device("meta"):  # shapes alone: nothing is allocated or computed
@@ -130,8 +130,8 @@ def _levels(name: str, image_size: int) -> tuple[int, ...]:
             maps = network(torch.empty(1, 3, image_size, image_size))
     except (AssertionError, TypeError, NotImplementedError, RuntimeError) as error:
         raise ValueError(
-            f"{name!r} gives window_cross_attention no feature maps at image_size {image_size}; "
-            f"a multiple of 32 from 64 on suits most networks ({error})"
+            f"{name!r} has no feature maps for window_cross_attention at image_size {image_size}; "
+            f"a multiple of 32, at least 64, works for most networks ({error})"
         ) from error
     info = network.feature_info
     maps_by_reduction = {
@@ -142,7 +142,7 @@ def _levels(name: str, image_size: int) -> tuple[int, ...]:
     reductions = next((r for r in (REDUCTIONS, halves) if maps_by_reduction.keys() >= set(r)), None)
     if reductions is None:
         raise ValueError(
-            f"window_cross_attention needs feature maps of the reductions 8, 16 and 32, but those "
+            f"window_cross_attention needs feature maps with reductions 8, 16 and 32, but those "
             f"of {name!r} are {', '.join(map(str, info.reduction()))}; take a network with a "
             f"pyramid, such as resnet50 or mobilenetv3_small_100"
         )
@@ -153,7 +153,7 @@ def _levels(name: str, image_size: int) -> tuple[int, ...]:
         sizes = ", ".join(f"{h}x{w}" for h, w in (maps_by_reduction[r][1] for r in reductions))
         raise ValueError(
             f"at image_size {image_size} the feature maps of {name!r} are {sizes}, which "
-            f"window_cross_attention cannot use; take a multiple of 32, from 64 on"
+            f"window_cross_attention cannot use; use a multiple of 32, at least 64"
         )
     return tuple(maps_by_reduction[r][0] for r in reductions)
 
@@ -163,7 +163,7 @@ def _pyramid(name: str, weights: str, image_size: int) -> nn.Module:
     levels = _levels(name, image_size)
     hub = weights == "hub"
     pyramid = _create(name, image_size, out_indices=levels, pretrained=hub, **_FEATURES)
-    if weights not in ("hub", "none"):  # the file is of the whole network
+    if weights not in ("hub", "none"):  # the file contains the whole network
         whole = _create(name, image_size)
         load_backbone_weights(whole, weights)
         pyramid.model.load_state_dict(whole.state_dict(), strict=False)
@@ -171,12 +171,12 @@ def _pyramid(name: str, weights: str, image_size: int) -> nn.Module:
 
 
 def load_backbone_weights(backbone: nn.Module, path: str | Path) -> None:
-    """Load a local weight file into a timm backbone; its classifier is left out.
+    """Load a local weight file into a timm backbone, except for the classifier.
 
     Args:
         backbone: A timm model.
-        path: A safetensors file or a state dict (`torch.save`), in timm's parameter names or in
-            any that timm converts.
+        path: A safetensors file or a state dict (`torch.save`), with timm's parameter names or
+            names that timm can convert.
 
     Raises:
         ValueError: The file cannot be read, or its tensors are not this backbone's.
@@ -200,7 +200,7 @@ def load_backbone_weights(backbone: nn.Module, path: str | Path) -> None:
     missing = [name for name in missing if not name.startswith(classifier or ("\0",))]
     if missing or unexpected:
         raise ValueError(
-            f"the weights in {path} are of another architecture: "
+            f"the weights in {path} belong to another architecture: "
             f"{len(missing)} tensors missing (first: {missing[:1]}), "
             f"{len(unexpected)} unknown (first: {unexpected[:1]})"
         )

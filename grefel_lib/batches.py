@@ -1,7 +1,7 @@
 """From uint8 faces to the backbone's input: loading, augmentation, MixUp and CutMix, resizing.
 
-Everything works on whole batches on the device that holds them, with one draw PER IMAGE (the
-torchvision v2 transforms draw once a batch). Random numbers come from torch's global generator.
+Everything works on whole batches on their device, with one random draw PER IMAGE (the
+torchvision v2 transforms draw once per batch). All draws use torch's global generator.
 """
 
 import math
@@ -20,15 +20,15 @@ from grefel_lib.faces import FaceSet
 
 @dataclass(frozen=True)
 class Strength:
-    """How far an augmentation may go; every value is the largest possible change."""
+    """Strength of an augmentation; every value is the largest possible change."""
 
     degrees: float
     zoom: float  # share of the size
     shift: float  # share of the size
     brightness: float
     contrast: float
-    noise: float  # standard deviation, of a value range of 1
-    erase: float  # probability that a rectangle is blanked
+    noise: float  # standard deviation, for pixel values in 0..1
+    erase: float  # probability of erasing a rectangle
 
 
 STRENGTHS = {
@@ -39,11 +39,11 @@ STRENGTHS = {
 
 
 def to_float(images: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
-    """Move uint8 faces to the device and into the value range 0 to 1.
+    """Move uint8 faces to the device and scale them to 0..1.
 
     Args:
         images: (B, H, W) grey or (B, H, W, 3) colour, uint8.
-        device: Where the result lives.
+        device: Device of the result.
 
     Returns:
         (B, 1, H, W) or (B, 3, H, W) float32.
@@ -54,7 +54,7 @@ def to_float(images: np.ndarray | Tensor, device: torch.device | str = "cpu") ->
 
 
 def augment(images: Tensor, strength: str) -> Tensor:
-    """Flip, rotate, zoom, shift, relight and partly cover each face, each in its own way.
+    """Flip, rotate, zoom, shift, relight and partly erase each face, independently.
 
     Args:
         images: (B, 1 or 3, H, W) in 0..1, at their source size.
@@ -120,14 +120,14 @@ def mix_batch(
 ) -> tuple[Tensor, Tensor]:
     """Blend the faces of a batch, and their targets, by MixUp or CutMix.
 
-    One of the two is picked with equal chance when both are on; one draw a batch.
+    If both are on, one is picked with equal probability, once per batch.
 
     Args:
         images: (B, ch, H, W) float.
         targets: (B, C) distributions.
-        mixup_alpha: Of MixUp's Beta distribution; 0 turns it off.
-        cutmix_alpha: Of CutMix's; 0 turns it off.
-        prob: Chance that the batch is mixed at all.
+        mixup_alpha: Parameter of MixUp's Beta distribution; 0 turns it off.
+        cutmix_alpha: Likewise for CutMix.
+        prob: Probability that the batch is mixed at all.
 
     Returns:
         The mixed images and targets, of the same shapes.
@@ -145,7 +145,7 @@ def mix_batch(
 def prepare_input(
     images: Tensor, size: int, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Tensor:
-    """Resize to the backbone's size, make three channels, normalise once.
+    """Resize to the backbone's input size, expand to three channels, normalise.
 
     Args:
         images: (B, 1 or 3, H, W) in 0..1.
@@ -187,5 +187,5 @@ def batch_loader(
         batch_size=None,
         num_workers=num_workers,
         pin_memory=pin,
-        generator=torch.Generator(),  # leaves the global one alone, so workers change nothing
+        generator=torch.Generator(),  # keeps the global one untouched: workers change no result
     )

@@ -1,4 +1,4 @@
-"""Every setting of a run, each said once: type, default, range, help, group; and the profiles."""
+"""Every setting of a run, defined once: type, default, range, help, group; and the profiles."""
 
 import dataclasses
 import difflib
@@ -17,23 +17,23 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Setting:
-    """What a field of `Config` says of itself; flags, help, tables and checks come from it."""
+    """Metadata of one `Config` field; flags, help, tables and checks are derived from it."""
 
     help: str
     group: str
-    commands: tuple[str, ...]  # that take it
+    commands: tuple[str, ...]  # that accept it
     choices: tuple[str | int, ...] = ()
-    low: float | None = None  # the smallest value
-    above: float | None = None  # every value lies above
-    high: float | None = None  # the largest value
+    low: float | None = None  # smallest allowed value
+    above: float | None = None  # exclusive lower bound
+    high: float | None = None  # largest allowed value
     unit: str = ""
-    needs: tuple[str, ...] = ()  # conditions for an effect, as "head=grefel"
-    sets_apart: bool = True  # two runs that differ in it are two variants
-    may_change: bool = False  # between a run and its continuation
+    needs: tuple[str, ...] = ()  # conditions for it to have an effect, e.g. "head=grefel"
+    sets_apart: bool = True  # two runs that differ in it are different variants
+    may_change: bool = False  # when a run is resumed
 
     @property
     def range(self) -> str:
-        """Range and unit in words, for the help."""
+        """Range and unit as text, for the help."""
         low = f"above {self.above}" if self.above is not None else ""
         low = f"from {self.low}" if self.low is not None else low
         high = f"to {self.high}" if self.high is not None else ""
@@ -75,10 +75,10 @@ class Config:
     profile: str = _setting("vit_base", "auto, demo, lite or vit_base; auto: demo on drawn faces",
                             group="profile", commands=("explore", *_TRAIN),
                             sets_apart=False)  # fmt: skip
-    dataset: str = _data("synthetic", "data set; synthetic: the built-in drawn faces",
+    dataset: str = _data("synthetic", "data set; synthetic: built-in drawn faces",
                          choices=("synthetic", "ferplus", "fer2013", "rafdb", "rafdb_compound"),
                          commands=_EVERY)  # fmt: skip
-    data_dir: str = _data("", "folder of the data set; empty: its usual place under data/",
+    data_dir: str = _data("", "folder of the data set; empty: its default folder under data/",
                           commands=_EVERY, sets_apart=False, may_change=True)  # fmt: skip
     protocol: str = _data("official", "which FERPlus rows count, and with which label",
                           choices=("official", "argmax", "all"), needs=_VOTES,
@@ -90,14 +90,14 @@ class Config:
                                   needs=_VOTES)  # fmt: skip
     drop_leaks: bool = _data(True, "drop training faces that also occur in validation or test, and "
                              "validation faces that occur in test")  # fmt: skip
-    rafdb_images: str = _data("aligned", "which of RAF-DB's images are read",
+    rafdb_images: str = _data("aligned", "which of RAF-DB's images to use",
                               choices=("aligned", "original"),
                               needs=("dataset=rafdb|rafdb_compound",))  # fmt: skip
     synthetic_images: int = _data(3000, "number of built-in faces", low=200,
                                   needs=("dataset=synthetic",))  # fmt: skip
-    label_noise: float = _data(0.0, "share of training labels made wrong on purpose", low=0,
+    label_noise: float = _data(0.0, "share of training labels to corrupt (label noise)", low=0,
                                high=0.9, commands=_ONCE)  # fmt: skip
-    noise_kind: str = _data("symmetric", "wrong labels: any other class, or as the votes confuse",
+    noise_kind: str = _data("symmetric", "noisy labels: any other class, or by vote confusion",
                             choices=("symmetric", "confusion"), needs=("label_noise>0",),
                             commands=_ONCE)  # fmt: skip
 
@@ -110,19 +110,19 @@ class Config:
                                     needs=_WINDOW)  # fmt: skip
     landmark_weights: str = _model("hub", "hub, none, or the path of a weight file", needs=_WINDOW)
     image_size: int = _model(224, "side of the square input", low=16, high=1024, unit="pixels")
-    output_stride: int = _model(0, "of a CNN; 0: its own, or 16 if its map would be under 4x4",
+    output_stride: int = _model(0, "of a CNN; 0: its default, or 16 for inputs below 128 pixels",
                                 choices=(0, 8, 16, 32))  # fmt: skip
-    head: str = _model("grefel", "linear: timm's plain classifier, the control",
+    head: str = _model("grefel", "linear: timm's own linear classifier, the baseline",
                        choices=("grefel", "linear"))  # fmt: skip
-    correction: str = _head("paper", "how the primary distribution and the correction combine",
+    correction: str = _head("paper", "how the primary distribution and the correction are combined",
                             choices=("paper", "trust", "none"), needs=_GREFEL)  # fmt: skip
-    branches: str = _head("both", "what the correction is made of",
+    branches: str = _head("both", "which branches the correction consists of",
                           choices=("both", "anchors", "attention"), needs=_CORRECTED)  # fmt: skip
     primary: str = _head("linear", "linear on the pooled feature, or mlp on the embedding as in "
                          "the paper", choices=("linear", "mlp"), needs=_GREFEL)  # fmt: skip
     num_anchors: int = _head(10, "anchors per class", low=1, needs=_ANCHORS)
     embedding_dim: int = _head(128, "width of the embedding", low=2, needs=_GREFEL)
-    attention_heads: int = _head(4, "heads of the attentive correction", low=1,
+    attention_heads: int = _head(4, "attention heads of the attentive correction", low=1,
                                  needs=(*_CORRECTED, "branches!=anchors"))  # fmt: skip
     delta: float = _head(1.0, "anchor distance that counts as one nat of evidence", above=0,
                          needs=_ANCHORS)  # fmt: skip
@@ -132,7 +132,7 @@ class Config:
     lambda_branch: float = _loss(3.0, "weight of the branch loss", low=0, needs=_CORRECTED)
     lambda_anchor: float = _loss(0.1, "weight of the anchor loss", low=0, needs=_ANCHORS)
     lambda_center: float = _loss(0.1, "weight of the center loss", low=0, needs=_ANCHORS)
-    lambda_rel: float = _loss(0.1, "weight of the reliability loss; 0 builds no reliability head",
+    lambda_rel: float = _loss(0.1, "weight of the reliability loss; 0: no reliability head",
                               low=0, needs=_GREFEL)  # fmt: skip
     label_smoothing: float = _loss(0.11, "share of the target spread over all classes", low=0,
                                    high=0.9)  # fmt: skip
@@ -146,44 +146,44 @@ class Config:
     teacher_temperature: float = _loss(1.0, "softens the teacher's predictions", above=0,
                                        needs=("teacher!=",))  # fmt: skip
 
-    augmentation: str = _augment("standard", "strength of flips, moves, relighting and erasing",
+    augmentation: str = _augment("standard", "strength of flips, shifts, lighting and erasing",
                                  choices=("none", "standard", "heavy"))  # fmt: skip
     mixup_alpha: float = _augment(0.2, "MixUp strength; 0 is off", low=0, needs=("mix_prob>0",))
     cutmix_alpha: float = _augment(1.0, "CutMix strength; 0 is off", low=0, needs=("mix_prob>0",))
-    mix_prob: float = _augment(0.5, "share of batches that are mixed", low=0, high=1)
-    balanced_sampling: int = _augment(0, "faces per class and epoch; 0 takes every face once",
+    mix_prob: float = _augment(0.5, "probability that a batch is mixed", low=0, high=1)
+    balanced_sampling: int = _augment(0, "faces per class and epoch; 0: every face once",
                                       low=0)  # fmt: skip
 
     epochs: int = _optimise(150, "passes over the training faces", low=1)
     batch_size: int = _optimise(64, "faces per update", low=2, commands=(*_TRAIN, "evaluate"))
-    micro_batch_size: int = _optimise(0, "faces in memory at once; 0 is the whole batch", low=0,
+    micro_batch_size: int = _optimise(0, "faces in memory at once; 0: the whole batch", low=0,
                                       sets_apart=False, may_change=True)  # fmt: skip
-    lr: float = _optimise(5e-5, "highest learning rate", above=0, high=10)
-    backbone_lr_scale: float = _optimise(1.0, "the backbone learns at this times lr", low=0)
-    weight_decay: float = _optimise(0.005, "not on norms, biases and anchors", low=0)
+    lr: float = _optimise(5e-5, "peak learning rate", above=0, high=10)
+    backbone_lr_scale: float = _optimise(1.0, "multiplier of lr for the backbone", low=0)
+    weight_decay: float = _optimise(0.005, "not applied to norms, biases and anchors", low=0)
     warmup_epochs: float = _optimise(10.0, "linear warm-up", low=0, unit="epochs")
-    grad_clip: float = _optimise(1.0, "largest gradient norm; 0 is off", low=0)
-    ema_decay: float = _optimise(0.9999, "of the moving average of the weights", low=0,
+    grad_clip: float = _optimise(1.0, "maximum gradient norm; 0: off", low=0)
+    ema_decay: float = _optimise(0.9999, "decay of the moving average of the weights (EMA)", low=0,
                                  high=0.999999)  # fmt: skip
-    early_stopping: int = _optimise(0, "epochs without a better validation accuracy; 0 is never",
+    early_stopping: int = _optimise(0, "stop after this many epochs without improvement; 0: never",
                                     low=0)  # fmt: skip
     precision: str = _optimise("auto", "auto is bf16 on a GPU, fp32 on a CPU",
                                choices=("auto", "fp32", "bf16"))  # fmt: skip
-    channels_last: bool = _optimise(False, "memory layout; often faster for CNNs")
-    compile: bool = _optimise(False, "torch.compile; its first steps take minutes",
+    channels_last: bool = _optimise(False, "channels-last memory layout; often faster for CNNs")
+    compile: bool = _optimise(False, "use torch.compile; the first steps then take minutes",
                               sets_apart=False, commands=_ONCE)  # fmt: skip
 
-    seed: int = _run(0, "of weights, order, augmentation and mixing", low=0, high=2**31 - 1)
+    seed: int = _run(0, "random seed of weights, order and augmentation", low=0, high=2**31 - 1)
     device: str = _run("auto", "auto, cpu, cuda or cuda:N", commands=_EVERY[1:], may_change=True)
-    num_workers: int = _run(0, "loader processes; 0 loads in this one", low=0, may_change=True,
+    num_workers: int = _run(0, "loader processes; 0: load in this process", low=0, may_change=True,
                             commands=(*_TRAIN, "evaluate"))  # fmt: skip
-    processes: int = _run(1, "that train together, one on each GPU of this machine", low=1,
+    processes: int = _run(1, "training processes, one per GPU of this machine", low=1,
                           may_change=True)  # fmt: skip
-    save_every: int = _run(10, "epochs between kept checkpoints; 0 keeps none", low=0,
+    save_every: int = _run(10, "keep a checkpoint every N epochs; 0: keep none", low=0,
                            sets_apart=True)  # fmt: skip
-    output_dir: str = _run("outputs", "folder of the run folders; for evaluate: of the results",
+    output_dir: str = _run("outputs", "folder for run folders; with evaluate: for the results",
                            commands=(*_TRAIN, "evaluate", "compare"), may_change=True)  # fmt: skip
-    variant: str = _run("", "name of what no setting says, as a loss of your own; sets runs apart",
+    variant: str = _run("", "name for changes outside the settings, such as your own loss",
                         sets_apart=True)  # fmt: skip
     run_name: str = _run("", "name of the run folder; the same name continues an unfinished run",
                          commands=_ONCE)  # fmt: skip
@@ -191,18 +191,18 @@ class Config:
                        commands=_ONCE, may_change=True)  # fmt: skip
     checkpoint_path: str = _run("", "run folder or checkpoint file to start from",
                                 commands=("finetune",))  # fmt: skip
-    finetune_name: str = _run("", "the result is in <run>/finetune_<name>; empty: the time",
+    finetune_name: str = _run("", "names the folder <run>/finetune_<name>; empty: the current time",
                               commands=("finetune",))  # fmt: skip
     checkpoint_dir: str = _evaluate("", "run folder to evaluate", commands=("evaluate", "explain"))
-    split: str = _evaluate("test", "split that is scored", choices=("train", "val", "test"),
+    split: str = _evaluate("test", "split to score", choices=("train", "val", "test"),
                            commands=("evaluate", "explain"))  # fmt: skip
     tta: str = _evaluate("none", "flip: mean of the face and its mirror image",
                          choices=("none", "flip"))  # fmt: skip
-    robustness_images: int = _evaluate(500, "faces that are blurred, covered and so on; 0: none",
+    robustness_images: int = _evaluate(500, "faces used in the robustness test; 0: skip it",
                                        low=0)  # fmt: skip
-    picture: str = _evaluate("", "photograph to look at; empty: built-in faces",
+    picture: str = _evaluate("", "photograph to explain; empty: faces of the data set",
                              commands=("explain",))  # fmt: skip
-    inspect_labels: bool = _evaluate(True, "score the training faces too, for wrong labels")
+    inspect_labels: bool = _evaluate(True, "also score the training faces, to detect wrong labels")
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -216,7 +216,7 @@ class Config:
         if self.batch_size < 2 * self.processes:
             raise ValueError(
                 f"batch_size {self.batch_size} is too small for {self.processes} processes; each "
-                f"takes its share of a batch, two faces at least"
+                f"needs at least two faces of each batch"
             )
         if self.embedding_dim % self.attention_heads:
             raise ValueError(
@@ -225,7 +225,7 @@ class Config:
             )
 
     def __str__(self) -> str:
-        """What differs from the profile; what has no effect; then every setting by group."""
+        """Changes from the profile, settings without effect, then every setting by group."""
         changes = self.changes()
         words = [f"{name} {value}" for name, value in changes.items()] or ["nothing"]
         lines = _wrapped(f"changed from profile {self.profile}:", words)
@@ -274,23 +274,23 @@ class Config:
         return config._with_room_after_warmup("warmup_epochs" in overrides)
 
     def _with_room_after_warmup(self, given: bool) -> "Config":
-        """Refuse a warm-up without end if it was given; shorten the profile's to a fifth."""
+        """Reject a given warm-up as long as the run; shorten the profile's to a fifth of it."""
         if self.warmup_epochs < self.epochs:
             return self
         if given:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs:g} and epochs {self.epochs}: the learning "
-                f"rate would never come down; give fewer warmup_epochs"
+                f"rate would never decay; lower warmup_epochs"
             )
         log.warning(
-            "warmup_epochs is %g instead of the profile's %g, a fifth of %d epochs",
+            "warmup_epochs is %g instead of the profile's %g: a fifth of %d epochs",
             self.epochs / 5, self.warmup_epochs, self.epochs,
         )  # fmt: skip
         return self.replace(warmup_epochs=self.epochs / 5)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":
-        """Rebuild a config from `to_dict`, of this version or an older one.
+        """Rebuild a config from the output of `to_dict`, of this or an older version.
 
         Raises:
             ValueError: An unknown name, or the config of a newer version.
@@ -319,7 +319,7 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def on_data(self, **changes: Any) -> "Config":
-        """`replace`, but another data set without a data_dir is looked for in its usual place."""
+        """Like `replace`, but a new dataset without data_dir gets its default folder."""
         if changes.get("dataset", self.dataset) != self.dataset:
             changes = {"data_dir": ""} | changes
         return self.replace(**changes)
@@ -330,7 +330,7 @@ class Config:
         return {name: (mine[name], theirs[name]) for name in mine if mine[name] != theirs[name]}
 
     def changes(self) -> dict[str, Any]:
-        """The settings that set this run apart from its profile."""
+        """The settings in which this run differs from its profile."""
         values = dict(PROFILES.get(self.profile, {}))
         if self.checkpoint_path:
             values |= FINETUNE_PROFILES.get(
@@ -353,8 +353,8 @@ class Config:
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 SETTINGS: dict[str, Setting] = {name: field.metadata["setting"] for name, field in FIELDS.items()}
-VERSION = 2  # of `Config.to_dict`; 1 had no version
-RETIRED = {"attention_levels": 1}  # settings of older runs, and the value that changes nothing
+VERSION = 2  # format of `Config.to_dict`; version 1 carried no version number
+RETIRED = {"attention_levels": 1}  # settings of older runs, and the value without effect
 WITHOUT_WEIGHTS = {"backbone_weights": "none", "landmark_weights": "none"}  # a checkpoint has them
 DATA_DIRS = {  # where each data set is looked for when no data_dir is given
     "synthetic": "data/synthetic",
@@ -414,7 +414,7 @@ def command_settings(command: str) -> dict[str, Setting]:
 
 
 def check_name(name: str, allowed: Mapping[str, Any], kind: str) -> None:
-    """Refuse a name that is not allowed, and say which is nearest.
+    """Reject a name that is not allowed, and suggest the closest one.
 
     Raises:
         ValueError: The name is not one of `allowed`.
@@ -426,7 +426,7 @@ def check_name(name: str, allowed: Mapping[str, Any], kind: str) -> None:
 
 
 def _wrapped(head: str, words: list[str]) -> list[str]:
-    """A head and words behind it, in lines of 95 characters."""
+    """A heading followed by words, wrapped at 95 characters."""
     lines = [f"{head:<13}"]
     for word in words:
         if len(lines[-1]) + len(word) > 95:
@@ -436,7 +436,7 @@ def _wrapped(head: str, words: list[str]) -> list[str]:
 
 
 def _convert(name: str, value: Any, kind: type) -> Any:
-    """Accept what papermill and shells pass (numbers as text, `false` as text)."""
+    """Convert what papermill and shells pass (numbers and `false` as strings)."""
     if kind is bool:
         text = str(value).lower()
         if text in ("true", "yes", "on", "1"):

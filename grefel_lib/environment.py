@@ -1,4 +1,4 @@
-"""Where a run runs: versions, device, commit, threads; and whether a person watches."""
+"""The environment of a run: versions, device, commit, threads, interactive or not."""
 
 import ctypes
 import os
@@ -15,10 +15,10 @@ from grefel_lib.config import PROJECT_ROOT, Config
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, device; commit and dirty flag of the project, None where git cannot tell.
+    """Versions and device; commit and dirty flag of the project, None if git cannot tell.
 
-    The commit is that of a repository that holds this file; one that the project merely lies in
-    says nothing of it.
+    The commit is that of the repository that tracks this file; an enclosing repository that does
+    not track it is ignored.
     """
     here = Path(__file__).resolve()
     commit = _git("rev-parse", "HEAD", f"HEAD:./{here.name}", folder=here.parent)
@@ -38,7 +38,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def watched() -> bool:
-    """Whether a person can click: a notebook open in Jupyter, VS Code or Colab.
+    """Whether the session is interactive: a notebook open in Jupyter, VS Code or Colab.
 
     GREFEL_PANELS=0 or 1 overrides.
     """
@@ -50,20 +50,20 @@ def watched() -> bool:
 def keep_memory() -> None:
     """Let this process keep the memory it frees, if the C library is glibc.
 
-    Otherwise a training step on a CPU hands its activations back to the system and takes them again
-    page by page: several percent of its time (`make bench`, fit_against_bare_loop).
+    Otherwise a training step on a CPU returns its activations to the system and gets them back
+    page by page, which costs several percent of the time (`make bench`, fit_against_bare_loop).
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give back the top of the heap
-        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest there is
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never trim the top of the heap
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest allowed value
 
 
 def openmp_settings() -> dict[str, str]:
-    """Environment variables for a kernel or process to be started, which count before torch loads.
+    """Environment variables for a new kernel or process; they must be set before torch loads.
 
-    On a CPU, OpenMP's threads wait for each other by spinning, for so long that they hold up
-    whatever else runs, and it them. GOMP_SPINCOUNT makes them sleep soon. What the user set stays.
+    On a CPU, OpenMP threads wait for each other by spinning, long enough to slow down
+    both other jobs and themselves. GOMP_SPINCOUNT makes them sleep sooner. User settings are kept.
     """
     if torch.cuda.is_available() or {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         return {}
@@ -81,7 +81,7 @@ def progress_bars() -> bool:
 
 
 def _git(*arguments: str, folder: Path) -> str | None:
-    """What git says in a folder; GIT_DIR and its like would have it speak of another."""
+    """Output of git in a folder, ignoring GIT_DIR and similar variables."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         return subprocess.run(
@@ -95,7 +95,7 @@ def pick_device(name: str) -> torch.device:
     """The device that a config asks for; auto is the GPU where there is one.
 
     Raises:
-        ValueError: torch does not know it, or it is not there.
+        ValueError: torch does not know the device, or it is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -111,7 +111,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast(config: Config, device: torch.device) -> torch.autocast:
-    """bf16 arithmetic in the backbone where the config asks for it."""
+    """bf16 autocast if the config asks for it."""
     bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 

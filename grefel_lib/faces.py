@@ -22,7 +22,7 @@ from grefel_lib.sources.layouts import Source, find_source
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
-VALIDATION_SHARE, VALIDATION_SEED = 0.1, 0  # where a set has no validation split; never the run's
+VALIDATION_SHARE, VALIDATION_SEED = 0.1, 0  # for sets without validation; not the run's seed
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FaceSet:
         return dataclasses.replace(self, table=table, targets=self.targets[indices])
 
     def sample(self, count: int) -> "FaceSet":
-        """So many faces, evenly spaced: always the same ones; all of a smaller set."""
+        """`count` evenly spaced faces, always the same ones; all faces if there are fewer."""
         if len(self) <= count:
             return self
         return self.take(np.linspace(0, len(self) - 1, count).round().astype(int))
@@ -83,13 +83,13 @@ def load_faces(config: Config) -> FaceSet:
     Returns:
         All splits. Validation and test targets are one-hot; training targets are vote
         distributions with soft labels. With `drop_leaks`, training rows whose pixels also occur
-        in any validation or test image (kept by the protocol or not) are left out, and validation
-        rows whose pixels occur in any test image: they would choose the checkpoint. With
+        in any validation or test image (kept by the protocol or not) are dropped, and validation
+        rows whose pixels occur in any test image, which would bias checkpoint selection. With
         `label_noise` the table has a column true_label.
 
     Raises:
         FileNotFoundError: A folder, table or image is missing.
-        ValueError: A file cannot be read as what it should be, or no row is left.
+        ValueError: A file has the wrong format, or no row is left.
         OSError: The cache cannot be written.
     """
     source = find_source(config)
@@ -98,7 +98,7 @@ def load_faces(config: Config) -> FaceSet:
     if config.dataset.startswith("rafdb") or not (table["split"] == "val").any():
         table = _with_validation(table)
         if not config.dataset.startswith("rafdb"):
-            warnings.append("no validation split here: a stratified tenth of train is used")
+            warnings.append("no validation split: using a stratified tenth of the training split")
     names = CLASS_NAMES[config.dataset]
     if "votes" in source.kind:
         votes = table[list(VOTE_COLUMNS)].to_numpy(dtype=float)
@@ -126,7 +126,7 @@ def load_faces(config: Config) -> FaceSet:
         keep = keep & ~(leaks | copies).to_numpy()
     if not keep.any():
         raise ValueError(
-            f"no face of {source.root} has a label under protocol {config.protocol!r}: all votes "
+            f"no face in {source.root} has a label under protocol {config.protocol!r}: all votes "
             f"are zero, unknown or not a face"
         )
     for warning in warnings:
@@ -153,10 +153,10 @@ def load_faces(config: Config) -> FaceSet:
 def _make_wrong(
     table: pd.DataFrame, targets: np.ndarray, names: tuple[str, ...], config: Config
 ) -> int:
-    """Change a share of the training labels, in place, and keep the old ones as true_label.
+    """Corrupt a share of the training labels, in place, and keep the originals as true_label.
 
-    In a changed target the masses of the old and the new class change places. Confusion: a class
-    becomes another as often as people take it for that one, over all training faces.
+    In a changed target the masses of the old and the new class are swapped. Confusion: a class
+    becomes another as often as annotators mistake it for that one, over all training faces.
     """
     train = np.flatnonzero(table["split"] == "train")
     labels = table["label"].to_numpy()[train]
@@ -165,8 +165,7 @@ def _make_wrong(
         columns = [column for column in VOTE_COLUMNS[: len(names)] if column in table]
         if len(columns) < len(names):
             raise ValueError(
-                f"noise_kind confusion follows the votes, and {config.dataset} has none; use "
-                f"symmetric"
+                f"noise_kind=confusion needs votes, and {config.dataset} has none; use symmetric"
             )
         votes = table.loc[train, columns].to_numpy(dtype=float)
         chances = np.stack([votes[labels == i].sum(axis=0) for i in range(len(names))])
@@ -189,9 +188,9 @@ def ferplus_targets(
         soft: Vote distributions instead of one-hot labels.
 
     Returns:
-        Targets (N, 8), rows of kept faces sum to 1 (others are zero), and keep (N,) bool.
+        Targets (N, 8), where rows of kept faces sum to 1 (others are zero), and keep (N,) bool.
 
-    Source: FERPlus (Barsoum et al. 2016) and its published reader for "official": majority, or
+    Source: FERPlus (Barsoum et al. 2016) and its published code for "official": majority, or
     with `soft` its cross-entropy mode; "argmax" as SCN does; "all" as EmotionNet does.
     """
     votes = np.asarray(votes, dtype=float)
@@ -215,7 +214,7 @@ def ferplus_targets(
 
 
 def _take_top(votes: np.ndarray) -> np.ndarray:
-    """The columns (N, 10) that the official cross-entropy mode keeps; all zero: discarded."""
+    """The votes (N, 10) that the official cross-entropy mode keeps; all zero if discarded."""
     emotions = len(EMOTIONS)
     left, taken = votes.copy(), np.zeros_like(votes)
     total, count = votes.sum(axis=1), np.zeros(len(votes))
@@ -238,12 +237,12 @@ def _take_top(votes: np.ndarray) -> np.ndarray:
 
 
 def _with_validation(table: pd.DataFrame) -> pd.DataFrame:
-    """Move a stratified tenth of train to val, the same rows for everyone."""
+    """Move a stratified tenth of train to val, always the same rows."""
     from sklearn.model_selection import train_test_split
 
     train = table.index[table["split"] == "train"]
     codes = table.loc[train, "code"]
-    rare = codes.map(codes.value_counts()) < 2  # a class of one face cannot be divided
+    rare = codes.map(codes.value_counts()) < 2  # a class with one face cannot be split
     try:
         _, val = train_test_split(
             train[~rare], test_size=VALIDATION_SHARE, random_state=VALIDATION_SEED,
@@ -251,7 +250,7 @@ def _with_validation(table: pd.DataFrame) -> pd.DataFrame:
         )  # fmt: skip
     except ValueError as error:
         raise ValueError(
-            f"{len(train)} training faces are too few for a validation split"
+            f"{len(train)} training faces are too few to split off a validation set"
         ) from error
     table.loc[val, "split"] = "val"
     return table
@@ -307,15 +306,15 @@ def taught(train: FaceSet, config: Config) -> FaceSet:
 
 
 def cache_root() -> Path:
-    """Where decoded images are kept: data/cache, or what GREFEL_CACHE names."""
+    """Where decoded images are kept: data/cache, or the folder in GREFEL_CACHE."""
     return Path(os.environ.get("GREFEL_CACHE") or PROJECT_ROOT / "data/cache").expanduser()
 
 
 def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray, str]:
-    """The raw table and images of a source, decoded at most once per state of its files."""
+    """Raw table and images of a source, decoded once until its files change."""
     digest = hashlib.sha256(f"{VERSION} {source.kind}".encode())
     root = os.path.join(source.root, "")
-    for file in source.files:  # a hundred thousand, where pathlib's own ways would take seconds
+    for file in source.files:  # up to 100,000 files: pathlib would take seconds
         stat = os.stat(file)
         name = str(file).removeprefix(root) if str(file).startswith(root) else file.name
         digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
@@ -335,14 +334,14 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray, str]:
                 _fill(source, folder)
                 for old in folder.parent.glob(f"{prefix}*"):
                     if old.is_dir() and old != folder:
-                        log.info("the files of %s changed: its old cache is removed", source.root)
+                        log.info("the files of %s changed: removing its old cache", source.root)
                         shutil.rmtree(old, ignore_errors=True)
         lock.release()
     images = np.load(folder / "images.npy", mmap_mode="r")
     return read_table(folder / "table.csv"), images, fingerprint
 
 
-VERSION = 1  # of the cache's content: raise it when readers change what they return
+VERSION = 1  # of the cache content: increase it when the output of readers changes
 
 
 def _fill(source: Source, folder: Path) -> None:
@@ -367,7 +366,7 @@ def _fill(source: Source, folder: Path) -> None:
 
 
 def _room(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A memory-mapped uint8 array whose disk space is taken now: a full disk raises, not kills."""
+    """A memory-mapped uint8 array with its disk space reserved, so a full disk raises an error."""
     store = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
@@ -384,27 +383,27 @@ def _writing(folder: Path, write: Callable, *arguments: Any, **options: Any) -> 
 
 def _cannot_write(folder: Path, error: OSError) -> str:
     return (
-        f"cannot write the cache of decoded images in {folder} ({error.strerror or error}); make "
-        f"room there, or set GREFEL_CACHE to a folder that can be written"
+        f"cannot write the cache of decoded images in {folder} ({error.strerror or error}); free "
+        f"some space, or set GREFEL_CACHE to a writable folder"
     )
 
 
 def flip_labels(
     labels: np.ndarray, share: float, chances: np.ndarray, *, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Make a share of the labels wrong.
+    """Corrupt a share of the labels.
 
     Args:
         labels: (N,) positions of the classes.
-        share: Of the labels that become wrong, 0 to 1, exactly (rounded to whole faces).
-        chances: (C, C) how likely each class (row) becomes which; the diagonal is not used.
-        seed: Of the choice.
+        share: Exact share of labels to corrupt, 0 to 1 (rounded to whole faces).
+        chances: (C, C) relative probability of turning a class (row) into another; diagonal unused.
+        seed: Random seed.
 
     Returns:
-        (N,) labels, and (N,) which were changed: never into themselves.
+        (N,) labels, and (N,) bool, which were changed; a changed label always differs.
 
     Raises:
-        ValueError: A class that is to change has nothing to become.
+        ValueError: A class to be changed has no other class to become.
     """
     rng = np.random.default_rng([seed, 5])
     changed = np.zeros(len(labels), dtype=bool)
@@ -412,7 +411,7 @@ def flip_labels(
     others = np.asarray(chances, dtype=float) * (1 - np.eye(len(chances)))
     empty = np.flatnonzero(others.sum(axis=1) == 0)
     if np.isin(labels[changed], empty).any():
-        raise ValueError(f"class {empty[0]} is confused with no other; use symmetric label noise")
+        raise ValueError(f"class {empty[0]} is never confused with another; use symmetric noise")
     edges = (others / np.maximum(others.sum(axis=1, keepdims=True), 1e-12)).cumsum(axis=1)
     edges[:, -1] = 1
     draws = rng.random((len(labels), 1))

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all; checkpoints in safetensors."""
+"""File access: atomic writes; checkpoints as safetensors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from grefel_lib.config import PROJECT_ROOT
 if TYPE_CHECKING:  # torch takes seconds, and figures and tables need none
     from torch import Tensor
 
-TEXT = ("id", "copy", "file", "image_hash")  # columns of a table that name faces
+TEXT = ("id", "copy", "file", "image_hash")  # columns that identify faces; read as strings
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder under outputs/; files in it are written whole or not at all."""
+    """A folder under outputs/; files in it are written atomically."""
 
     path: Path
 
@@ -36,7 +36,7 @@ class Folder:
         return relative(self.path)
 
     def file(self, *parts: str) -> Path:
-        """A path inside the run folder, its parent made."""
+        """A path inside the folder; its parent is created."""
         self.path.joinpath(*parts[:-1]).mkdir(parents=True, exist_ok=True)
         return self.path.joinpath(*parts)
 
@@ -67,7 +67,7 @@ class Folder:
 
 
 def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Write a file beside its place, then rename it into place; remove it on failure."""
+    """Write a temporary file next to the target, then rename it; remove it on failure."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)
     temporary = Path(name)
@@ -84,7 +84,7 @@ def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table of faces as `write_table` wrote it; ids are text: 00074 and NA as well."""
+    """Read a table written by `write_table`; ids stay strings, even 00074 or NA."""
     others = [name for name in pd.read_csv(path, nrows=0) if name not in TEXT]
     missing = {name: [""] for name in others}
     return pd.read_csv(
@@ -93,23 +93,23 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def relative(path: Path) -> str:
-    """A path relative to the project root where it lies inside, so that no output leaks one."""
+    """A path relative to the project root if inside it, so that output shows no absolute paths."""
     path = Path(path).resolve()
     return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
 
 
 _TAIL = r"""[^\s"'`,;()<>|]+"""
-_ABSOLUTE_PATH = re.compile(  # in running text; not the tail of a relative path or of an URL
+_ABSOLUTE_PATH = re.compile(  # within text; not the tail of a relative path or a URL
     rf"(?<![\w.~:/\\-])(?:file://|~\w*)?/(?=[\w.~]){_TAIL}|(?<!\w)[A-Za-z]:\\{_TAIL}"
 )
 
 
 def without_paths(content: Any, *folders: str) -> Any:
-    """Content to be shared: of every absolute path in its texts the last part alone is left.
+    """Content for sharing: every absolute path in its strings is reduced to its last part.
 
     Args:
-        content: Text, or what JSON holds.
-        folders: Paths to look for by name, beside the home folder and the project's: they may hold
+        content: A string, or any JSON content.
+        folders: Paths to replace besides the home and project folders; they may contain
             spaces.
     """
     if isinstance(content, Mapping):
@@ -119,7 +119,7 @@ def without_paths(content: Any, *folders: str) -> Any:
     if not isinstance(content, str):
         return content
     names = {path: Path(path).name for path in (*folders, str(PROJECT_ROOT))}
-    names[str(Path.home())] = "~"  # its name is a person's
+    names[str(Path.home())] = "~"  # its last part is the user's name
     for path in sorted(names, key=len, reverse=True):
         if Path(path).is_absolute() and Path(path).name:
             whole = rf"(?<![\w.~/\\-]){re.escape(path)}(?![\w.-])"
@@ -128,11 +128,11 @@ def without_paths(content: Any, *folders: str) -> Any:
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
-    """Write a checkpoint; a crash or a full disk leaves the old file as it was.
+    """Write a checkpoint; a crash or a full disk leaves the old file unchanged.
 
     Args:
-        path: Its parent exists.
-        tensors: By name; made contiguous, since safetensors refuses channels-last.
+        path: Target file; its parent must exist.
+        tensors: By name; made contiguous, since safetensors rejects channels-last.
         facts: Anything JSON can hold.
 
     Raises:
@@ -164,21 +164,21 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Read a checkpoint: tensors by name and the facts saved with them; nothing is unpickled.
 
     Raises:
-        ValueError: The file is truncated or damaged, or no checkpoint of this project.
+        ValueError: The file is truncated or damaged, or not a checkpoint of this project.
     """
     facts = read_facts(path)
     with safe_open(path, framework="pt") as content:
         tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
     if "sha256" in facts and facts["sha256"] != tensors_digest(tensors):
         raise ValueError(
-            f"the checkpoint {path} is damaged: its weights are not those that were saved; take a "
-            f"copy of it, or train the run again"
+            f"the checkpoint {path} is damaged: its weights do not match their checksum; restore a "
+            f"backup, or train the run again"
         )
     return tensors, facts
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and values, in the order of the names."""
+    """SHA-256 of names, dtypes, shapes and values, sorted by name."""
     import torch
 
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Training, from the first batch to the last checkpoint: read `fit`, then `train_epoch`."""
+"""Training, from the first batch to the last checkpoint. Start with `fit`, then `train_epoch`."""
 
 import contextlib
 import logging
@@ -55,7 +55,7 @@ class NonFiniteLossError(ValueError):
 
 @dataclass
 class Training:
-    """The state of one training; the checkpoint `last` holds what a resume needs of it."""
+    """The state of a training run; the checkpoint `last` stores what resuming needs."""
 
     run: Run
     train: FaceSet
@@ -66,18 +66,18 @@ class Training:
     ema: ModelEmaV3
     optimizer: torch.optim.Optimizer
     loss: Loss
-    forward: Callable[[Tensor], Output]  # net, wrapped and compiled as the config asks
+    forward: Callable[[Tensor], Output]  # net, wrapped and compiled as configured
     parallel: nn.Module  # net, wrapped for several processes
     class_weights: Tensor | None  # (C,)
     updates_per_epoch: int
     micro: int  # faces held in memory at once; halved when memory runs out
-    fewest: int  # faces that the network can learn from at once: batch norm needs two
+    fewest: int  # smallest micro-batch the network can train on: batch norm needs two
     epoch: int = 0
     update: int = 0
     history: list[dict] = field(default_factory=list)
 
     def inputs(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """What the network gets of a batch: augmented and mixed at source size, then enlarged.
+        """The network input for a batch: augmented and mixed at source size, then resized.
 
         Args:
             images: (B, H, W[, 3]) uint8.
@@ -99,7 +99,7 @@ class Training:
         return memory_layout(faces, config), targets[share]
 
     def batches(self) -> list[np.ndarray]:
-        """An epoch's batches of indices: the same in every process, two faces for each at least."""
+        """Index batches of one epoch: identical in every process, at least two faces for each."""
         batches = epoch_batches(self.train, self.run.config)
         return [b for b in batches if len(b) >= 2 * self.world.size]  # batch norm needs two
 
@@ -112,40 +112,40 @@ def fit(
     loss: Loss | None = None,
     say: Callable[[str], None] | None = None,
 ) -> pd.DataFrame:
-    """Train a run to its end, from wherever it stands.
+    """Train a run to its end, from the start or from its last checkpoint.
 
-    With `processes` above 1 that many are started on this machine (`launch_processes`).
+    With `processes` above 1, that many processes are started here (`launch_processes`).
 
     Args:
-        faces: All splits; only train and val are read.
-        run: From `start_run`; its config says everything else.
-        net: A network of your own instead of the config's: normalised images (B, 3, S, S) in, a
-            `grefel.Output` out. Name it with the setting `variant`.
-        loss: A loss of your own with the arguments of `losses.total_loss`; it returns scalars by
+        faces: All splits; only train and val are used.
+        run: From `start_run`; its config defines everything else.
+        net: Your own network instead of the config's: normalised images (B, 3, S, S) in, a
+            `grefel.Output` out. Set `variant` to name it.
+        loss: Your own loss, with the arguments of `losses.total_loss`; it returns scalars by
             name, of which "loss" is minimised and the others go into the history. Name it with the
             setting `variant`.
-        say: Receives a few plain lines after each epoch (`print`, for a notebook).
+        say: Called with a few lines of text after each epoch (e.g. `print`).
 
     Returns:
-        The history, one row an epoch (columns: see outputs/README.md).
+        The history, one row per epoch (columns: see outputs/README.md).
 
     Raises:
-        NonFiniteLossError: A batch gave a NaN or infinite loss or gradient; its ids are named, and
-            the weights stay what they were before it.
+        NonFiniteLossError: A batch gave a NaN or infinite loss or gradient; its ids are listed, and
+            the weights stay as they were before it.
         ProcessError: One of several processes failed.
         ValueError: A split is empty, the checkpoint to start from does not fit, or a network or
-            loss of your own has no name.
+            loss passed in has no `variant` name.
     """
     config, say = run.config, say or log.info
     own = net is not None or loss is not None
     if own and not config.variant:
-        raise ValueError("a network or loss of your own needs a name: the setting variant")
+        raise ValueError("your own network or loss needs a name: set variant")
     if config.processes > 1 and not under_torchrun():
         if own:
-            raise ValueError("a network or loss of your own trains in one process; processes is 1")
+            raise ValueError("your own network or loss trains in one process only: set processes=1")
         launch_processes(run, say=say)
         return run.history()
-    first = is_first_process()  # the one that writes and speaks
+    first = is_first_process()  # the only one that writes files and logs
     say = say if first else lambda line: None
     with run.recording() if first else contextlib.nullcontext({}) as ending:
         if first:
@@ -160,11 +160,11 @@ def fit(
                 save(training)
             say(epoch_lines(training.history, config.epochs))
             if no_progress(training.history, config.early_stopping):
-                say(f"no better validation accuracy for {config.early_stopping} epochs: stop")
+                say(f"no better validation accuracy for {config.early_stopping} epochs: stopping")
                 break
             stop_requested = any(training.world.gathered(run.asked_to_stop))
             if stop_requested and training.epoch < config.epochs:
-                say(f"asked to stop; to go on: grefel train --resume {run.name}")
+                say(f"stopped on request; to continue: grefel train --resume {run.name}")
                 ending["status"] = "stopped"
                 break
         if first:
@@ -180,9 +180,9 @@ def start_training(
     loss: Loss | None = None,
     say: Callable[[str], None] = log.info,
 ) -> Training:
-    """Build the model and all that trains it; read the last checkpoint, if there is one.
+    """Build the model and everything that trains it; load the last checkpoint, if any.
 
-    Arguments and errors as those of `fit`.
+    Arguments and errors are those of `fit`.
     """
     config = run.config
     train, val = taught(faces.split("train"), config), faces.split("val")
@@ -212,7 +212,7 @@ def start_training(
     if 0 < config.micro_batch_size < fewest:
         raise ValueError(
             f"micro_batch_size is {config.micro_batch_size}, but {config.backbone} has batch norm, "
-            f"which cannot learn from one face; give at least {fewest}"
+            f"which cannot train on a single face; use at least {fewest}"
         )
     training = Training(
         run, train, val, world, device, net, ema, loss=loss or total_loss,
@@ -241,10 +241,10 @@ def start_training(
 
 
 def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
-    """Learn from every training face once.
+    """Train for one epoch.
 
     Returns:
-        The epoch's row of the history, without validation.
+        The epoch's history row, without validation.
     """
     net, optimizer, config = training.net, training.optimizer, training.run.config
     world, device, epoch = training.world, training.device, training.epoch
@@ -335,20 +335,20 @@ def backward(
         training: Its network gets the gradients.
         inputs: (B, 3, S, S) this process's faces.
         targets: (B, C) distributions.
-        whole: Faces in the batch, over all processes.
-        say: Receives a line when memory ran out.
+        whole: Number of faces in the batch, over all processes.
+        say: Called with a message when memory runs out.
 
     Returns:
-        loss and its parts (these faces' share of the batch's mean) and correct (a count).
+        loss and its parts (contribution of these faces to the batch mean) and correct (a count).
     """
     while True:
         try:
             return _accumulate(training, inputs, targets, whole)
         except torch.OutOfMemoryError as error:
             training.optimizer.zero_grad(set_to_none=True)
-            if training.world.size > 1:  # the others wait in the middle of their gradients
+            if training.world.size > 1:  # the other processes are blocked in the all-reduce
                 raise ValueError(
-                    f"out of memory; several processes need a micro_batch_size below "
+                    f"out of memory; with several processes, set micro_batch_size below "
                     f"{min(training.micro, len(inputs))} from the start"
                 ) from error
             if training.micro <= training.fewest:
@@ -357,7 +357,7 @@ def backward(
             log.debug("out of memory: %s", error)
             say(
                 f"out of memory: micro-batches of {training.micro} from here on, the effective "
-                f"batch stays {training.run.config.batch_size}"
+                f"batch size stays {training.run.config.batch_size}"
             )
             if training.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -378,7 +378,7 @@ def _accumulate(
             with autocast(config, training.device):
                 output = training.forward(faces)
             parts = training.loss(output, wanted, config, training.class_weights)
-            # the processes' gradients are averaged, but their shares add up to one
+            # DDP averages the gradients, but the shares of the processes add up to one
             (parts["loss"] * share * world.size).backward()
         predicted = output.log_probs.detach().argmax(dim=1)
         correct = (predicted == wanted.argmax(dim=1)).sum()
@@ -389,7 +389,7 @@ def _accumulate(
 
 
 def validate(training: Training) -> dict[str, float]:
-    """Score the validation faces with both sets of weights; each process takes its share."""
+    """Score the validation faces with both sets of weights; each process scores its share."""
     world, val = training.world, training.val
     nets = {"": training.net, "ema_": training.ema.module}
     for net in nets.values():
@@ -423,7 +423,7 @@ def save(training: Training) -> None:
         (BEST, "val_accuracy", state),
         (BEST_EMA, "ema_val_accuracy", training.ema.module.state_dict()),
     ):
-        best = max(history, key=lambda past, key=key: past[key])  # the earliest of equals
+        best = max(history, key=lambda past, key=key: past[key])  # the earliest on ties
         if best is row:
             run.save_checkpoint(name, tensors, facts | {"val_accuracy": row[key]})
     facts["val_accuracy"] = row["val_accuracy"]
@@ -437,7 +437,7 @@ def save(training: Training) -> None:
 
 
 def epoch_lines(history: list[dict], epochs: int) -> str:
-    """What the last epoch of a history gave, in four plain lines."""
+    """Summary of the last epoch of a history, in four lines."""
     row = history[-1]
     best = {k: max(history, key=lambda past: past[k]) for k in ("val_accuracy", "ema_val_accuracy")}
 

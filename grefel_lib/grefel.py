@@ -22,15 +22,15 @@ MIN_CONFIDENCE = 1e-6
 class Output:
     """The model's output for a batch of faces; all distributions are log-probabilities.
 
-    A plain linear head fills `log_probs` only; `correction="none"` builds no branches.
+    A plain linear head sets `log_probs` only; `correction="none"` builds no branches.
     """
 
     log_probs: Tensor  # (B, C) corrected distribution q: the prediction
     primary_log_probs: Tensor | None = None  # (B, C) p
     geometric_log_probs: Tensor | None = None  # (B, C) g, from the anchors
     attentive_log_probs: Tensor | None = None  # (B, C) t, from the tokens
-    correction_log_probs: Tensor | None = None  # (B, C) r, the two combined
-    confidences: Tensor | None = None  # (B, 3) of p, g, t, or as many of them as were built
+    correction_log_probs: Tensor | None = None  # (B, C) r, g and t combined
+    confidences: Tensor | None = None  # (B, 3) of p, g, t, or of those that were built
     embeddings: Tensor | None = None  # (B, D) on the sphere of radius sqrt(D)
     anchors: Tensor | None = None  # (C, K, D) on the same sphere
     attention: Tensor | None = None  # (B, T) weight of each token; sums to 1
@@ -43,11 +43,11 @@ class Output:
 
     @property
     def reliability(self) -> Tensor | None:
-        """(B,) expected target mass of the predicted class, 0 to 1."""
+        """(B,) expected target mass of the predicted class, in 0..1."""
         return None if self.reliability_logits is None else self.reliability_logits.sigmoid()
 
     def branch_log_probs(self) -> Iterator[Tensor]:
-        """The distributions p, g and t, as far as they were built."""
+        """The distributions p, g and t, where they were built."""
         branches = (self.primary_log_probs, self.geometric_log_probs, self.attentive_log_probs)
         return (branch for branch in branches if branch is not None)
 
@@ -58,10 +58,10 @@ def to_sphere(points: Tensor) -> Tensor:
 
 
 def anchor_log_probs(embeddings: Tensor, anchors: Tensor, *, delta: float = 1.0) -> Tensor:
-    """Score each class by the distance of its anchors to an embedding.
+    """Score each class by the distances of its anchors to an embedding.
 
     All anchors of all classes share one softmax over negative Euclidean distance; a class's
-    probability is the total over its own anchors. Points are taken as given, never projected.
+    probability is the sum over its own anchors. Points are used as given, not projected.
 
     Args:
         embeddings: (B, D) reduced features.
@@ -69,10 +69,10 @@ def anchor_log_probs(embeddings: Tensor, anchors: Tensor, *, delta: float = 1.0)
         delta: Distance that counts as one nat of evidence; smaller is sharper.
 
     Returns:
-        (B, C) log-probabilities. A row depends on its own embedding alone.
+        (B, C) log-probabilities. Each row depends only on its own embedding.
 
     Raises:
-        ValueError: The feature widths differ, or `delta` is not positive.
+        ValueError: The embedding widths differ, or `delta` is not positive.
 
     Source: GReFEL, geometric correction; worked by hand in notebook 02.
     """
@@ -81,7 +81,7 @@ def anchor_log_probs(embeddings: Tensor, anchors: Tensor, *, delta: float = 1.0)
         raise ValueError(f"embeddings are {embeddings.shape[-1]} wide but anchors are {width} wide")
     if not delta > 0:
         raise ValueError(f"delta must be above 0; got {delta}")
-    # the matmul shortcut of cdist would make a row depend on the batch it is in
+    # cdist's matmul mode would make a row depend on the rest of its batch
     distance = torch.cdist(
         embeddings, anchors.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist"
     )  # (B, CK)
@@ -90,7 +90,7 @@ def anchor_log_probs(embeddings: Tensor, anchors: Tensor, *, delta: float = 1.0)
 
 
 def confidence(log_probs: Tensor) -> Tensor:
-    """How far a distribution is from uniform: 1 - H(p) / log C, clamped to [1e-6, 1].
+    """Distance of a distribution from uniform: 1 - H(p) / log C, clamped to [1e-6, 1].
 
     Args:
         log_probs: (B, C).
@@ -173,7 +173,7 @@ class GReFELHead(nn.Module):
             )
             self.attentive = nn.Linear(embedding_dim, num_classes)
         if reliability:
-            inputs = 1 + len(built) + 1  # a confidence each, agreement, and e where there is one
+            inputs = 1 + len(built) + 1  # one confidence per branch, agreement, and e if it exists
             inputs += embedding_dim if self.reduce is not None else 0
             self.reliability = nn.Sequential(nn.Linear(inputs, 32), nn.GELU(), nn.Linear(32, 1))
         for classifier in (self.primary[-1], self.attentive):
@@ -192,7 +192,7 @@ class GReFELHead(nn.Module):
         logits = self.primary(pooled if len(self.primary) == 1 else embeddings)
         p = F.log_softmax(logits / self.temperature, dim=1)
         if self.anchors is not None:
-            anchors = to_sphere(self.anchors)  # not in place: EMA would leave the sphere
+            anchors = to_sphere(self.anchors)  # not in place: the EMA of anchors leaves the sphere
             g = anchor_log_probs(embeddings, anchors, delta=self.delta)
         if self.attention is not None:
             attended, attention = self.attention(embeddings[:, None], tokens, tokens)
@@ -236,18 +236,18 @@ class GReFELHead(nn.Module):
         agreement = torch.stack(same).mean(dim=0) if same else torch.ones_like(conf[:, 0])
         parts = [part for part in (embeddings, conf, agreement[:, None]) if part is not None]
         inputs = torch.cat(parts, dim=1)
-        return self.reliability(inputs.detach()).squeeze(1)  # (B,); an output only
+        return self.reliability(inputs.detach()).squeeze(1)  # (B,); no gradient to other parts
 
 
 def extract(backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """A backbone's last features, and the same as tokens of its own images.
+    """A backbone's last features, and the same features as tokens of each image.
 
     Args:
         backbone: A timm network, or the window extractor.
         images: (B, 3, S, S), normalised.
 
     Returns:
-        Features as the backbone shapes them; and tokens (B, T, F_t) in float32, prefix tokens
+        Features in the backbone's own shape; and tokens (B, T, F_t) in float32, with prefix tokens
         removed.
     """
     features = backbone.forward_features(images)
@@ -270,7 +270,7 @@ class GReFEL(nn.Module):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """Channel means that the backbone's inputs are normalised with."""
+        """Channel means used to normalise the backbone's inputs."""
         return tuple(self.backbone.pretrained_cfg["mean"])
 
     @property
@@ -285,7 +285,7 @@ class GReFEL(nn.Module):
             return Output(F.log_softmax(logits.float(), dim=1))
         features, tokens = extract(self.backbone, images)
         pooled = self.backbone.forward_head(features, pre_logits=True)  # (B, F)
-        # autocast on a CPU would leave log_softmax in bfloat16
+        # on a CPU, autocast would compute log_softmax in bfloat16
         with torch.autocast(images.device.type, enabled=False):
             return self.head(pooled.float(), tokens)
 
@@ -296,15 +296,15 @@ class GReFEL(nn.Module):
         return {f"backbone.{name}.{part}" for name in names for part in ("weight", "bias")}
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that weight decay must not touch, besides norms and biases."""
+        """Names of parameters exempt from weight decay, besides norms and biases."""
         own = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in own} | {"head.anchors"}
 
 
 def _start_near_zero(classifier: nn.Linear | None) -> None:
-    """Nearly uniform at first: a random classifier disturbs pretrained features."""
+    """Initialise to nearly uniform outputs: a random classifier disturbs pretrained features."""
     if classifier is not None:
-        nn.init.normal_(classifier.weight, std=1e-3)  # at zero, what lies before has no gradient
+        nn.init.normal_(classifier.weight, std=1e-3)  # at zero, earlier layers get no gradient
         nn.init.zeros_(classifier.bias)
 
 
@@ -316,7 +316,7 @@ def build_model(config: Config, num_classes: int) -> GReFEL:
         num_classes: C.
 
     Raises:
-        ValueError: timm has no such backbone, it takes no such size, or the weights do not fit.
+        ValueError: timm has no such backbone, it rejects the size, or the weights do not fit.
         FileNotFoundError: `backbone_weights` names no file.
         ConnectionError: The hub cannot be reached.
     """

@@ -1,4 +1,4 @@
-"""Which classes each data set has, what its own codes mean, and the colour of each class."""
+"""The classes of each data set, the meaning of its label codes, and the colour of each class."""
 
 # FERPlus column order. Every seven-class set uses the first seven.
 EMOTIONS = (
@@ -40,7 +40,7 @@ CLASS_NAMES = {
 }
 CODES = {"fer2013": FER2013_CODES, "rafdb": RAFDB_CODES, "rafdb_compound": COMPOUND_CODES}
 
-# How each set's faces come: pixels of their square side, and Pillow's name for grey or colour.
+# Format of each set's faces: side of the square in pixels, and Pillow mode (grey or colour).
 FORMATS = {
     "synthetic": (48, "L"), "ferplus": (48, "L"), "fer2013": (48, "L"),
     "rafdb": (100, "RGB"), "rafdb_compound": (100, "RGB"),
@@ -60,7 +60,7 @@ COLOURS = dict(zip(EMOTIONS, _OKABE_ITO, strict=True)) | dict(
 
 
 def class_index(dataset: str, code: int) -> int:
-    """Translate a data set's own label code to the position in `CLASS_NAMES[dataset]`.
+    """Translate a data set's own label code to its index in `CLASS_NAMES[dataset]`.
 
     Raises:
         ValueError: The data set has no such code; the message lists those it has.

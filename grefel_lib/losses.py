@@ -1,4 +1,4 @@
-"""GReFEL's losses: pure functions of tensors, every reduction stated."""
+"""GReFEL's losses: pure functions of tensors; every reduction is documented."""
 
 import math
 
@@ -15,7 +15,7 @@ def smooth_targets(targets: Tensor, label_smoothing: float) -> Tensor:
 
     Args:
         targets: (B, C) distributions.
-        label_smoothing: s, the share that is spread over all classes.
+        label_smoothing: s, the share spread uniformly over all classes.
 
     Returns:
         (B, C) distributions.
@@ -39,18 +39,18 @@ def classification_loss(log_probs: Tensor, targets: Tensor) -> Tensor:
 
 
 def anchor_loss(anchors: Tensor) -> Tensor:
-    """Push anchors apart on their sphere; copies cost most.
+    """Push anchors apart on their sphere; coinciding anchors cost most.
 
     log mean over all pairs of exp(-2 ||u_i - u_j||^2), u = a / R: 0 when all anchors coincide,
     never below -8.
 
     Args:
-        anchors: (C, K, D), all of one norm R > 0.
+        anchors: (C, K, D), all with the same norm R > 0.
 
     Returns:
         Scalar in [-8, 0]; 0 for a single anchor.
 
-    Source: ours, in place of the paper's unbounded minus sum of squared distances.
+    Source: ours, replacing the paper's negative sum of squared distances, which is unbounded.
     """
     points = F.normalize(anchors.flatten(0, 1), dim=1)  # (CK, D)
     if len(points) < 2:
@@ -62,7 +62,7 @@ def anchor_loss(anchors: Tensor) -> Tensor:
 def center_loss(embeddings: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
     """Pull each face to the nearest anchor of its classes, weighted by the target mass.
 
-    mean_b sum_c y_bc min_k ||e_b - a_ck||^2 / D, unsmoothed targets, no confidence weight.
+    mean_b sum_c y_bc min_k ||e_b - a_ck||^2 / D; unsmoothed targets, no confidence weighting.
 
     Args:
         embeddings: (B, D) on the sphere of radius sqrt(D).
@@ -106,7 +106,7 @@ def total_loss(
     """All parts of the loss and their weighted sum.
 
     Args:
-        output: What the model returned for the batch.
+        output: The model's output for the batch.
         targets: (B, C) distributions after mixing (y0).
         config: Holds the lambdas and the label smoothing.
         class_weights: (C,) factors on the target mass; with `logit_adjusted` shares of the classes
@@ -115,7 +115,7 @@ def total_loss(
 
     Returns:
         Scalars by name: loss (the weighted sum), and the unweighted parts cls, branch, anchor,
-        center, rel as far as the model has them.
+        center, rel, where the model has them.
     """
     y = smooth_targets(targets, config.label_smoothing)
     shift = None
@@ -141,6 +141,6 @@ def total_loss(
     weights = {"cls": 1.0} | {
         name: getattr(config, f"lambda_{name}") for name in parts.keys() - {"cls"}
     }
-    # a part with weight 0 is logged but has no gradient
+    # a part with weight 0 is logged but contributes no gradient
     loss = sum(weights[name] * part for name, part in parts.items() if weights[name] > 0)
     return {"loss": loss, **parts}

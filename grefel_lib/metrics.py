@@ -1,7 +1,7 @@
-"""Metrics from a table of predictions; no model needed.
+"""Metrics computed from a predictions table; no model needed.
 
-A predictions table has one row a face: id, label and predicted (class names), p_<class> (the
-corrected probabilities, summing to 1) and what else `predict` adds. The order of the
+A predictions table has one row per face: id, label and predicted (class names), p_<class> (the
+corrected probabilities, summing to 1) and whatever else `predict` adds. The order of the
 p_ columns is the order of the classes.
 """
 
@@ -27,12 +27,12 @@ def reorder_classes(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataF
 
 
 def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Refuse a table that is no predictions table; the other functions here rely on it.
+    """Reject a table that is not a valid predictions table; the functions here rely on this.
 
-    Tables are checked where they are made or read.
+    Tables are checked once, where they are created or read.
 
     Raises:
-        ValueError: No rows, a column is missing, values that are no probabilities, an unknown
+        ValueError: No rows, a missing column, values that are not probabilities, an unknown
             label, or a `predicted` that is not the most probable class.
     """
     names = table_classes(predictions)
@@ -66,7 +66,7 @@ def class_probabilities(predictions: pd.DataFrame) -> np.ndarray:
 
 
 def compute_metrics(predictions: pd.DataFrame) -> dict[str, float]:
-    """Every metric of a table.
+    """All metrics of a predictions table.
 
     Returns:
         n; accuracy; mean_class_accuracy (mean recall over the classes that occur); macro_f1
@@ -87,12 +87,12 @@ def _scores(predictions: pd.DataFrame) -> dict[str, float]:
 
 
 def calibration_error(predictions: pd.DataFrame) -> tuple[float, float, float]:
-    """Expected calibration error of the top label without its bias, and its 95% interval.
+    """Debiased expected calibration error of the top label, with its 95% interval.
 
     The plain ECE, sum_b w_b |g_b| over 15 bins of equal width (g_b = accuracy - confidence, w_b the
     share of faces), is biased upwards: a perfectly calibrated model has gaps by chance alone, and
-    resampling adds more of them. Here gaps l h_b are assumed, h_b half as observed and half the
-    same in every bin, each observed with a normal error of its bin's size. The value is the sum of
+    resampling adds more. The gaps are modelled as l h_b, with h_b half as observed and half the
+    same in every bin, and normal errors that depend on the bin's size. The value is the sum of
     w_b l h_b for the l under which the observed plain ECE is the median; the interval holds the l
     under which it is not among the 2.5% most extreme on either side.
 
@@ -104,13 +104,13 @@ def calibration_error(predictions: pd.DataFrame) -> tuple[float, float, float]:
     bins = confidence_bins(predictions)
     count, accuracy = bins["count"].to_numpy(), bins["accuracy"].to_numpy()
     share, gaps = count / count.sum(), np.abs(accuracy - bins["confidence"].to_numpy())
-    smooth = (accuracy * count + 0.5) / (count + 1)  # no bin is without error by luck
+    smooth = (accuracy * count + 0.5) / (count + 1)  # no bin gets zero variance by chance
     error = np.sqrt(smooth * (1 - smooth) / count)
     observed = share @ gaps
     shape = (gaps + observed) / (2 * observed) if observed > 0 else np.ones_like(gaps)
 
     def chance(size: float) -> float:
-        """Of a plain ECE below the observed one; the sum over bins is taken as a gamma variable."""
+        """P(plain ECE below the observed one); the sum over bins is approximated as a gamma."""
         gap = size * shape  # mean and variance of the absolute value of a normal variable follow
         means = error * np.sqrt(2 / np.pi) * np.exp(-((gap / error) ** 2) / 2)
         means += gap * (1 - 2 * special.ndtr(-gap / error))
@@ -130,7 +130,7 @@ def calibration_error(predictions: pd.DataFrame) -> tuple[float, float, float]:
 
 @dataclass(frozen=True)
 class _Faces:
-    """The contribution of each of N faces to the metrics, so that a resample is a few sums."""
+    """Contribution of each of N faces to the metrics, so that a resample needs only sums."""
 
     classes: int
     cell: np.ndarray  # (N,) its cell of the confusion matrix: true * classes + predicted
@@ -150,12 +150,12 @@ class _Faces:
         )
 
     def scores(self, times: np.ndarray, extra: np.ndarray | float = 0) -> dict[str, float]:
-        """The metrics when each face counts `times`; the ECE is no mean over faces.
+        """The metrics when each face has weight `times`; no ECE, which is not a mean over faces.
 
         Args:
             times: (N,).
             extra: (2, C) faces of each class, right and wrong, added for the means over classes;
-                none right to a class that is never predicted, none wrong to one that always is.
+                no correct ones for a class never predicted, no wrong ones for one always predicted.
         """
         counts = np.bincount(self.cell, weights=times, minlength=self.classes**2)
         counts = counts.reshape(self.classes, self.classes)
@@ -179,17 +179,17 @@ class _Faces:
 def bootstrap_intervals(
     *predictions: pd.DataFrame, draws: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Every metric with its 95% interval over images.
+    """All metrics with their 95% intervals over images.
 
     The interval is that of the Bayesian bootstrap, in which every face keeps some weight, so that
-    no class is ever absent; the ECE's is that of `calibration_error`.
+    no class is ever absent; the interval of the ECE is that of `calibration_error`.
 
     Args:
         predictions: One table of N faces, or several seeds' tables of the same faces: then every
             number is their mean, and the interval covers other faces, not other seeds; the ECE's
-            is the mean of the seeds' intervals, and so too wide rather than too narrow.
-        draws: Of the weights of the N faces.
-        seed: Of the weights.
+            is the mean of the seeds' intervals, which is conservative (too wide).
+        draws: Number of weight vectors drawn.
+        seed: Random seed of the draws.
 
     Returns:
         One row a metric: value, low, high.
@@ -198,7 +198,7 @@ def bootstrap_intervals(
         ValueError: The tables are not of the same images with the same labels.
 
     Source: Rubin, The Bayesian Bootstrap, 1981. `tests/interval_coverage.py` measures how often
-    the intervals hold the truth.
+    the intervals cover the true value.
     """
     table = _with_interval(_mean_scores(predictions), _resampled(predictions, draws, seed))
     ends = np.mean([calibration_error(one) for one in predictions], axis=0)
@@ -213,12 +213,12 @@ def paired_difference(
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How far `second` lies above `first` on the same images, with its 95% interval.
+    """Difference of `second` minus `first` on the same images, with its 95% interval.
 
-    Each side may hold several seeds; their metrics are averaged. A draw gives the same weights to
+    Each side may have several seeds; their metrics are averaged. A draw gives the same weights to
     the images on both sides, so the interval covers other test images, not other seeds. The ECE's
-    difference has none (NaN): resampling does not give it. Where classes have few faces, the
-    intervals of mean class accuracy and macro F1 hold the truth about 92 times in a hundred.
+    difference has no interval (NaN): resampling cannot provide one. For classes with few faces, the
+    intervals of mean class accuracy and macro F1 have a coverage of about 92%.
 
     Returns:
         One row a metric: value (second minus first), low, high.
@@ -233,11 +233,11 @@ def paired_difference(
 
 
 def mcnemar_test(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
-    """Exact McNemar test: do two models differ on the same faces by more than chance?
+    """Exact McNemar test of whether two models differ on the same faces.
 
     Returns:
-        only_first and only_second (faces that only this one gets right), p (two-sided, exact
-        binomial; 1 where they disagree nowhere).
+        only_first and only_second (faces that only this model gets right), p (two-sided, exact
+        binomial; 1 if they never disagree).
 
     Raises:
         ValueError: The tables are not of the same images with the same labels.
@@ -264,8 +264,8 @@ def _resampled(
 ) -> pd.DataFrame:
     """The scores of each draw, averaged over the tables: the same weights for every table.
 
-    Where a class has few faces, those alone would leave no doubt (0 of 10 in every draw), so
-    Jeffreys' prior adds one face to each class, in parts right and wrong by each of two models.
+    With few faces in a class, resampling alone shows no uncertainty (0 of 10 in all draws), so
+    Jeffreys' prior adds one pseudo-face to each class, split into right and wrong for two models.
     """
     faces = [_Faces.of(table) for table in tables]
     rng = np.random.default_rng(seed)
@@ -297,7 +297,7 @@ def _same_images(first: pd.DataFrame, second: pd.DataFrame) -> None:
 
 
 def per_class_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
-    """One row a class: class, count (true faces), precision, recall, f1; NaN without a true face.
+    """One row per class: class, count (true faces), precision, recall, f1; NaN without true faces.
 
     Precision is 0 where nothing was predicted. recall_low and recall_high are the 95% interval of
     `wilson_interval`.
@@ -321,7 +321,7 @@ def per_class_metrics(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """95% Wilson interval of a share, for few faces, where resampling fails.
+    """95% Wilson interval of a proportion, for small counts, where resampling fails.
 
     (0, 1) for no faces.
 
@@ -349,7 +349,7 @@ def confidence_bins(predictions: pd.DataFrame, bins: int = BINS) -> pd.DataFrame
     """Confidence against accuracy, in bins of equal width over the top probability.
 
     Returns:
-        One row a bin that holds faces: low, high, count, confidence (mean), accuracy.
+        One row per non-empty bin: low, high, count, confidence (mean), accuracy.
     """
     probs = class_probabilities(predictions)
     right = (predictions["predicted"] == predictions["label"]).to_numpy(dtype=float)
@@ -357,22 +357,22 @@ def confidence_bins(predictions: pd.DataFrame, bins: int = BINS) -> pd.DataFrame
 
 
 def calibration_bins(claimed: np.ndarray, outcome: np.ndarray, bins: int = BINS) -> pd.DataFrame:
-    """Mean claim against mean outcome, in bins of equal width over the claim.
+    """Mean predicted value against mean outcome, in bins of equal width over the prediction.
 
     Args:
         claimed: (N,) values in 0..1, a confidence or a reliability.
         outcome: (N,) the outcome it should predict: right or wrong, or a share of votes.
-        bins: Number of bins over 0..1; each holds its lower edge, the last also 1.
+        bins: Number of bins over 0..1; each includes its lower edge, the last one also 1.
 
     Raises:
-        ValueError: A claim outside 0..1 or not a number, or no bins.
+        ValueError: A value outside 0..1 or NaN, or no bins.
     """
     claimed, outcome = np.asarray(claimed, dtype=float), np.asarray(outcome, dtype=float)
     if bins < 1:
-        raise ValueError(f"bins={bins}; give at least 1")
+        raise ValueError(f"bins must be at least 1; got {bins}")
     inside = (claimed >= -1e-6) & (claimed <= 1 + 1e-6)  # False for NaN
     if not inside.all():
-        raise ValueError(f"{(~inside).sum()} of {len(claimed)} claims are no numbers in 0..1")
+        raise ValueError(f"{(~inside).sum()} of {len(claimed)} values are not in 0..1")
     place = np.clip((claimed * bins).astype(int), 0, bins - 1)
     table = pd.DataFrame({"bin": place, "confidence": claimed, "accuracy": outcome})
     table = table.groupby("bin").agg(
@@ -386,7 +386,7 @@ def calibration_bins(claimed: np.ndarray, outcome: np.ndarray, bins: int = BINS)
 
 
 def images_in_cell(predictions: pd.DataFrame, true: str, predicted: str) -> pd.DataFrame:
-    """The rows of one cell of the confusion matrix, most confident first.
+    """The rows in one cell of the confusion matrix, most confident first.
 
     Raises:
         ValueError: There is no such class.
@@ -400,7 +400,7 @@ def images_in_cell(predictions: pd.DataFrame, true: str, predicted: str) -> pd.D
 
 
 def class_codes(predictions: pd.DataFrame, column: str) -> np.ndarray:
-    """(N,) positions of the class names of a column."""
+    """(N,) class indices of a column of class names."""
     return pd.Index(table_classes(predictions)).get_indexer(predictions[column])
 
 

@@ -1,4 +1,4 @@
-"""What an update needs: learning rate, parameter groups, class weights, order; and its state."""
+"""Everything around an update: learning rate, parameter groups, class weights, order, state."""
 
 import math
 
@@ -13,12 +13,12 @@ from grefel_lib.files import under_prefix
 
 
 def lr_factor(update: int, updates: int, warmup: int) -> float:
-    """Share of the learning rate at an update: linear warm-up, then cosine to 0.
+    """Learning-rate multiplier at an update: linear warm-up, then cosine decay to 0.
 
     Args:
-        update: Number of the update, from 0.
-        updates: How many there are in the whole run.
-        warmup: How many of them warm up.
+        update: Index of the update, from 0.
+        updates: Total number of updates in the run.
+        warmup: Number of warm-up updates.
     """
     if update < warmup:
         return (update + 1) / (warmup + 1)
@@ -60,7 +60,7 @@ def class_weights(faces: FaceSet, config: Config) -> Tensor | None:
 
 
 def no_progress(history: list[dict], patience: int) -> bool:
-    """Whether no epoch of the last `patience` brought a better validation accuracy; 0: never."""
+    """Whether the last `patience` epochs did not improve validation accuracy; 0: never."""
     if not patience:
         return False
     scores = [max(row["val_accuracy"], row["ema_val_accuracy"]) for row in history]
@@ -68,7 +68,7 @@ def no_progress(history: list[dict], patience: int) -> bool:
 
 
 def epoch_batches(faces: FaceSet, config: Config) -> list[np.ndarray]:
-    """Shuffled batches of indices; the last short one is kept unless it is a single face."""
+    """Shuffled index batches; a short last batch is kept unless it is a single face."""
     if config.balanced_sampling:
         labels = faces.table["label"].to_numpy()
         picks = []
@@ -87,7 +87,7 @@ def epoch_batches(faces: FaceSet, config: Config) -> list[np.ndarray]:
 
 
 def training_state(net: nn.Module, ema: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
-    """Everything a training needs to go on as if it had never stopped, by name.
+    """Everything needed to resume training as if it had never stopped, by name.
 
     Args:
         net: The model.
@@ -111,7 +111,7 @@ def training_state(net: nn.Module, ema: nn.Module, optimizer: Optimizer) -> dict
 def restore_training_state(
     tensors: dict[str, Tensor], net: nn.Module, ema: nn.Module, optimizer: Optimizer
 ) -> None:
-    """Put what `state` returned back, in place."""
+    """Restore, in place, what `training_state` returned."""
     net.load_state_dict(under_prefix(tensors, "model/"))
     ema.load_state_dict(under_prefix(tensors, "ema/"))
     for name, parameter in net.named_parameters():

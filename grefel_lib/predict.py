@@ -1,4 +1,4 @@
-"""A checkpoint and a FaceSet in, a table of predictions out; and single images."""
+"""From a model and a FaceSet to a table of predictions; also for single images."""
 
 import dataclasses
 import logging
@@ -41,9 +41,9 @@ def model_outputs(net: GReFEL, faces: FaceSet, config: Config) -> Iterator[Outpu
 def outputs_of_each(
     nets: Mapping[str, GReFEL], faces: FaceSet, config: Config
 ) -> Iterator[dict[str, Output]]:
-    """`outputs` of several models of one architecture by name, in one pass over the faces.
+    """`model_outputs` of several models of one architecture, by name, in one pass over the faces.
 
-    A batch is halved when memory runs out, and stays so.
+    When memory runs out, batches are halved from there on.
     """
     first = next(iter(nets.values()))
     device = next(first.parameters()).device
@@ -64,7 +64,7 @@ def outputs_of_each(
                 if len(part) == 1:
                     raise
                 most = len(part) // 2
-                log.warning("out of memory: %d faces at once from here on", most)
+                log.warning("out of memory: batches of %d faces from here on", most)
                 if device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
@@ -92,18 +92,18 @@ def _output(net: GReFEL, inputs: torch.Tensor, config: Config) -> Output:
 
 
 def predict(net: GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
-    """Score every face once.
+    """Score every face.
 
     Args:
-        net: The model, on its device; left in evaluation mode.
+        net: The model, on its device; it is left in evaluation mode.
         faces: N faces.
-        config: Gives image size, batch size, precision.
+        config: Provides image size, batch size, precision.
 
     Returns:
         N rows: id, label, predicted, agreed (share of the kept emotion votes for the predicted
-        class; without votes 1 or 0 for right or wrong), p_<class> (corrected), primary_<class>,
+        class; without votes, 1 if correct and 0 if not), p_<class> (corrected), primary_<class>,
         confidence_primary, confidence_geometric, confidence_attentive, reliability (as far as
-        the head has them); and what the data set tells: true_label (with `label_noise`), gender,
+        the head has them); and data set columns: true_label (with `label_noise`), gender,
         race and age_group (RAF-DB), votes_<column>.
     """
     return predict_each({"": net}, faces, config)[""]
@@ -122,7 +122,7 @@ def predict_each(
 
 
 def _output_columns(output: Output) -> dict[str, torch.Tensor]:
-    """What `predict` keeps of a batch, still on its device: waiting would cost time."""
+    """What `predict` keeps of a batch, still on its device, to avoid synchronisation."""
     columns = {"p": output.class_probs}
     if output.primary_log_probs is not None:
         columns["primary"] = output.primary_log_probs.exp()
@@ -165,8 +165,8 @@ def look_inside(net: GReFEL, faces: FaceSet, config: Config) -> dict[str, np.nda
     """Embeddings, attention and anchors of each face, for maps and overlays.
 
     Returns:
-        ids and labels (N,) of text; and as far as the head has them embeddings (N, D) and attention
-        (N, T), float16, and anchors (C, K, D).
+        ids and labels, (N,) strings; and, where the head has them, embeddings (N, D), attention
+        (N, T), both float16, and anchors (C, K, D).
     """
     arrays: dict[str, list[np.ndarray]] = {"embeddings": [], "attention": []}
     labels = np.asarray(faces.class_names)[faces.table["label"].to_numpy()]
@@ -182,16 +182,16 @@ def look_inside(net: GReFEL, faces: FaceSet, config: Config) -> dict[str, np.nda
 
 
 def attention_maps(weights: np.ndarray, config: Config) -> np.ndarray:
-    """(N, T) attention over tokens -> (N, side, side) over the face; scales are added up."""
+    """(N, T) attention over tokens -> (N, side, side) over the face, summed over scales."""
     scales = 3 if config.extractor == "window_cross_attention" else 1
     side = math.isqrt(weights.shape[1] // scales)
     return weights.astype(float).reshape(len(weights), scales, side, side).sum(axis=1)
 
 
 def like_training(image: np.ndarray, dataset: str) -> np.ndarray:
-    """A face crop (H, W[, 3]) in the size and colour mode of a data set.
+    """Convert a face crop (H, W[, 3]) to the size and colour mode of a data set.
 
-    A network trained on small grey faces expects small grey faces.
+    A network trained on small greyscale faces expects small greyscale faces.
     """
     size, mode = FORMATS[dataset]
     face = Image.fromarray(image).convert(mode)
@@ -200,7 +200,7 @@ def like_training(image: np.ndarray, dataset: str) -> np.ndarray:
 
 @torch.inference_mode()
 def score_images(trained: Trained, images: Sequence[np.ndarray]) -> Output:
-    """Score single face crops of any size, each made like the faces of the training set.
+    """Score single face crops of any size, each converted to the format of the training faces.
 
     Args:
         trained: From `load`.

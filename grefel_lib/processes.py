@@ -1,7 +1,7 @@
-"""Several processes that train one run: how they start and exchange results.
+"""Training one run in several processes: how they start and exchange results.
 
 `grefel train --processes N` starts them on this machine, through torchrun; on several machines
-torchrun starts `grefel train` itself. The process of rank 0 writes the run folder, alone.
+torchrun starts `grefel train` itself. Only the rank 0 process writes to the run folder.
 """
 
 import contextlib
@@ -62,7 +62,7 @@ class World:
 
     @contextlib.contextmanager
     def own_draws(self, device: torch.device, seed: int) -> Iterator[None]:
-        """Draw (dropout) from this process's seed; draws that all processes share stay in step."""
+        """Use this process's own seed (dropout); shared random draws stay in sync."""
         if self.size == 1:
             yield
             return
@@ -77,18 +77,18 @@ def under_torchrun() -> bool:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes the run folder; an only one is."""
+    """Whether this process writes the run folder; always true for a single process."""
     return not under_torchrun() or int(os.environ["RANK"]) == 0
 
 
 def join_processes(device: torch.device) -> tuple[World, torch.device]:
-    """Join the other processes of this training, if there are any.
+    """Join the other training processes, if there are any.
 
     Args:
-        device: What the config asks for; of several GPUs each process takes its own.
+        device: As configured; with several GPUs, each process takes its own.
 
     Returns:
-        All of them, and this one's device.
+        The process group, and the device of this process.
 
     Raises:
         ValueError: More processes than GPUs on this machine.
@@ -98,7 +98,7 @@ def join_processes(device: torch.device) -> tuple[World, torch.device]:
     if device.type == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
-            raise ValueError(f"one process for each GPU; this machine has {gpus}, so lower the "
+            raise ValueError(f"at most one process per GPU; this machine has {gpus}, so lower the "
                              f"number of processes (--processes), or use --device cpu")  # fmt: skip
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
@@ -115,7 +115,7 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
         say: Receives the lines of rank 0.
 
     Raises:
-        ProcessError: Which process failed first, and its error; status.json says it too.
+        ProcessError: Names the process that failed first, and its error; also in status.json.
     """
     count = run.config.processes
     threads = max(1, (os.cpu_count() or 1) // count)
@@ -144,11 +144,11 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
 
 
 def _first_error(logs: Path, output: str, count: int) -> str:
-    """The first failure; the others only lost their partner."""
+    """The first failure; the other processes failed as a consequence."""
     ended = re.findall(r"rank\s*: (\d+)[^\n]*\n\s*exitcode\s*: -(\d+)", output)
     for rank, number in ended:
         if int(number) != signal.SIGTERM:  # torchrun's own, to the others
-            return (f"process {rank} of {count} was ended by signal {number}; if memory ran out, "
+            return (f"process {rank} of {count} was killed by signal {number}; if memory ran out, "
                     f"lower micro_batch_size")  # fmt: skip
     files = sorted(logs.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
     if files:

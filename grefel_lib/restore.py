@@ -1,4 +1,4 @@
-"""A checkpoint in, a model out; and a training that starts from another run's weights."""
+"""Loading models from checkpoints, and starting training from another run's weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ def load_model(
     """Rebuild the model of a checkpoint.
 
     Args:
-        source: A checkpoint file, or a run, of which the better checkpoint is taken.
+        source: A checkpoint file, or a run, whose better checkpoint is used.
         device: As in `Config.device`.
-        net: The network of a run that was trained with one of its own; gets the weights.
+        net: For a run trained with your own network: that network, to load the weights into.
 
     Raises:
-        ValueError: The file is damaged, or its tensors are not those of its own config.
+        ValueError: The file is damaged, or its tensors do not match its config.
     """
     path = source.best_checkpoint() if isinstance(source, Run) else Path(source)
     tensors, facts = load_checkpoint(path)
@@ -53,9 +53,9 @@ def load_model(
     try:
         net.load_state_dict(tensors)
     except RuntimeError as error:
-        own = f" or was trained with a network of its own ({config.variant})" * bool(config.variant)
+        own = f" or was trained with a custom network ({config.variant})" * bool(config.variant)
         raise ValueError(
-            f"{path} holds another architecture than its config ({config.backbone}) says{own}: "
+            f"{path} contains another architecture than its config ({config.backbone}){own}: "
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
     if getattr(net, "head", None) is not None:
@@ -66,7 +66,7 @@ def load_model(
 
 
 def normalise_as(net: nn.Module) -> None:
-    """Give a network that names no mean and std those of faces in -1..1."""
+    """Set mean and std to 0.5 (inputs in -1..1) on a network that defines none."""
     if not (hasattr(net, "mean") and hasattr(net, "std")):
         net.mean, net.std = (0.5,) * 3, (0.5,) * 3
 
@@ -78,16 +78,16 @@ def start_from(
     *,
     say: Callable[[str], None],
 ) -> None:
-    """Load a checkpoint's weights into a model; of the class layers those of its own classes.
+    """Load a checkpoint's weights into a model; in class layers, only those of shared classes.
 
     Args:
-        net: The new model; what no class of the checkpoint fills stays as it is.
+        net: The new model; parameters of classes the checkpoint lacks are left unchanged.
         path: A checkpoint file, as `checkpoint_file` finds it.
         class_names: The C classes of the new model.
-        say: Receives a line when the classes differ: which are kept, which start fresh.
+        say: Called with a message if the classes differ: which are kept, which start fresh.
 
     Raises:
-        ValueError: It is of another architecture.
+        ValueError: It has another architecture.
     """
     tensors, facts = load_checkpoint(path)
     tensors = under_prefix(tensors, "model/") or tensors
@@ -98,8 +98,8 @@ def start_from(
         fresh = [name for name in class_names if name not in theirs]
         kept = ", ".join(shared) or "none"
         say(
-            f"the checkpoint's classes ({', '.join(theirs)}) are not this data set's: class layers "
-            f"kept for {kept}; start fresh for {', '.join(fresh) or 'none'}"
+            f"the checkpoint's classes ({', '.join(theirs)}) differ from the data's: class layers "
+            f"kept for {kept}; reinitialised for {', '.join(fresh) or 'none'}"
         )
         rows = [class_names.index(name) for name in shared]
         their_rows = [theirs.index(name) for name in shared]
@@ -112,7 +112,7 @@ def start_from(
     if unfit:
         raise ValueError(
             f"checkpoint {path.name} does not fit the model ({len(unfit)} tensors, first "
-            f"{unfit[0]}); keep backbone, head and sizes as in the run it comes from"
+            f"{unfit[0]}); use the same backbone, head and sizes as the run it comes from"
         )
     net.load_state_dict({key: tensors[key] for key in own})
 

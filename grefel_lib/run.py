@@ -1,4 +1,4 @@
-"""The run folder: start, record, find."""
+"""Run folders: starting, recording and finding runs."""
 
 from __future__ import annotations
 
@@ -78,18 +78,18 @@ class Run(Folder):
 
     @property
     def asked_to_stop(self) -> bool:
-        """Whether training should end after the current epoch: a file named stop."""
+        """Whether a file named stop asks training to end after the current epoch."""
         return (self.path / "stop").exists()
 
     def ask_to_stop(self, wanted: bool = True) -> None:
-        """Request the stop, or withdraw it; works from any machine that shares the folder."""
+        """Request a stop, or cancel it; works from any machine that shares the folder."""
         (self.path / "stop").touch() if wanted else (self.path / "stop").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[dict[str, str]]:
         """Keep status.json up to date while training: running, then ok, failed or interrupted.
 
-        The block sets "status" in the yielded dict to end otherwise.
+        Inside the block, set "status" in the yielded dict to record another ending.
         """
         facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime(_TIME)}
         self.write_json({"status": "running", **facts}, "status.json")
@@ -107,7 +107,7 @@ class Run(Folder):
                 self.write_ending(ending)
 
     def write_ending(self, ending: Mapping[str, str]) -> None:
-        """Write into status.json how training ended: status, and error if there was one."""
+        """Record in status.json how training ended: status, and the error, if any."""
         path = self.path / "status.json"
         facts = json.loads(path.read_text()) if path.is_file() else {}
         self.write_json({**facts, **ending, "ended": time.strftime(_TIME)}, "status.json")
@@ -118,7 +118,7 @@ def check_run(config: Config) -> Path:
 
     Raises:
         ValueError: The run is finished, is running now, or has other settings.
-        NotADirectoryError: A file is in the way.
+        NotADirectoryError: A file exists where a folder is needed.
     """
     path = run_folder(config)
     for parent in (path, *path.parents):
@@ -130,15 +130,15 @@ def check_run(config: Config) -> Path:
             raise ValueError(f"run {run.name} is finished; choose another name for a new run")
         if run.status() == "running":
             raise ValueError(
-                f"run {run.name} is running now; wait, or choose another name (if its machine "
-                f"is gone, remove {run.name}/status.json)"
+                f"run {run.name} is still running; wait, or choose another name (if its machine "
+                f"no longer exists, delete {run.name}/status.json)"
             )
         check_same_settings(run, config)
     return path
 
 
 def check_same_settings(run: Run, config: Config) -> None:
-    """Refuse to go on with a run under other settings; what changes no result may differ.
+    """Refuse to continue a run with other settings; settings that do not affect results may differ.
 
     Raises:
         ValueError: Names the settings that differ.
@@ -155,11 +155,11 @@ def check_same_settings(run: Run, config: Config) -> None:
 
 
 def check_same_data(run: Run, data: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run on other faces than those of its epochs so far.
+    """Refuse to continue a run on different faces than it was trained on so far.
 
     Args:
-        run: A run, or where one would be.
-        data: `FaceSet.info` of the faces at hand.
+        run: A run, or the folder where one would be started.
+        data: `FaceSet.info` of the current faces.
 
     Raises:
         ValueError: Names what differs from environment.json.
@@ -170,17 +170,17 @@ def check_same_data(run: Run, data: Mapping[str, Any]) -> None:
     if other and run.has_checkpoint(LAST):
         differing = ", ".join(f"{k} {there[k]!r} there, {here[k]!r} here" for k in other)
         raise ValueError(
-            f"run {run.name} has learned from other data ({differing}); bring that data back to "
+            f"run {run.name} has learned from other data ({differing}); restore that data to "
             f"continue it, or choose another name for a new run"
         )
 
 
 def start_run(config: Config, data: Mapping[str, Any] | None = None) -> Run:
-    """Make the run folder, or open it to continue an unfinished run of the same settings and data.
+    """Create the run folder, or open it to continue an unfinished run (same settings and data).
 
     Args:
         config: The resolved settings; `run_name` or `finetune_name` names the folder.
-        data: What the data set says of itself (`FaceSet.info`), kept in environment.json.
+        data: The data set's description (`FaceSet.info`), stored in environment.json.
 
     Raises:
         ValueError, NotADirectoryError: See `check_run` and `check_same_data`.
@@ -204,7 +204,7 @@ def open_run(name: str | Path, output_dir: str = "outputs") -> Run:
     """Open a run by its name or folder.
 
     Raises:
-        FileNotFoundError: No such run; the message names the nearest places looked at.
+        FileNotFoundError: No such run; the message lists where it was looked for.
     """
     for path in (Path(name).expanduser(), outputs_folder(output_dir) / name, PROJECT_ROOT / name):
         path = path.parent if path.name == "checkpoints" else path
@@ -212,7 +212,7 @@ def open_run(name: str | Path, output_dir: str = "outputs") -> Run:
             return Run(path.resolve(), _read_config(path))
     raise FileNotFoundError(
         f"no run {str(name)!r}: looked for {name}/config.json here and under "
-        f"{relative(outputs_folder(output_dir))}; the runs there: "
+        f"{relative(outputs_folder(output_dir))}; latest runs there: "
         f"{', '.join(r.path.name for r in all_runs(output_dir)[-5:]) or 'none'}"
     )
 
@@ -228,7 +228,7 @@ def all_runs(output_dir: str = "outputs") -> list[Run]:
 
 
 def every_run() -> list[Run]:
-    """Every run under outputs/, in the folders of sweeps as well."""
+    """Every run under outputs/, including those in sweep folders."""
     folders = [p for p in outputs_folder().glob("*/") if not (p / "config.json").is_file()]
     return [*all_runs(), *(run for path in sorted(folders) for run in all_runs(str(path)))]
 
@@ -251,9 +251,9 @@ def newest_run(output_dir: str = "outputs", *, finetuned: bool = True) -> Run:
 
 
 def checkpoint_file(name: str | Path, output_dir: str = "outputs", *, which: str = "") -> Path:
-    """The checkpoint that a path names: a file itself, or the better one of a run folder.
+    """The checkpoint a path refers to: the file itself, or the better one of a run folder.
 
-    Of a run's two checkpoints the one with the higher validation accuracy is taken.
+    Of a run's two checkpoints, the one with the higher validation accuracy is used.
 
     Raises:
         FileNotFoundError: Neither a file nor a run with checkpoints.
@@ -266,7 +266,7 @@ def checkpoint_file(name: str | Path, output_dir: str = "outputs", *, which: str
 
 
 def run_folder(config: Config) -> Path:
-    """Where a run with these settings lives: outputs/<run> or <parent run>/finetune_<name>."""
+    """Folder of a run with these settings: outputs/<run> or <parent run>/finetune_<name>."""
     if config.checkpoint_path:
         name = config.finetune_name or time.strftime("%Y%m%d-%H%M%S")
         source = checkpoint_file(config.checkpoint_path, config.output_dir)
@@ -278,7 +278,7 @@ def run_folder(config: Config) -> Path:
 
 
 def outputs_folder(output_dir: str = "outputs") -> Path:
-    """The outputs folder; relative names start from the project root."""
+    """The outputs folder; relative paths are relative to the project root."""
     return PROJECT_ROOT / Path(output_dir).expanduser()
 
 
@@ -294,7 +294,7 @@ def _environment(run: Run) -> dict[str, Any]:
 
 
 def _record_environment(run: Run, data: Mapping[str, Any]) -> None:
-    """Write environment.json; of a run that goes on it stays, and gets what is other now."""
+    """Write environment.json; when a run is resumed, keep it and add what has changed since."""
     now, first = describe_environment(), _environment(run)
     if not (first and run.has_checkpoint(LAST)):
         run.write_json(now | {"data": dict(data)}, "environment.json")
@@ -314,5 +314,5 @@ def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
     except OSError as error:
-        return isinstance(error, PermissionError)  # it lives, but is somebody else's
+        return isinstance(error, PermissionError)  # alive, but owned by another user
     return True

@@ -1,8 +1,8 @@
-"""GReFEL's own extractor, POSTER++'s: landmark maps query image maps in a window at three scales.
+"""GReFEL's extractor, from POSTER++: landmark maps query image maps in windows at three scales.
 
-It answers to the same names as a timm backbone (`forward_features`, `forward_head`, ...), so the
-model does not know which of the two it has. Two timm `features_only` networks give the maps; what
-is built here is the part between them and the head (GReFEL, section 3). The module does no I/O.
+It has the same interface as a timm backbone (`forward_features`, `forward_head`, ...), so the
+model can use either. Two timm `features_only` networks provide the maps; what
+is implemented here is the part between them and the head (GReFEL, section 3). No I/O here.
 """
 
 from functools import partial
@@ -13,7 +13,7 @@ from timm.layers import DropPath, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-REDUCTIONS = (8, 16, 32)  # image pixels per position: 28, 14 and 7 positions a side at 224 px
+REDUCTIONS = (8, 16, 32)  # strides: 28, 14 and 7 positions per side at 224 px
 DIMS = (64, 128, 256)
 HEADS = (2, 4, 8)
 DROP_PATHS = (0.0, 0.125, 0.25)
@@ -21,7 +21,7 @@ WIDTH = 768
 
 
 def window_sides(image_size: int) -> tuple[int, ...]:
-    """Positions a side at each level: (28, 14, 7) at 224 px."""
+    """Positions per side at each level: (28, 14, 7) at 224 px."""
     return tuple(-(-image_size // reduction) for reduction in REDUCTIONS)
 
 
@@ -60,9 +60,9 @@ class CrossAttention(nn.Module):
 
 
 class Level(nn.Module):
-    """One scale: both maps brought to its size, cross-attention, MLP.
+    """One scale: resize both maps, cross-attention, MLP.
 
-    As published, the normalised image features are also the shortcut.
+    As published, the residual connection carries the normalised image features.
     """
 
     def __init__(
@@ -100,29 +100,29 @@ def _halve(channels: int, width: int) -> nn.Conv2d:
 
 
 def _adapter(channels: int, reduction: int, dim: int, wanted: int) -> nn.Module:
-    """A 3x3 convolution, of stride 2 if the map is twice too large; none where it fits."""
+    """A 3x3 convolution, with stride 2 if the map is twice as large; identity if it fits."""
     if (channels, reduction) == (dim, wanted):
         return nn.Identity()
     if reduction not in (wanted, wanted // 2):
-        raise ValueError(f"a map of reduction {reduction} cannot be brought to {wanted}")
+        raise ValueError(f"a map with reduction {reduction} cannot be resized to {wanted}")
     return nn.Conv2d(channels, dim, kernel_size=3, stride=wanted // reduction, padding=1)
 
 
 class WindowCrossAttention(nn.Module):
-    """Two pyramids, fused at three levels into tokens, read by two ViT blocks.
+    """Two feature pyramids, fused at three levels into tokens, followed by two ViT blocks.
 
     Args:
         image_network: A timm `features_only` network of three maps with the reductions 8, 16, 32,
             or 4, 8, 16. Its `pretrained_cfg` says how images are normalised.
-        landmark_network: Likewise. It sees the same images, normalised its own way.
+        landmark_network: Likewise. It gets the same images with its own normalisation.
         image_size: Pixels, square.
         num_classes: C; 0 builds no classifier.
         drop_rate: Dropout on the pooled feature.
 
     Raises:
-        ValueError: A map cannot be brought to the size of its level.
+        ValueError: A map cannot be resized to its level.
 
-    Source: POSTER++ (arXiv 2301.12149), which GReFEL builds on. `build_backbone` makes one.
+    Source: POSTER++ (arXiv 2301.12149), which GReFEL builds on. Created by `build_backbone`.
     """
 
     num_features = head_hidden_size = WIDTH
@@ -172,7 +172,7 @@ class WindowCrossAttention(nn.Module):
                 _halve(DIMS[1], WIDTH),
                 nn.Conv2d(DIMS[2], WIDTH, kernel_size=1),
             ]
-        )  # every level becomes as many tokens as the smallest has positions
+        )  # every level yields as many tokens as the smallest level has positions
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.cls_token = nn.Parameter(torch.empty(1, 1, WIDTH))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + 3 * sides[-1] ** 2, WIDTH))

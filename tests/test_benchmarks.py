@@ -47,12 +47,14 @@ def test_the_quick_ones_write_what_they_measured(tmp_path):
 def test_a_ratio_is_told_with_its_spread_and_refused_where_rounds_differ_too_much(benchmarks):
     measure, run = benchmarks
     assert measure.told([1.02, 0.98, 1.1]) == "1.02 (0.980 to 1.10)"
-    assert measure.told([5.41, 0.43, 1.02, 1.03, 0.92]) == "not a result: rounds from 0.430 to 5.41"
+    assert (
+        measure.told([5.41, 0.43, 1.02, 1.03, 0.92]) == "no result: rounds range from 0.430 to 5.41"
+    )
     assert measure.told([0.45]) == "0.450 (one round)"
     found = {"ours": "a", "other": "b", "wanted": "1", "parts": {
         "x": {"ratios": [1.0, 1.5]}, "y": {"ratios": [0.4, 1.0]}}}  # fmt: skip
     assert [(row["what"], row["ratio"]) for row in run.rows(found)] == [
-        ("a, x", "1.25 (1.00 to 1.50)"), ("a, y", "not a result: rounds from 0.400 to 1.00"),
+        ("a, x", "1.25 (1.00 to 1.50)"), ("a, y", "no result: rounds range from 0.400 to 1.00"),
     ]  # fmt: skip
 
 

@@ -144,7 +144,7 @@ def test_a_temperature_at_the_bound_of_the_search_is_no_result_and_is_said(
     probs = [[0.9, 0.1], [0.2, 0.8], [sure, 1 - sure], [1 - sure, sure]]
     temperature = fit_temperature(table(probs, labels, ["cat", "dog"]))
     assert temperature_words(temperature) == told
-    assert caplog.messages == [f"validation fits no temperature: {told}"]
+    assert caplog.messages == [f"no temperature fits the validation split: {told}"]
 
 
 def test_a_fitted_temperature_is_named_with_its_number(caplog):

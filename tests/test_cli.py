@@ -147,7 +147,7 @@ def an_unknown_label_code(data):
     lines(data / "fer2013/fer2013.csv", lambda t: [t[0], "9" + t[1][1:], *t[2:]])
 
 
-@bad("train --dataset fer2013 --data-dir {}/fer2013_folders", "is no emotion folder", "boredom")
+@bad("train --dataset fer2013 --data-dir {}/fer2013_folders", "is not an emotion folder", "boredom")
 def an_unknown_emotion_folder(data):
     (data / "fer2013_folders/train/happy").rename(data / "fer2013_folders/train/boredom")
 
@@ -220,7 +220,7 @@ def missing_weights(data): ...
 def resume_of_an_unknown_run(data): ...
 
 
-@bad("train --resume small --lr 1", "was started with lr=", "cannot go on with")
+@bad("train --resume small --lr 1", "was started with lr=", "cannot continue with")
 def resume_with_another_setting(data): ...
 
 
@@ -434,7 +434,7 @@ def test_the_commands_of_the_earlier_project_parse(given):
 )  # fmt: skip
 def test_a_setting_of_another_command_is_refused(command, name, capsys):
     takes = ", ".join(SETTINGS[name].commands)
-    with pytest.raises(ValueError, match=f"^{name} is no setting of {command}, but of {takes}$"):
+    with pytest.raises(ValueError, match=f"^{name} is not a setting of {command}, but of {takes}$"):
         check_parameters(command, {name: None})
     if command in COMMANDS:
         flag = f"--{name.replace('_', '-')}"

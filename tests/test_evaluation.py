@@ -111,8 +111,8 @@ def test_other_splits_and_protocols_have_their_own_folder_and_card(run, told, ca
         assert f"batch {run.config.batch_size}, seed" in card
         assert f"validation or test faces: {told['training_leaks_dropped']}." in card
         assert "Training data: ferplus, protocol official" in card
-    assert "The results below are of the split that chose it" in of_val
-    assert "chose nothing" not in of_val
+    assert "The results below are on the split used for selection" in of_val
+    assert "was not used for selection" not in of_val
     assert "Scored: ferplus, protocol all" in of_everyone
     assert f"ferplus, test split ({len(everyone.table)} faces)" in of_everyone
     assert "trained on ferplus (protocol official)" in caption(everyone)
@@ -283,7 +283,9 @@ def test_the_headline_is_chosen_on_validation_whatever_the_test_split_says():
 
 def test_checkpoints_scored_on_different_images_are_not_compared():
     tables = {"a": predictions(), "b": predictions().iloc[1:]}
-    with pytest.raises(ValueError, match=r"different images were scored \(a 60, b 59\)"):
+    with pytest.raises(
+        ValueError, match=r"the checkpoints were scored on different images \(a 60, b 59\)"
+    ):
         _ = evaluation(tables).metrics
 
 

@@ -278,7 +278,7 @@ def test_original_rafdb_pictures_are_cropped_to_their_boxes(tmp_path):
     shutil.rmtree(folder / "basic/Annotation/boundingbox")
     whole = load(folder, "rafdb", rafdb_images="original")
     assert gap < 6 < np.abs(aligned.images.astype(int) - whole.images).mean()
-    assert any("whole pictures" in warning for warning in whole.info["warnings"])
+    assert any("using uncropped images" in warning for warning in whole.info["warnings"])
 
 
 # -- the cache

@@ -219,7 +219,7 @@ def test_a_linear_head_has_one_loss_and_no_parts(small_run):
     history = small_run.history()
     history = history.drop(columns=[f"train_loss_{part}" for part in LOSS_PARTS])
     parts = dashboard(history, 1).axes[1]
-    assert parts.texts[0].get_text() == "linear head: one loss"
+    assert parts.texts[0].get_text() == "linear head: a single loss"
 
 
 @pytest.mark.parametrize("epochs", [1, 40])

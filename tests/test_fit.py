@@ -342,7 +342,7 @@ def test_validation_takes_what_fits_into_memory(faces_dir, tmp_path, monkeypatch
     whole = validate(training)
     monkeypatch.setattr(GReFEL, "forward", small_memory)
     assert validate(training) == pytest.approx(whole, abs=1e-5)
-    assert "out of memory: 4 faces at once from here on" in caplog.text
+    assert "out of memory: batches of 4 faces from here on" in caplog.text
     assert sizes.count(32) == 1  # and not once for each batch
     training.micro = 3
     sizes.clear()
@@ -425,7 +425,7 @@ def finetune(straight, tmp_path, **changes):
 def test_fine_tuning_starts_from_the_checkpoint_and_names_its_parent(straight, tmp_path):
     run, said = finetune(straight, tmp_path, lr=1e-9)
     assert run.path == straight.path / "finetune_f"
-    assert "start fresh" not in said
+    assert "reinitialised" not in said
     ours, theirs = (
         weights(run, BEST),
         weights(straight, checkpoint_file(straight.path).stem),
@@ -443,7 +443,7 @@ def test_fine_tuning_on_other_classes_says_which_class_layers_it_keeps(straight,
         straight, tmp_path, dataset="fer2013", data_dir=str(data), finetune_name="seven", lr=1e-9
     )
     kept = "class layers kept for neutral, happiness, surprise, sadness, anger, disgust, fear; "
-    assert kept + "start fresh for none" in said
+    assert kept + "reinitialised for none" in said
     ours, theirs = weights(run, BEST), weights(straight, checkpoint_file(straight.path).stem)
     torch.testing.assert_close(ours["head.anchors"], theirs["head.anchors"][:7])
 
@@ -487,7 +487,7 @@ def test_a_network_of_ones_own_trains_resumes_and_is_read_back(faces_dir, tmp_pa
     trained = load_model(run, net=Pixels(classes))
     state = run.load_checkpoint(run.best_checkpoint().stem)[0]
     assert torch.equal(trained.model.layer.weight, state["layer.weight"])
-    with pytest.raises(ValueError, match=r"trained with a network of its own \(pixels\)"):
+    with pytest.raises(ValueError, match=r"trained with a custom network \(pixels\)"):
         load_model(run)
 
 
@@ -514,7 +514,7 @@ def test_what_is_ones_own_needs_a_name(faces_dir, tmp_path):
     config = small(faces_dir, tmp_path)
     faces = load_faces(config)
     run = start_run(config, faces.info)
-    with pytest.raises(ValueError, match="the setting variant"):
+    with pytest.raises(ValueError, match="needs a name: set variant"):
         fit(faces, run, net=Pixels(8))
     assert run.status() == "new"
 

@@ -165,7 +165,7 @@ def test_claims_of_zero_and_one_fall_into_the_outer_bins():
 
 @pytest.mark.parametrize("claim", [np.nan, -0.2, 1.2])
 def test_a_claim_that_is_no_probability_is_refused(claim):
-    with pytest.raises(ValueError, match=r"1 of 2 claims are no numbers in 0\.\.1"):
+    with pytest.raises(ValueError, match=r"1 of 2 values are not in 0\.\.1"):
         calibration_bins(np.array([0.5, claim]), np.ones(2))
     with pytest.raises(ValueError, match="bins=0"):
         calibration_bins(np.array([0.5]), np.ones(1), bins=0)

@@ -110,7 +110,7 @@ def test_plain_papermill_refuses_an_unknown_parameter(tmp_path):
 
 
 def test_outside_a_notebook_parameters_must_be_given():
-    with pytest.raises(ValueError, match="outside a notebook the parameters must be given"):
+    with pytest.raises(ValueError, match="outside a notebook, pass the parameters"):
         resolve()
     assert resolve({}).lr == PROFILES["demo"]["lr"]
 

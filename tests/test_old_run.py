@@ -86,7 +86,7 @@ def test_it_is_fine_tuned(folder, data_dir):
     fit(faces, run, say=said.append)
     assert run.path == folder / "finetune_f"
     assert run.status() == "ok"
-    assert "start fresh" not in "\n".join(said)
+    assert "reinitialised" not in "\n".join(said)
     assert json.loads((run.path / "config.json").read_text())["version"] == VERSION
     parent = open_run(folder).load_checkpoint(checkpoint_file(folder).stem)[0]
     ours = run.load_checkpoint(BEST)[0]

@@ -87,14 +87,14 @@ def test_every_cell_counts_its_faces_and_a_click_shows_them(explorer, found):
     before = explorer.chosen
     explorer.cells[key].click()
     assert explorer.chosen == key != before
-    assert f"{key[1]} taken for {key[2]} by {key[0]}" in explorer.message.value
+    assert f"{key[1]} predicted as {key[2]} by {key[0]}" in explorer.message.value
     framed = [k for k, cell in explorer.cells.items() if cell.layout is explorer.framed]
     assert framed == [key]
 
 
 def test_a_range_without_faces_is_said(explorer):
     explorer.between.value = (0, 0)
-    assert "widen the range" in explorer.message.value
+    assert "in this reliability range; widen it" in explorer.message.value
     assert explorer.shown.value == ""
     explorer.between.value = (0, 1)
     assert "<img" in explorer.shown.value

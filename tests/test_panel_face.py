@@ -58,7 +58,7 @@ def test_a_dropped_picture_replaces_the_first_and_may_come_again(panel):
         drop(panel, "blue.png", content)
         assert panel.photo.picture.shape == (200, 300, 3)
         assert panel.face.options == (WHOLE,)
-        assert "no face was found: the whole picture is used" in panel.message.value
+        assert "no face was found: using the whole picture" in panel.message.value
         assert panel.dropped.value == ""
 
 

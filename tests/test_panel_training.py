@@ -82,8 +82,8 @@ def test_the_button_asks_to_stop_and_takes_it_back(tiny):
         panel = TrainingPanel(run)
         panel.stop.click()
         assert run.asked_to_stop
-        assert panel.stop.description == "go on after all"
-        assert panel.state.value.endswith("it stops after this epoch")
+        assert panel.stop.description == "cancel the stop"
+        assert panel.state.value.endswith("stopping after this epoch")
         panel.stop.click()
         assert not run.asked_to_stop
         assert panel.stop.description == "stop after this epoch"

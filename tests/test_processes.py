@@ -127,7 +127,7 @@ losses.total_loss = spoiled
 
 @pytest.mark.parametrize(("what", "told"), [
     ("raise ZeroDivisionError('the disk is on fire')", r"process 1 of 2: ZeroDivisionError: the"),
-    ("os.kill(os.getpid(), 9)", r"process 1 of 2 was ended by signal 9"),
+    ("os.kill(os.getpid(), 9)", r"process 1 of 2 was killed by signal 9"),
     ("parts |= {'loss': parts['loss'] * float('nan')}", r"NonFiniteLossError: the loss is nan.*tr"),
 ])  # fmt: skip
 def test_the_true_error_of_a_failing_process_is_told(faces_dir, tmp_path, monkeypatch, what, told):

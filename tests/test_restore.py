@@ -55,7 +55,7 @@ def test_a_class_known_by_name_keeps_its_rows_and_the_others_start_fresh(
         assert all(torch.equal(after[name], parent[name]) for name in same_size)
     kept = ", ".join(name for name in ours if name in theirs) or "none"
     fresh = ", ".join(name for name in ours if name not in theirs) or "none"
-    assert f"class layers kept for {kept}; start fresh for {fresh}" in said
+    assert f"class layers kept for {kept}; reinitialised for {fresh}" in said
 
 
 def test_the_same_classes_are_loaded_without_a_word(tmp_path):

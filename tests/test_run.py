@@ -73,7 +73,7 @@ def test_a_run_whose_process_is_gone_has_died(config):
     assert run.status() == "died"
     run.write_json(told | {"status": "running", "host": "elsewhere"}, "status.json")
     assert run.status() == "running"
-    with pytest.raises(ValueError, match="is running now"):
+    with pytest.raises(ValueError, match="is still running"):
         start_run(config)
 
 
@@ -179,7 +179,7 @@ def test_a_run_goes_on_with_the_data_it_has_learned_from_alone(config, monkeypat
     assert record()["data"] == other
     run.save_checkpoint(LAST, {"x": torch.zeros(1)}, {})
     before = record()
-    told = r"has learned from other data \(fingerprint 'b' there, 'a' here\); bring that data back"
+    told = r"has learned from other data \(fingerprint 'b' there, 'a' here\); restore that data"
     with pytest.raises(ValueError, match=told):
         start_run(config, first)
     assert record() == before

@@ -54,8 +54,8 @@ def test_the_split_is_named_wherever_an_evaluation_is_printed(evaluation, split,
     assert f", {SPLITS[split]}; 70 faces" in caption(found)
     card = (tmp_path / "model_card.md").read_text()
     assert f"## Results on ferplus, {SPLITS[split]} (70 faces)" in card
-    assert ("chose nothing" in card) == (split == "test")
-    assert ("on new faces expect less" in card) == (split != "test")
+    assert ("was not used for selection" in card) == (split == "test")
+    assert ("expect less on new faces" in card) == (split != "test")
     for path in tmp_path.glob("tables/*.tex"):
         assert SPLITS[split] in path.read_text(), path
     head = (tmp_path / "tables/comparison.csv").read_text().split(",")[0]

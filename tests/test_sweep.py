@@ -41,9 +41,9 @@ def test_a_path_as_a_value_gives_a_folder_name():
 @pytest.mark.parametrize(("options", "told"), [
     ({"grid": ["detla=1"]}, "did you mean 'delta'"),
     ({"grid": ["delta=0.5,wide"]}, "delta must be a number; got 'wide'"),
-    ({"grid": ["delta"]}, "write key=value"),
-    ({"cases": ["head=linear,delta"]}, "write key=value"),
-    ({"grid": ["delta=1,1"]}, "two points of the sweep are the same"),
+    ({"grid": ["delta"]}, "expected key=value"),
+    ({"cases": ["head=linear,delta"]}, "expected key=value"),
+    ({"grid": ["delta=1,1"]}, "two points of the sweep are identical"),
     ({"grid": ["delta=1", "delta=2"]}, "delta is set twice"),
     ({"grid": ["epochs=1"], "given": {"epochs": "2"}}, "epochs is set twice"),
     ({"given": {"run_name": "x"}}, "leave --run-name out"),
@@ -99,7 +99,7 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
     )
     assert main(argv) == 0  # the stand-in does not fail
     assert [given["backbone_weights"] for given in ran[:1]] == ["/no/such/file"]
-    assert sum("finished before" in line for line in capfd.readouterr().out.splitlines()) == 2
+    assert sum("already finished" in line for line in capfd.readouterr().out.splitlines()) == 2
 
 
 def test_means_leave_unfinished_runs_out_and_tell_the_spread(monkeypatch, tmp_path, capsys):
@@ -163,7 +163,7 @@ def test_an_unknown_cluster_or_option_is_refused(tmp_path):
     pytest.importorskip("submitit", reason="the cluster extra is not installed")
     todo = sweep_points("train", "s", given={"output_dir": str(tmp_path)})
     for cluster, options, told in (
-        ("pbs", {}, "slurm or local"), ("local", {"gpus": "1"}, "does not take these options"),
+        ("pbs", {}, "slurm or local"), ("local", {"gpus": "1"}, "rejects these options"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=told):
             run_sweep(todo, Folder(tmp_path / "s"), say=print, cluster=cluster, options=options)

@@ -93,7 +93,7 @@ def test_other_image_sizes_have_other_windows(size, sides):
 def test_maps_that_fit_need_no_adapter():
     adapters = [type(level.landmark_adapter) for level in published().levels]
     assert adapters == [nn.Identity, nn.Identity, nn.Conv2d]
-    with pytest.raises(ValueError, match="reduction 2 cannot be brought to 8"):
+    with pytest.raises(ValueError, match="reduction 2 cannot be resized to 8"):
         WindowCrossAttention(Maps((4, 4, 4), (2, 4, 8)), Maps((4, 4, 4), (8, 16, 32)))
 
 
@@ -270,7 +270,10 @@ REFUSED = [
     ({"backbone": "vit_tiny_patch16_224"}, "reductions 8, 16 and 32.*vit_tiny.*16, 16, 16.*resnet"),
     ({"landmark_backbone": "mobilefacenet"}, "timm has no backbone 'mobilefacenet'"),
     ({"landmark_backbone": "inception_v3", "image_size": 224}, "inception_v3.*25x25.*multiple"),
-    ({"backbone": "inception_v3"}, "'inception_v3'.*no feature maps at image_size 64"),
+    (
+        {"backbone": "inception_v3"},
+        "'inception_v3'.*no feature maps for window_cross_attention at image_size 64",
+    ),
     ({"image_size": 32}, "image_size 32.*4x4, 2x2, 1x1.*64 on"),
     ({"landmark_weights": "nowhere.pth"}, "no weight file at nowhere.pth; landmark_weights is"),
 ]

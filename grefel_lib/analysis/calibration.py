@@ -1,4 +1,4 @@
-"""Does a model know how sure it may be? Calibration, temperature, and errors seen coming.
+"""Calibration, temperature scaling and error detection.
 
 Everything is computed from a table of predictions (see `metrics`).
 """
@@ -20,15 +20,15 @@ from grefel_lib.metrics import (
 )
 
 log = logging.getLogger(__name__)
-LOG_BOUND = 3.0  # temperatures are looked for from exp(-3) to exp(3)
+LOG_BOUND = 3.0  # temperatures are searched from exp(-3) to exp(3)
 
 
 def calibration_errors(predictions: pd.DataFrame) -> dict[str, float]:
-    """Every calibration number of a table.
+    """All calibration metrics of a predictions table.
 
     Returns:
-        ece (debiased, see `metrics.calibration_error`), ece_plain (as others report it: 15 bins of
-        equal width, biased upwards where faces are few), ece_mass (15 bins of equal count),
+        ece (debiased, see `metrics.calibration_error`), ece_plain (as commonly reported: 15 bins of
+        equal width, biased upwards for few faces), ece_mass (15 bins of equal count),
         classwise_ece (mean over classes of the error of that class's probability, 15 bins of equal
         width), brier, nll; and where the table holds votes: soft_nll and soft_brier, against the
         distribution of all emotion votes instead of the label (faces without an emotion vote left
@@ -59,10 +59,10 @@ def calibration_errors(predictions: pd.DataFrame) -> dict[str, float]:
 
 
 def vote_distribution(predictions: pd.DataFrame) -> tuple[np.ndarray | None, np.ndarray]:
-    """What people said: the shares of the emotion votes.
+    """Vote distributions: the shares of the emotion votes.
 
     Returns:
-        (M, C) shares, or None where the table holds no votes; and (N,) which faces they are of:
+        (M, C) shares, or None if the table has no votes; and (N,) bool, the faces they belong to:
         those with an emotion vote.
     """
     columns = [f"votes_{name}" for name in table_classes(predictions)]
@@ -74,10 +74,10 @@ def vote_distribution(predictions: pd.DataFrame) -> tuple[np.ndarray | None, np.
 
 
 def fit_temperature(validation: pd.DataFrame) -> float:
-    """The temperature that makes validation labels most likely: softmax(log p / T).
+    """The temperature that maximises the likelihood of the validation labels: softmax(log p / T).
 
-    Where validation has no best one (every answer right, or no better than chance) it is the
-    nearest bound of the search; this is logged, and `temperature_words` says it.
+    If validation has no optimum (all predictions right, or no better than chance), it is the
+    nearest bound of the search; this is logged, and `temperature_words` states it.
 
     Raises:
         ValueError: See `check_predictions`.
@@ -98,26 +98,26 @@ def fit_temperature(validation: pd.DataFrame) -> float:
     if nll(end) > inside.fun + 1e-6:
         return float(np.exp(inside.x))
     temperature = float(np.exp(end))
-    log.warning("validation fits no temperature: %s", temperature_words(temperature))
+    log.warning("no temperature fits the validation split: %s", temperature_words(temperature))
     return temperature
 
 
 def at_bound(temperature: float) -> bool:
-    """Whether a fitted temperature is where the search ended, not where validation is fitted."""
+    """Whether a fitted temperature is a bound of the search rather than an optimum."""
     return abs(np.log(temperature)) > LOG_BOUND - 1e-3
 
 
 def temperature_words(temperature: float) -> str:
-    """A fitted temperature for a head or label: "temperature 1.23"; no number at a bound."""
+    """A fitted temperature for a heading or label: "temperature 1.23"; no number at a bound."""
     if not at_bound(temperature):
         return f"temperature {temperature:.2f}"
     return f"{'sharpest' if temperature < 1 else 'softest'} temperature tried, none fits"
 
 
 def with_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """The same table with its probabilities sharpened (T < 1) or softened (T > 1).
+    """A copy of the table with probabilities sharpened (T < 1) or softened (T > 1).
 
-    No prediction changes; only p_<class> does.
+    Predictions do not change; only p_<class> does.
 
     Raises:
         ValueError: The temperature is not above 0.
@@ -131,15 +131,15 @@ def with_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFr
 
 
 def risk_coverage(sureness: np.ndarray, wrong: np.ndarray) -> pd.DataFrame:
-    """Error rate among the most confident faces, for every share of faces kept.
+    """Error rate among the most confident faces, at every coverage.
 
     Args:
-        sureness: (N,) confidence or reliability; larger is surer. Faces with the same value are
+        sureness: (N,) confidence or reliability; larger is more certain. Faces with ties are
             kept or left out together.
         wrong: (N,) 1 for an error, 0 for none.
 
     Returns:
-        One row a distinct sureness, from the surest on: coverage (share kept), risk (error rate
+        One row per distinct value, in descending order: coverage (share kept), risk (error rate
         among them).
 
     Source: El-Yaniv and Wiener, 2010.
@@ -148,14 +148,14 @@ def risk_coverage(sureness: np.ndarray, wrong: np.ndarray) -> pd.DataFrame:
     if len(sureness) != len(wrong) or not len(wrong):
         raise ValueError(f"{len(sureness)} values of sureness for {len(wrong)} faces")
     order = np.argsort(-sureness, kind="stable")
-    last = np.append(np.diff(sureness[order]) != 0, True)  # of a group of equals
+    last = np.append(np.diff(sureness[order]) != 0, True)  # the last one of each group of ties
     counts = np.arange(1, len(order) + 1)[last]
     errors = np.cumsum(wrong[order])[last]
     return pd.DataFrame({"coverage": counts / len(order), "risk": errors / counts})
 
 
 def aurc(curve: pd.DataFrame) -> float:
-    """Area under a risk-coverage curve: the mean risk over all shares kept; lower is better.
+    """Area under the risk-coverage curve: the mean risk over all coverages; lower is better.
 
     Source: Geifman et al., Bias-Reduced Uncertainty Estimation, 2019.
     """
@@ -171,11 +171,11 @@ def confidence_measures(predictions: pd.DataFrame) -> Mapping[str, np.ndarray]:
 
 
 def error_detection(predictions: pd.DataFrame) -> pd.DataFrame:
-    """How well each score predicts errors.
+    """How well each score detects errors.
 
     Returns:
-        One row a measure: auroc (chance that an error is less sure than a right answer; NaN where
-        there is no error, or nothing else) and aurc.
+        One row per measure: auroc (chance that an error scores below a correct answer; NaN if
+        there are no errors, or only errors) and aurc.
     """
     wrong = (predictions["label"] != predictions["predicted"]).to_numpy()
     rows = {
@@ -189,7 +189,7 @@ def error_detection(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def _gap(claimed: np.ndarray, outcome: np.ndarray, *, mass: bool = False) -> float:
-    """Mean distance between claim and outcome over 15 bins, weighted by their faces."""
+    """Mean gap between prediction and outcome over 15 bins, weighted by their number of faces."""
     if mass:
         order = np.argsort(claimed, kind="stable")
         parts = [part for part in np.array_split(order, BINS) if len(part)]

@@ -30,9 +30,9 @@ from grefel_lib.metrics import (
 from grefel_lib.run import all_runs, open_run, outputs_folder
 
 log = logging.getLogger(__name__)
-SAME = ("dataset", "protocol", "split", "fingerprint")  # of runs that can be compared
+SAME = ("dataset", "protocol", "split", "fingerprint")  # must be equal for runs to be comparable
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
-PLACES = (  # settings that name files or folders; of published runs the last part alone is told
+PLACES = (  # settings that are paths; published runs keep only the last part
     "data_dir", "backbone_weights", "landmark_weights", "output_dir", "resume", "checkpoint_path",
     "checkpoint_dir", "picture",
 )  # fmt: skip
@@ -40,7 +40,7 @@ PLACES = (  # settings that name files or folders; of published runs the last pa
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants of a run side by side, each over its seeds; missing parts are empty."""
+    """Variants side by side, each over its seeds; missing parts are empty."""
 
     about: Mapping[str, Any]  # dataset, protocol, split, faces, selection, training_leaks_dropped
     seeds: pd.DataFrame  # one row a run, see `seed_table`
@@ -66,7 +66,7 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
     groups = group_variants(evaluated_runs(output_dir))
     first = next(iter(groups.values()))[0]
     if len(groups) == 1:
-        log.warning("one variant, %s: there are no differences to show", *groups)
+        log.warning("only one variant, %s: there are no differences to show", *groups)
     names = ("dataset", "protocol", "split", "training_leaks_dropped", "selection")
     classes = per_class_metrics(first.table)
     recall = {
@@ -90,7 +90,7 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
 def evaluated_runs(output_dir: str) -> list[Evaluation]:
     """Every evaluated run in a folder, by name, whatever the data set.
 
-    Those of a sweep of fine-tuning lie in their parents; the sweep's table.csv names them.
+    Runs of a fine-tuning sweep are in their parents' folders; the sweep's table.csv lists them.
 
     Raises:
         FileNotFoundError: There is none.
@@ -125,10 +125,10 @@ def check_same_faces(results: Sequence[Evaluation]) -> None:
 
 
 def group_variants(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
-    """Group runs that differ only in their seed, in order of the seeds.
+    """Group runs that differ only in their seed, sorted by seed.
 
     A variant is named by the settings that differ: "linear head", or "GReFEL, correction none"; the
-    run that a run was fine-tuned from is one of them: "GReFEL, parent A". Linear heads come first.
+    parent of a fine-tuned run is one of them: "GReFEL, parent A". Linear heads come first.
 
     Raises:
         ValueError: The runs were scored on different faces, splits or protocols, or a variant
@@ -152,12 +152,12 @@ def group_variants(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]
         seeds = [result.config.seed for result in members]
         if len(set(seeds)) < len(seeds):
             names = ", ".join(result.run.name for result in members)
-            raise ValueError(f"{name}: the same seed twice ({names}); move one of them away")
+            raise ValueError(f"{name}: the same seed occurs twice ({names}); move one of them away")
     return groups
 
 
 def seed_table(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
-    """One row a run, nothing averaged: variant, seed, checkpoint, epoch, val_accuracy, metrics."""
+    """One row per run, not averaged: variant, seed, checkpoint, epoch, val_accuracy, metrics."""
     rows = [
         {
             "variant": name,
@@ -198,9 +198,9 @@ def paired_differences(
     """Each variant against a reference variant, on the same faces.
 
     Returns:
-        One row a variant and metric: variant, metric, difference (of the means over seeds), low,
-        high (95%, paired bootstrap), and for accuracy mcnemar (exact p of each pair of equal
-        seeds, in order of the seeds, to two digits). No row if there is one variant only.
+        One row per variant and metric: variant, metric, difference (of the means over seeds), low,
+        high (95%, paired bootstrap), and for accuracy mcnemar (exact p for each pair with equal
+        seeds, sorted by seed, two digits). No rows if there is only one variant.
 
     Raises:
         ValueError: There is no such variant.
@@ -243,10 +243,10 @@ def prediction_agreement(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataF
 
 
 def detection_table(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
-    """How well wrong labels were found in runs with `label_noise`, mean and range over seeds.
+    """How well wrong labels were detected in runs with `label_noise`, mean and range over seeds.
 
     Returns:
-        One row a noise and measure: noise_kind, label_noise, measure, auroc (mean), min, max,
+        One row per noise and measure: noise_kind, label_noise, measure, auroc (mean), min, max,
         seeds. Empty without such runs.
     """
     keys = ["noise_kind", "label_noise", "measure"]
@@ -278,7 +278,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     """Read what `write_comparison` wrote.
 
     Args:
-        folder: Holds the tables; a relative name starts from the project root.
+        folder: Contains the tables; relative paths are relative to the project root.
 
     Raises:
         FileNotFoundError: A table is missing.
@@ -314,11 +314,11 @@ def published_results(dataset: str = "") -> pd.DataFrame:
 
 
 def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]:
-    """Copy what is needed to check a result: settings, environment, history, metrics, predictions.
+    """Copy what is needed to verify a result: settings, environment, history, metrics, predictions.
 
-    Weights, images and paths of this machine are left out. The predictions keep what the
-    comparison reads, to five significant digits. What an older version did not write into
-    metrics.json is added, as far as it follows from the predictions; so published runs can be
+    Weights, images and local paths are left out. The predictions keep the columns the
+    comparison needs, with five significant digits. Numbers that an older version did not write to
+    metrics.json are added where the predictions allow it; so published runs can be
     published again, in place.
 
     Raises:
@@ -339,7 +339,7 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
         name = f"{result.saved['split']}_{result.saved['headline']}.csv.gz"
         there = target.path / "predictions" / name
         if there.is_file() and _unzipped(there) != predictions:
-            raise FileExistsError(f"{relative(there)} exists with other predictions; move it away")
+            raise FileExistsError(f"{relative(there)} has other predictions; move it away first")
         contents = {"config.json": config, "metrics.json": _filled(result.saved, result.metrics)}
         environment = result.run.path / "environment.json"
         if environment.is_file():
@@ -348,7 +348,7 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
         for file, content in contents.items():
             target.write_json(without_paths(content, *places), file)
         target.write_text(without_paths(history, *places), "history.csv")
-        content = gzip.compress(predictions.encode(), mtime=0)  # the same whenever it is made
+        content = gzip.compress(predictions.encode(), mtime=0)  # reproducible bytes
         target.write_bytes(content, "predictions", name)
         folders.append(target.path)
     return folders
@@ -362,7 +362,7 @@ def _unzipped(path: Path) -> str | None:
 
 
 def _filled(saved: Any, computed: Any) -> Any:
-    """What was saved, and what it lacks from the computed."""
+    """The saved values, completed by computed ones where missing."""
     if isinstance(saved, Mapping) and isinstance(computed, Mapping):
         both = {key: _filled(saved[key], computed.get(key)) for key in saved}
         return both | {key: value for key, value in computed.items() if key not in saved}
@@ -379,9 +379,9 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 def _parents(results: Sequence[Evaluation]) -> list[str]:
-    """The run or checkpoint that each was fine-tuned from, its path from where all of them lie.
+    """The run or checkpoint each run was fine-tuned from, relative to their common folder.
 
-    "" for a run that starts afresh.
+    "" for a run that was not fine-tuned.
     """
     paths = [PROJECT_ROOT / r.config.checkpoint_path for r in results]
     paths = [p.parents[1] / p.stem if p.suffix == ".safetensors" else p for p in paths]

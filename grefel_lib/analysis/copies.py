@@ -1,4 +1,4 @@
-"""Exact and near copies of test faces among the training faces."""
+"""Exact and near duplicates of test faces among the training faces."""
 
 import imagehash
 import numpy as np
@@ -7,12 +7,12 @@ from PIL import Image
 
 from grefel_lib.faces import FaceSet
 
-BITS = 6  # of 64 that the perceptual hashes of near copies may differ in
-ALIKE = 0.9  # correlation of the pixels that a near copy reaches
+BITS = 6  # maximum Hamming distance of the 64-bit perceptual hashes of near copies
+ALIKE = 0.9  # minimum pixel correlation of near copies
 
 
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
-    """(N,) uint64 of faces (N, H, W[, 3]): the signs of their 64 lowest frequencies (pHash)."""
+    """(N,) uint64 hashes of faces (N, H, W[, 3]): signs of their 64 lowest frequencies (pHash)."""
     hashes = [imagehash.phash(Image.fromarray(image)).hash for image in images]
     return np.packbits(np.reshape(hashes, (len(images), 64)), axis=1).view(np.uint64)[:, 0]
 
@@ -24,12 +24,12 @@ def find_copies(faces: FaceSet, split: str = "test", *, among: str = "train") ->
     correlates with its original at 0.9 or more: re-saved, relit or slightly cropped.
 
     Args:
-        faces: All splits; load them without `drop_leaks` to see what it drops.
-        split: Where copies are looked for.
-        among: Where their originals are.
+        faces: All splits; load with drop_leaks=False to see what it would drop.
+        split: The split to search for copies.
+        among: The split with their originals.
 
     Returns:
-        One row a face that has a copy: id, label, copy (the id of the closest face in `among`),
+        One row per face with a copy: id, label, copy (id of the closest face in `among`),
         copy_label, exact (same pixels), bits (hash distance), correlation. Labels are class names.
     """
     here, there = faces.split(split), faces.split(among)

@@ -1,7 +1,7 @@
-"""What an evaluation saves and reads back; every number and figure follows from it, no model.
+"""What an evaluation saves and reads back; all numbers and figures follow from it without a model.
 
-`evaluate_run` needs the model and the faces, and takes as long as they need; `load_evaluation`
-takes a moment.
+`evaluate_run` needs the model and the faces and scores them; `load_evaluation`
+only reads files and is fast.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ from grefel_lib.restore import load_model
 from grefel_lib.run import BEST, BEST_EMA, Run
 
 INSIDE = 1000  # faces whose embedding and attention are saved, for maps
-FACTS = (  # of metrics.json, that no table of predictions holds
+FACTS = (  # in metrics.json, but not in any predictions table
     "dataset", "fingerprint", "protocol", "split", "training_dataset", "training_fingerprint",
     "training_protocol", "training_leaks_dropped", "validation_copies_dropped",
     "labels_made_wrong", "selection", "headline",
@@ -52,17 +52,17 @@ SELECTION = "validation accuracy"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluated run; what was not asked for is None or empty."""
+    """One evaluated run; parts that were not requested are None or empty."""
 
-    run: Run  # in whose folder it lies
+    run: Run  # whose folder contains it
     config: Config  # the run was trained with
     facts: Mapping[str, Any]  # FACTS, and for each checkpoint CHECKPOINT_FACTS
     predictions: Mapping[str, pd.DataFrame]  # by checkpoint
     validation: Mapping[str, pd.DataFrame]  # by checkpoint, of the validation split
     history: pd.DataFrame | None = None
-    training: pd.DataFrame | None = None  # the headline's predictions of the training faces
-    copies: pd.DataFrame | None = None  # test faces that training holds too, see `find_copies`
-    robustness: pd.DataFrame | None = None  # see `evaluate_corruptions`; of the headline
+    training: pd.DataFrame | None = None  # headline checkpoint's predictions on training faces
+    copies: pd.DataFrame | None = None  # test faces that also occur in training, see `find_copies`
+    robustness: pd.DataFrame | None = None  # see `evaluate_corruptions`; headline checkpoint
     inside: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     saved: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # metrics.json, as read
 
@@ -73,7 +73,7 @@ class Evaluation:
 
     @property
     def headline(self) -> str:
-        """The checkpoint with the higher validation accuracy, whatever the test split says."""
+        """The checkpoint with the higher validation accuracy, regardless of the test split."""
         return self.facts["headline"]
 
     @property
@@ -83,27 +83,27 @@ class Evaluation:
 
     @property
     def saved_headline(self) -> Mapping[str, Any]:
-        """The headline's part of metrics.json, as read."""
+        """The headline checkpoint's part of metrics.json, as read."""
         return self.saved["checkpoints"][self.headline]
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """The content of metrics.json: every number of the evaluation, from its predictions.
+        """The content of metrics.json: all numbers of the evaluation, computed from predictions.
 
-        dataset, protocol, split; the same of the training, and what it dropped; the selection rule,
-        the headline checkpoint; for each checkpoint its epoch, validation accuracy, checksum,
+        dataset, protocol, split; the same for training, and what it dropped; the selection rule;
+        the headline checkpoint; for each checkpoint: its epoch, validation accuracy, checksum,
         metrics, their 95% intervals, calibration, temperature (fitted on validation; null without
-        it) and the calibration after it, sureness (how well errors are predicted),
-        surest_on_validation (the measure that predicts them best there), per_class; and of the
-        headline, where known: people (what annotators reach), copies (accuracy on faces that
-        training holds too), attributes (accuracy by group of person), label_detection.
+        it) and the calibration after it, sureness (how well errors are detected),
+        surest_on_validation (the measure that detects them best there), per_class; and for the
+        headline, where known: people (annotator accuracy), copies (accuracy on faces that
+        also occur in training), attributes (accuracy by demographic group), label_detection.
 
         Raises:
             ValueError: The checkpoints were scored on different images.
         """
         if len({tuple(table["id"]) for table in self.predictions.values()}) > 1:
             sizes = ", ".join(f"{name} {len(t)}" for name, t in self.predictions.items())
-            raise ValueError(f"different images were scored ({sizes}); score all on one split")
+            raise ValueError(f"the checkpoints were scored on different images ({sizes})")
         content = dict(self.facts) | {
             "checkpoints": {
                 name: dict(self.facts["checkpoints"][name])
@@ -125,14 +125,14 @@ class Evaluation:
         return content
 
     def in_order(self, names: Sequence[str]) -> "Evaluation":
-        """The same with its classes in another order, for figures and tables.
+        """A copy with the classes in another order, for figures and tables.
 
         Raises:
-            ValueError: The names are not the classes, each once.
+            ValueError: The names are not a permutation of the classes.
         """
         known = table_classes(self.table)
         if sorted(names) != sorted(known):
-            raise ValueError(f"the class order must hold each of {', '.join(known)} once")
+            raise ValueError(f"the class order must contain each of {', '.join(known)} once")
         inside = dict(self.inside)
         if "anchors" in inside:
             inside["anchors"] = inside["anchors"][[known.index(name) for name in names]]
@@ -148,7 +148,7 @@ class Evaluation:
         )
 
     def attention_of(self, ids: Sequence[str]) -> np.ndarray:
-        """(N, side, side) attention of the attentive correction; scales are added up.
+        """(N, side, side) attention of the attentive correction, summed over scales.
 
         Raises:
             ValueError: There is a face that `inside` does not hold.
@@ -174,28 +174,28 @@ def _checkpoint_metrics(table: pd.DataFrame, validation: pd.DataFrame | None) ->
         "sureness": sureness.to_dict(orient="index"),
         "surest_on_validation": None if chosen is None or chosen.empty else chosen.idxmax(),
         "per_class": [
-            {k: None if pd.isna(v) else v for k, v in row.items()}  # NaN is no JSON
+            {k: None if pd.isna(v) else v for k, v in row.items()}  # NaN is not valid JSON
             for row in per_class_metrics(table).to_dict(orient="records")
         ],
     }
 
 
 def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> Evaluation:
-    """Score a run on a split and write everything there is to know of it into a folder.
+    """Score a run on a split and write all results into a folder.
 
-    Both checkpoints score the split and the validation split; the headline alone scores the
-    training faces (`inspect_labels`) and corrupted faces (`robustness_images`). What an earlier
-    evaluation left in the folder and this one does not write is removed.
+    Both checkpoints are scored on the split and on validation; only the headline is scored on the
+    training faces (`inspect_labels`) and corrupted faces (`robustness_images`). Files of an earlier
+    evaluation that this one does not overwrite are removed.
 
     Args:
         run: A trained run.
         faces: All splits.
         config: split, robustness_images, inspect_labels; batch size, device and workers.
-        results: Gets predictions/, inside/, copies.csv and robustness.csv; config.json of the run
-            too, if it is another folder.
+        results: Receives predictions/, inside/, copies.csv, robustness.csv; the run's config.json
+            if it is another folder.
 
     Raises:
-        ValueError: The classes of the faces are not those of the run.
+        ValueError: The classes of the faces differ from those of the run.
     """
     split = config.split
     models = {
@@ -263,7 +263,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
 
 
 def training_facts(run: Run) -> dict[str, Any]:
-    """What the training of a run says of its data, from environment.json; None: not recorded."""
+    """Facts about a run's training data, from environment.json; None if not recorded."""
     path = run.path / "environment.json"
     data = json.loads(path.read_text()).get("data", {}) if path.is_file() else {}
     protocol = "" if run.config.unmet("protocol") else run.config.protocol
@@ -278,9 +278,9 @@ def training_facts(run: Run) -> dict[str, Any]:
 
 
 def evaluation_folder(run: Run, config: Config) -> Folder:
-    """Where an evaluation goes: the test split of the run's own data into the run's folder itself.
+    """Folder of an evaluation: for the test split of the run's own data, the run folder itself.
 
-    Any other gets a folder in there: evaluate_<dataset>[_<protocol>]_<split>.
+    Any other goes to a subfolder: evaluate_<dataset>[_<protocol>]_<split>.
 
     Args:
         run: A trained run.
@@ -294,15 +294,15 @@ def evaluation_folder(run: Run, config: Config) -> Folder:
 
 
 def _trained_in(run: Run) -> Path:
-    """The folder of the training, also of an evaluation that has a folder of its own in there."""
+    """The run folder, also for an evaluation in a subfolder of it."""
     return run.path.parent if run.path.name.startswith("evaluate_") else run.path
 
 
 def stale_because(run: Run) -> str:
-    """Why metrics.json does not fit the checkpoints of its run; empty if it does.
+    """Why metrics.json does not match the checkpoints of its run; empty if it does.
 
     Args:
-        run: Or the folder of one of its evaluations. Without checkpoints everything fits.
+        run: A run, or the folder of one of its evaluations. Without checkpoints, always empty.
     """
     content = json.loads((run.path / "metrics.json").read_text())
     trained = _trained_in(run)
@@ -313,29 +313,29 @@ def stale_because(run: Run) -> str:
         facts = read_facts(path)
         if any(facts.get(key) != numbers[key] for key in CHECKPOINT_FACTS if key in numbers):
             return (
-                f"{relative(run.path / 'metrics.json')} is of {name} at epoch {numbers['epoch']}, "
-                f"and {relative(path)} is now another, of epoch {facts['epoch']}"
+                f"{relative(run.path / 'metrics.json')} is for {name}, epoch {numbers['epoch']}, "
+                f"but {relative(path)} is now another one, of epoch {facts['epoch']}"
             )
     return ""
 
 
 def better_checkpoint(checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
-    """The checkpoint with the highest val_accuracy; the first of equals."""
+    """The checkpoint with the highest val_accuracy; the first on ties."""
     return max(checkpoints, key=lambda name: checkpoints[name]["val_accuracy"])
 
 
 def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
     """Read what `evaluate_run` wrote, and the facts of metrics.json.
 
-    Published runs, which hold the headline's predictions alone, load as well.
+    Published runs, which contain only the headline's predictions, can be loaded as well.
 
     Args:
         run: An evaluated run.
-        headline_only: Read only the headline's predictions, as a comparison of many runs does.
+        headline_only: Read only the headline's predictions; used when comparing many runs.
 
     Raises:
         FileNotFoundError: The run was not evaluated, or its predictions are gone.
-        ValueError: It was trained on since, see `stale_because`.
+        ValueError: It was trained further since, see `stale_because`.
     """
     if not (run.path / "metrics.json").is_file():
         raise FileNotFoundError(
@@ -380,7 +380,7 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
 
 
 def read_table(run: Folder, *parts: str) -> pd.DataFrame | None:
-    """A table of a run, as written or gzipped; None where there is none."""
+    """A table of a run, plain or gzipped; None if it does not exist."""
     for ending in (".csv", ".csv.gz"):
         path = run.path.joinpath(*parts[:-1], parts[-1] + ending)
         if path.is_file():

@@ -17,9 +17,9 @@ ANCHORS, NEIGHBOURS = 3, 4  # nearest anchors that are shown, and nearest traini
 
 @dataclass(frozen=True)
 class Explained:
-    """A model's output for one face; None for what its head does not have."""
+    """A model's output for one face; None for parts its head does not have."""
 
-    face: np.ndarray  # (H, W[, 3]) uint8, as the model got it
+    face: np.ndarray  # (H, W[, 3]) uint8, as seen by the model
     class_names: tuple[str, ...]
     distributions: Mapping[str, np.ndarray]  # (C,) primary, geometric, attentive, corrected
     reliability: float | None
@@ -29,7 +29,7 @@ class Explained:
 
     @property
     def before(self) -> str:
-        """The class of the primary distribution; a linear head has one distribution only."""
+        """The class of the primary distribution; a linear head has only one distribution."""
         first = next(iter(self.distributions.values()))
         return self.class_names[int(first.argmax())]
 
@@ -39,7 +39,7 @@ class Explained:
         return self.class_names[int(self.distributions["corrected"].argmax())]
 
     def nearest(self, count: int = ANCHORS) -> list[tuple[int, int]]:
-        """Class and number of the nearest anchors, nearest first; empty without anchors."""
+        """Class and index of the nearest anchors, nearest first; empty without anchors."""
         if self.distances is None:
             return []
         order = self.distances.ravel().argsort(kind="stable")[:count]
@@ -48,7 +48,7 @@ class Explained:
 
 @dataclass(frozen=True)
 class Memory:
-    """Some training faces, and how far each is from every anchor."""
+    """Some training faces and their distances to every anchor."""
 
     faces: FaceSet
     distances: np.ndarray  # (N, C, K)
@@ -64,7 +64,7 @@ def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = Non
     Args:
         trained: From `load_model`.
         crop: A face, as `Photo.crop` cuts it out.
-        memory: From `remember_faces`; without it the anchors are named but show no faces.
+        memory: From `remember_faces`; without it, anchors are listed but without faces.
     """
     output = score_images(trained, [crop])
     branches = {"primary": output.primary_log_probs, "geometric": output.geometric_log_probs,
@@ -104,7 +104,7 @@ def remember_faces(
     Args:
         trained: From `load_model`.
         config: Of the run; says where the data set is.
-        say: Receives a line when there is nothing to remember.
+        say: Called with a message if there is nothing to remember.
 
     Returns:
         None where the head has no anchors, or the data set is not on this machine.

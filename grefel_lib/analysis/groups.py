@@ -1,4 +1,4 @@
-"""Accuracy by group: faces with copies in training, groups of people; human accuracy."""
+"""Accuracy by group: faces with copies in training, demographic groups; human accuracy."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ import pandas as pd
 from grefel_lib.labels import RAFDB_ATTRIBUTES, VOTE_COLUMNS
 from grefel_lib.metrics import table_classes, wilson_interval
 
-SMALLEST = 20  # faces of a group that takes part in the largest gap
+SMALLEST = 20  # minimum number of faces of a group to count for the largest gap
 
 
 def by_group(predictions: pd.DataFrame, groups: Sequence) -> pd.DataFrame:
-    """Accuracy of parts of a table apart.
+    """Accuracy by group.
 
     Args:
         predictions: N rows.
@@ -44,8 +44,8 @@ def copy_accuracy(predictions: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFra
         copies: From `find_copies`.
 
     Returns:
-        One row a group that occurs: count, accuracy, low, high (95%). The exact copies' originals
-        were left out of training if `drop_leaks` was on.
+        One row per group present: count, accuracy, low, high (95%). The training originals of exact
+        copies were dropped if `drop_leaks` was on.
     """
     exact = copies.set_index("id")["exact"]
     status = predictions["id"].map(exact).map({True: "exact copy", False: "near copy"})
@@ -82,17 +82,17 @@ def largest_gap(table: pd.DataFrame) -> tuple[str, str, float]:
 def human_ceiling(
     predictions: pd.DataFrame, *, draws: int = 200, seed: int = 0
 ) -> pd.DataFrame | None:
-    """How often annotators would give a face its label, estimated from its votes.
+    """How often annotators would agree with a face's label, estimated from its votes.
 
     Args:
         predictions: A table with votes_<column> for all ten columns.
         draws: Panels drawn for each face.
-        seed: Of the drawing.
+        seed: Random seed.
 
     Returns:
-        None without votes. Else one row a judge, with its accuracy and the 95% range over draws:
+        None without votes; otherwise one row per judge, with its accuracy and 95% range over draws:
         "one annotator" (one of the votes, at random; unknown and non-face count as wrong) and
-        "a second panel" (ten votes drawn anew from the face's own, the class with most of them; a
+        "a second panel" (ten votes resampled from the face's own, then the majority class; a
         tie is broken at random). Both are slightly optimistic: the label came from these votes.
     """
     columns = [f"votes_{name}" for name in VOTE_COLUMNS]

@@ -1,7 +1,7 @@
-"""How robust is a model to corrupted images? Six corruptions, five severities each.
+"""Robustness to corrupted images: six corruptions, five severities each.
 
-The corruptions are of the kinds of ImageNet-C (Hendrycks and Dietterich, 2019), which occur in
-photographs of faces; the strengths are ours, set for 48-pixel faces and scaled with the side.
+The corruptions are those of ImageNet-C (Hendrycks and Dietterich, 2019) that occur in
+photographs of faces; the strengths are ours, chosen for 48-pixel faces and scaled with image size.
 """
 
 import io
@@ -22,14 +22,14 @@ from grefel_lib.faces import FaceSet
 from grefel_lib.metrics import compute_metrics
 from grefel_lib.predict import predict
 
-SIDE = 48  # pixels of the faces for which the strengths are meant
+SIDE = 48  # image size in pixels for which the strengths are defined
 SEVERITIES: dict[str, tuple[float, ...]] = {
     "blur": (0.5, 0.8, 1.2, 1.7, 2.4),  # standard deviation, pixels
     "noise": (0.03, 0.06, 0.1, 0.15, 0.22),  # standard deviation, of a value range of 1
-    "low contrast": (0.7, 0.5, 0.35, 0.22, 0.12),  # what is left of it
+    "low contrast": (0.7, 0.5, 0.35, 0.22, 0.12),  # contrast factor
     "jpeg": (60, 35, 20, 12, 6),  # quality
-    "occlusion": (0.2, 0.3, 0.4, 0.5, 0.6),  # side of a grey square, share of the face's
-    "rotation": (8, 15, 25, 40, 60),  # degrees, to either side
+    "occlusion": (0.2, 0.3, 0.4, 0.5, 0.6),  # side of a grey square, relative to the image
+    "rotation": (8, 15, 25, 40, 60),  # degrees, in either direction
 }
 
 
@@ -40,7 +40,7 @@ def corrupt(images: np.ndarray, kind: str, severity: int, *, seed: int = 0) -> n
         images: (N, H, W) or (N, H, W, 3) uint8.
         kind: A key of SEVERITIES.
         severity: 1 (mild) to 5.
-        seed: Of noise, and of the place of occlusions and the side of rotations.
+        seed: Random seed of noise, occlusion position and rotation direction.
 
     Returns:
         The same shape, uint8.
@@ -60,7 +60,7 @@ def corrupt(images: np.ndarray, kind: str, severity: int, *, seed: int = 0) -> n
 def evaluate_corruptions(
     net: nn.Module, faces: FaceSet, config: Config, *, seed: int = 0
 ) -> Iterator[dict[str, float]]:
-    """Score every corruption at every severity, the clean faces first.
+    """Score every corruption at every severity, starting with the clean faces.
 
     Yields:
         corruption, severity (0: clean), accuracy, mean_class_accuracy, ece.
@@ -76,7 +76,7 @@ def evaluate_corruptions(
 
 
 def with_clean(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `evaluate` for curves: every corruption starts from the clean score at severity 0."""
+    """Rows of `evaluate_corruptions` for plotting: each curve starts at the clean score."""
     clean = table[table["severity"] == 0].drop(columns="corruption")
     spoiled = table[table["severity"] > 0]
     starts = pd.DataFrame({"corruption": spoiled["corruption"].unique()}).merge(clean, how="cross")

@@ -1,8 +1,8 @@
 """Which training labels look wrong? Scores, a list for review, and detection of known errors.
 
-The truth is injected: `flip` makes labels wrong on purpose, and `detection` says how well the
-scores find them. A model has seen the labels it is asked about, so a long training on few faces
-learns the wrong ones by heart and finds fewer.
+Label noise is injected by `flip_labels`, and `label_detection` measures how well the
+scores detect it. The model was trained on these labels, so long training on few faces
+memorises the wrong ones and detects fewer.
 """
 
 import numpy as np
@@ -13,13 +13,13 @@ from grefel_lib.metrics import class_probabilities, table_classes
 
 
 def suspicion(predictions: pd.DataFrame) -> pd.DataFrame:
-    """A suspicion score for each face's label; larger is more suspect.
+    """Suspicion scores for each face's label; larger is more suspicious.
 
     Returns:
         loss (negative log-probability of the label: the usual measure); and, where the table has
-        reliability, reliability: the share of people expected to disagree with the label. They
-        are expected to give the predicted class its reliability, and the others the rest, as the
-        model divides it.
+        reliability, reliability: the expected share of annotators who disagree with the label. The
+        predicted class gets the reliability as its share; the rest is split over the others as the
+        model's probabilities are.
     """
     probs = class_probabilities(predictions)
     names = pd.Index(table_classes(predictions))
@@ -36,14 +36,14 @@ def suspicion(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def label_detection(predictions: pd.DataFrame) -> dict[str, float]:
-    """How well each score finds the labels that were made wrong.
+    """How well each score detects the corrupted labels.
 
     Args:
         predictions: Training faces with label and true_label (`Config.label_noise`).
 
     Returns:
         By measure of `suspicion`: AUROC, the chance that a wrong label looks more suspect than a
-        right one. Empty where nothing, or everything, is wrong or no truth is known.
+        right one. Empty if no label, or every label, is wrong, or if the truth is unknown.
     """
     if "true_label" not in predictions:
         return {}
@@ -55,13 +55,13 @@ def label_detection(predictions: pd.DataFrame) -> dict[str, float]:
 
 
 def most_suspect(predictions: pd.DataFrame, count: int = 100) -> pd.DataFrame:
-    """The training faces whose labels look most wrong, for review: those of the highest loss.
+    """The training faces whose labels look most wrong, for review: those with the highest loss.
 
-    The loss found labels made wrong on purpose better than reliability did in every published
+    The loss detected corrupted labels better than reliability did in every published
     condition (notebook 06).
 
     Returns:
-        Up to `count` rows, the most suspect first, indexed as in `predictions`: id, label,
+        Up to `count` rows, most suspicious first, indexed as in `predictions`: id, label,
         predicted, confidence, reliability, loss, true_label and votes_<column> where known.
     """
     scores = suspicion(predictions)

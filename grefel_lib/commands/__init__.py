@@ -1,9 +1,9 @@
-"""The commands that run a notebook, and how a failed notebook is told."""
+"""The commands that run a notebook, and the error raised when one fails."""
 
 COMMANDS = {
     "train": ("03_training.ipynb", "train a run"),
-    "finetune": ("04_finetuning.ipynb", "go on from a checkpoint (default: the newest run)"),
-    "evaluate": ("05_evaluation.ipynb", "read the test split once (default: the newest run)"),
+    "finetune": ("04_finetuning.ipynb", "fine-tune a checkpoint (default: the latest run)"),
+    "evaluate": ("05_evaluation.ipynb", "score the test split (default: the latest run)"),
     "compare": ("06_comparing_runs.ipynb", "compare evaluated runs (default: the published ones)"),
 }
 SWEEPABLE = ("train", "finetune")

@@ -1,4 +1,4 @@
-"""`grefel`: the notebooks as commands, and the few things that need no notebook."""
+"""`grefel`: the notebooks as commands, and a few commands without a notebook."""
 
 import argparse
 import difflib
@@ -14,7 +14,7 @@ from grefel_lib import __version__
 from grefel_lib.commands import COMMANDS, SWEEPABLE, NotebookError
 from grefel_lib.config import FIELDS, FINETUNE_PROFILES, PROFILES, command_settings
 
-# Everything else is imported where it is used: `grefel --help` starts without torch.
+# Everything else is imported where it is used, so that `grefel --help` does not load torch.
 
 Add = Callable[[str, str, Any], argparse.ArgumentParser]
 
@@ -22,7 +22,7 @@ Add = Callable[[str, str, Any], argparse.ArgumentParser]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors are one line on stderr."""
     argv = [_with_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
-    if hasattr(signal, "SIGTERM"):  # how Slurm stops a job: end like Ctrl-C
+    if hasattr(signal, "SIGTERM"):  # sent by Slurm to stop a job: treat it like Ctrl-C
         signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     parser, commands = _parser(argv)
     arguments, unknown = parser.parse_known_args(argv)
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.run(arguments)
     except KeyboardInterrupt:
         print(
-            "grefel: interrupted; run the same command with its --run-name to go on",
+            "grefel: interrupted; to continue, run the same command with its --run-name",
             file=sys.stderr,
         )
         return 130
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _with_dashes(word: str) -> str:
-    """--batch_size=64 -> --batch-size=64: both spellings are taken."""
+    """--batch_size=64 -> --batch-size=64: both spellings are accepted."""
     if not word.startswith("--"):
         return word
     flag, sign, value = word.partition("=")
@@ -79,21 +79,21 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argpars
 
 
 def _add_sweep(add: Add, argv: list[str]) -> None:
-    text = "train or fine-tune at every point of a grid, skipping finished ones"
+    text = "train or fine-tune at every point of a grid, skipping finished points"
     sweep = add("sweep", text, _sweep)
     sweep.usage = "grefel sweep train|finetune --name NAME [--SETTING VALUE ...]"
     sweep.add_argument("notebook", metavar="train|finetune")
     sweep.add_argument("--name", default="", help="the sweep's folder under outputs/")
     sweep.add_argument("--grid", action="append", default=[], metavar="KEY=V1,V2",
-                       help="values of one setting; give it once for each setting")  # fmt: skip
+                       help="values of one setting; repeat for each setting")  # fmt: skip
     sweep.add_argument("--case", action="append", default=[], metavar="KEY=V,KEY=V",
-                       help="settings that go together; give it once for each case")  # fmt: skip
+                       help="a combination of settings; repeat for each case")  # fmt: skip
     sweep.add_argument("--seeds", default="", metavar="0,1,2")
     sweep.add_argument("--evaluate", action="store_true", help="read the test split after each run")
     sweep.add_argument("--cluster", default="", metavar="slurm|local",
                        help="run through submitit (install the extra: cluster)")  # fmt: skip
     sweep.add_argument("--cluster-option", action="append", default=[], metavar="KEY=VALUE",
-                       help="as timeout_min=600 or slurm_partition=gpu")  # fmt: skip
+                       help="e.g. timeout_min=600 or slurm_partition=gpu")  # fmt: skip
     command = argv[1] if argv[:1] == ["sweep"] and argv[1:2] and argv[1] in SWEEPABLE else "train"
     _add_settings(sweep, command, leave_out=("seed",))
 
@@ -108,13 +108,13 @@ def _add_others(add: Add) -> None:
     report = add("report", "rebuild an evaluated run's figures, tables and model card", _report)
     report.add_argument("run_folder", metavar="RUN", help="run folder or its name")
     venues = "cvpr, icml, aaai, ieee, eccv, neurips"
-    report.add_argument("--venue", default="paper", help=f"widths of the figures: {venues}")
+    report.add_argument("--venue", default="paper", help=f"figure widths for: {venues}")
     report.add_argument("--class-order", default="", metavar="A,B,C",
                         help="order of the classes in figures and tables")  # fmt: skip
     export = add("export", "write a run as an ONNX file, checked against PyTorch", _export)
     export.add_argument("run_folder", metavar="RUN", help="run or checkpoint file")
     export.add_argument("--output", type=Path, help="the file (default: RUN/model.onnx)")
-    kinds = add("data", "make data", None).add_subparsers(
+    kinds = add("data", "generate data", None).add_subparsers(
         dest="kind", required=True, metavar="KIND"
     )
     text = "write drawn faces in the file layout of FERPlus"
@@ -123,17 +123,17 @@ def _add_others(add: Add) -> None:
     drawn.add_argument("--images", type=int, default=3000)
     drawn.add_argument("--seed", type=int, default=0)
     drawn.set_defaults(run=_synthetic)
-    text = "copy evaluated runs without weights and images, to be shared"
+    text = "copy evaluated runs for sharing, without weights and images"
     publish = add("publish", text, _publish)
     publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs")
-    publish.add_argument("dest", type=Path, metavar="DEST", help="folder that gets a folder a run")
+    publish.add_argument("dest", type=Path, metavar="DEST", help="receives one folder per run")
     add("demo", "run every notebook headless on the built-in faces", _demo)
 
 
 def _add_settings(
     parser: argparse.ArgumentParser, command: str, *, leave_out: Sequence[str] = ()
 ) -> None:
-    """A flag for each setting that the command takes, in the settings' groups."""
+    """Add a flag for each setting the command accepts, in the settings' groups."""
     groups: dict[str, Any] = {}
     for name, setting in command_settings(command).items():
         if name in leave_out:
@@ -156,7 +156,7 @@ def _add_settings(
 
 
 def _default(name: str, command: str) -> str:
-    """The default of a setting in words, and what the profiles have instead."""
+    """The default of a setting as text, and the values of the profiles."""
     default, profiles = FIELDS[name].default, PROFILES
     default = "auto" if name == "profile" else default
     own = f"default {default}" if default != "" else ""
@@ -178,7 +178,7 @@ def _refuse(flag: str, parser: argparse.ArgumentParser) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings among the arguments, as far as they were given."""
+    """The settings among the arguments that were given."""
     return {k: v for k, v in vars(arguments).items() if k in FIELDS and v is not None}
 
 
@@ -266,16 +266,14 @@ def _export(arguments: argparse.Namespace) -> None:
     from grefel_lib.restore import load_model
     from grefel_lib.run import checkpoint_file
 
-    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of every fold it left out
+    logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it logs every skipped folding
     trained = load_model(checkpoint_file(arguments.run_folder), device="cpu")
     faces = load_faces(trained.config).split("val")
     path = arguments.output or trained.path.parents[1] / "model.onnx"
     done = export_onnx(trained, faces, path)
-    print(f"wrote {relative(done.path)} ({done.path.stat().st_size / 1e6:.1f} MB); it differs "
-          f"from PyTorch by {done.largest_difference:.0e} at the most")  # fmt: skip
-    print(
-        f"one face on this CPU: onnxruntime {done.onnx_ms:.1f} ms, PyTorch {done.torch_ms:.1f} ms"
-    )
+    print(f"wrote {relative(done.path)} ({done.path.stat().st_size / 1e6:.1f} MB); largest "
+          f"difference from PyTorch: {done.largest_difference:.0e}")  # fmt: skip
+    print(f"time per face (CPU): onnxruntime {done.onnx_ms:.1f} ms, PyTorch {done.torch_ms:.1f} ms")
 
 
 def _synthetic(arguments: argparse.Namespace) -> None:
@@ -301,7 +299,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     for notebook in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         print(f"grefel demo: {notebook.name}", flush=True)
         execute_notebook(notebook, folder / notebook.name, {})
-    print(f"all notebooks ran; open them in {relative(folder)}{os.sep}")
+    print(f"all notebooks ran; the executed copies are in {relative(folder)}{os.sep}")
 
 
 if __name__ == "__main__":

@@ -21,17 +21,17 @@ from grefel_lib.labels import FORMATS
 from grefel_lib.predict import score_images
 from grefel_lib.restore import Trained
 
-TOLERANCE = 1e-4  # largest difference of a probability that counts as the same model
-CHECKED, TIMED = 64, 50  # faces that are compared; single faces that are timed
-LUMA, LUMA_BITS = (19595, 38470, 7471), 16  # Pillow's grey of RGB, in integers
-WEIGHT_BITS = 22  # of the integers in which Pillow resizes
+TOLERANCE = 1e-4  # largest accepted difference of a probability
+CHECKED, TIMED = 64, 50  # number of faces compared; number of timed single-face runs
+LUMA, LUMA_BITS = (19595, 38470, 7471), 16  # Pillow's integer RGB-to-grey weights
+WEIGHT_BITS = 22  # fixed-point precision of Pillow's resize
 
 
 class _Exported(nn.Module):
-    """The exported graph: all that `score_images` does with face crops of one size.
+    """The exported graph: everything `score_images` does with face crops of one size.
 
-    Grey and the size of the data set, as in `like_training`, are Pillow's integer arithmetic, in
-    float64: MatMul takes it, and it holds these integers exactly.
+    Greyscale and resizing, as in `like_training`, reproduce Pillow's integer arithmetic in
+    float64, which MatMul supports and which represents these integers exactly.
     """
 
     def __init__(self, trained: Trained) -> None:
@@ -63,8 +63,8 @@ class _Exported(nn.Module):
 def resize_as_pillow(pixels: Tensor, size: int) -> Tensor:
     """Pillow's bicubic resize of whole numbers 0 to 255: (..., H, W) -> (..., size, size) float64.
 
-    It begins with the width. Pillow 13 begins with the height of crops much taller than wide,
-    where the two may round differently.
+    Width first. For crops much taller than wide, Pillow 13 resizes the height first,
+    and rounding may then differ.
     """
     across, down = (_bicubic(length, size) for length in (pixels.shape[-1], pixels.shape[-2]))
     pixels = _shift(pixels @ across.T, WEIGHT_BITS).clamp(0, 255)
@@ -72,7 +72,7 @@ def resize_as_pillow(pixels: Tensor, size: int) -> Tensor:
 
 
 def _shift(values: Tensor, bits: int) -> Tensor:
-    """Whole numbers divided by 2^bits and rounded, as integers are by a shift."""
+    """Integers divided by 2^bits and rounded, like an integer shift."""
     return torch.floor((values + 2 ** (bits - 1)) / 2**bits)
 
 
@@ -95,7 +95,7 @@ def _bicubic(length: int, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """How the file compares with PyTorch."""
+    """Comparison of the exported file with PyTorch."""
 
     path: Path
     largest_difference: float  # of a class probability or a reliability
@@ -116,7 +116,7 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
         trained: From `load_model`, on the CPU.
         faces: Faces to compare on, such as the run's validation split: as they are, and as larger
             crops in colour.
-        path: The file; written whole or not at all.
+        path: The file to write, atomically.
 
     Raises:
         ValueError: The onnx packages are missing, or the two differ by more than 1e-4.
@@ -207,7 +207,7 @@ def _answers(output: Output) -> list[np.ndarray]:
 
 
 def _latency(ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[float, float]:
-    """Median milliseconds of each, the two taken in turn."""
+    """Median milliseconds of each, timed alternately."""
     milliseconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(TIMED):
         for way, times in zip((ours, theirs), milliseconds, strict=True):

@@ -1,4 +1,4 @@
-"""A command runs a notebook: flags are its parameters, the executed copy is the record."""
+"""Running notebooks as commands: flags become parameters, the executed copy is the record."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def notebook_path(command: str) -> Path:
 
 
 def cell_parameters(command: str) -> dict[str, Any]:
-    """What the parameters cell of a command's notebook sets now: the command's own defaults.
+    """Current values in the parameters cell of a command's notebook: the command's defaults.
 
     Raises:
         ValueError: The cell cannot be run, or see `check_parameters`.
@@ -82,14 +82,14 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
 
     Args:
         command: A key of COMMANDS.
-        overrides: Values by parameter name, before those of the parameters cell; text is converted
-            as the parameter's type asks.
+        overrides: Values by parameter name, overriding the parameters cell; strings are converted
+            to the parameter's type.
 
     Returns:
         The run folder.
 
     Raises:
-        ValueError, OSError: Bad settings, a run folder in the way, bad data, no weights.
+        ValueError, OSError: Bad settings, a conflicting run folder, bad data, no weights.
         NotebookError: See `execute_notebook`.
     """
     cell, overrides = cell_parameters(command), dict(overrides)
@@ -109,8 +109,8 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
 
 
 def _prepared(command: str, overrides: dict[str, Any]) -> Path:
-    """Check settings, run folder, data and weights; the run's name, which may hold the time, is
-    fixed in `given`. Returns the folder."""
+    """Check settings, run folder, data and weights; fix the run's name, which may contain the time,
+    in `overrides`. Returns the folder."""
 
     outputs = overrides.get("output_dir", "outputs")
     if command == "finetune" and not overrides.get("checkpoint_path"):
@@ -145,24 +145,24 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
 
     Args:
         notebook: The source.
-        output: Where the executed copy goes; its folder is made, and removed again if the
+        output: Where the executed copy goes; its folder is created, and removed again if the
             notebook fails before it has written anything else there.
         parameters: Parameters, plain scalars.
 
     Raises:
-        NotebookError: A cell failed; one line says how.
+        NotebookError: A cell failed; the message is one line.
         OSError: The output folder cannot be made.
     """
     _check_notebook(notebook)
     # the kernel's too; no panels even when this command runs inside an open notebook
     os.environ |= {"GREFEL_PANELS": "0", **openmp_settings()}
-    # papermill warns of settings outside the parameters cell, but passes them on
+    # papermill warns about settings missing from the parameters cell, but passes them on
     logging.getLogger("papermill").addFilter(lambda r: "unknown parameter" not in r.getMessage())
     fresh = not output.parent.exists()
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"cannot make the folder {output.parent}: {error.strerror}") from error
+        raise OSError(f"cannot create the folder {output.parent}: {error.strerror}") from error
     try:
         papermill.execute_notebook(
             str(notebook),
@@ -203,7 +203,7 @@ def _remove_if_empty(output: Path, fresh: bool) -> bool:
 
 
 class _Unbuffered:
-    """Forwards text at once, so that a log file can be followed."""
+    """Flushes after every write, so that a log file can be followed."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
@@ -231,7 +231,7 @@ def notebook_parameters(command: str) -> dict[str, Any]:
     """
     shell = get_ipython()
     if shell is None:
-        raise ValueError("outside a notebook the parameters must be given, as a dict")
+        raise ValueError("outside a notebook, pass the parameters as a dict")
     parameters: dict[str, Any] = {}
     for source in shell.history_manager.input_hist_parsed:
         assignments = _assignments(source)
@@ -245,7 +245,7 @@ def notebook_parameters(command: str) -> dict[str, Any]:
         for name, line in assignments.items():
             try:
                 parameters[name] = ast.literal_eval(line.value)
-            except ValueError:  # an expression: its present value
+            except ValueError:  # an expression: use its current value
                 parameters[name] = shell.user_ns[name]
     return check_parameters(command, parameters)
 
@@ -266,22 +266,22 @@ def _assignments(source: str) -> dict[str, ast.Assign | ast.AnnAssign] | None:
 
 
 def check_parameters(command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that were given (not None), all of them settings that the command takes.
+    """The given (not None) parameters, all of which must be settings the command accepts.
 
     Raises:
-        ValueError: A name that no setting has, with the nearest; or a setting of other commands.
+        ValueError: An unknown setting (the closest is suggested), or one of other commands only.
     """
     for name in parameters:
         check_name(name, SETTINGS, "parameter")
         if command not in SETTINGS[name].commands:
             raise ValueError(
-                f"{name} is no setting of {command}, but of {', '.join(SETTINGS[name].commands)}"
+                f"{name} is not a setting of {command}, but of {', '.join(SETTINGS[name].commands)}"
             )
     return {name: value for name, value in parameters.items() if value is not None}
 
 
 def resolve(parameters: Mapping[str, Any] | None = None, *, command: str = "train") -> Config:
-    """The config that a notebook's parameters ask for.
+    """The config defined by a notebook's parameters.
 
     `resume` takes the stored config of the run it names; `checkpoint_path` takes that run's
     config under the fine-tuning profile. Fine-tuning without it starts from the demo run.
@@ -291,7 +291,7 @@ def resolve(parameters: Mapping[str, Any] | None = None, *, command: str = "trai
         command: train, finetune or explore.
 
     Raises:
-        ValueError: A bad value, an unknown name, or a setting beside `resume`.
+        ValueError: A bad value, an unknown name, or a setting that conflicts with `resume`.
         FileNotFoundError: The run or checkpoint is not there.
     """
     if parameters is None:
@@ -307,7 +307,7 @@ def resolve(parameters: Mapping[str, Any] | None = None, *, command: str = "trai
             free = SETTINGS[name].may_change or name in ("profile", "dataset")
             if name in overrides and not free:
                 raise ValueError(
-                    f"run {run.name} was started with {name}={stored!r} and cannot go on with "
+                    f"run {run.name} was started with {name}={stored!r} and cannot continue with "
                     f"{value!r}; leave it out, or start a new run"
                 )
         values = {name: getattr(config, name) for name in overrides if SETTINGS[name].may_change}
@@ -328,8 +328,8 @@ def resolve_evaluation(
 ) -> tuple[Run, Run, Config]:
     """The run to evaluate, where the results go, and the config with the given parameters.
 
-    Without `checkpoint_dir` it is the built-in demo run. The results go into the run's folder, see
-    `evaluation_folder`; `output_dir` sends them elsewhere.
+    The default is the built-in demo run. The results go into the run's folder, see
+    `evaluation_folder`, or into `output_dir` if given.
 
     Args:
         parameters: Values by name; without them, those of the notebook that calls this.
@@ -354,7 +354,7 @@ def resolve_evaluation(
 
 
 def resolve_comparison(parameters: Mapping[str, Any] | None = None) -> str:
-    """The folder whose evaluated runs are compared; the published runs without one."""
+    """The folder whose evaluated runs are compared; by default the published runs."""
     if parameters is None:
         overrides = notebook_parameters("compare")
     else:
@@ -363,14 +363,14 @@ def resolve_comparison(parameters: Mapping[str, Any] | None = None) -> str:
 
 
 def demo_run() -> Run:
-    """The small built-in run that notebooks use when none is named; trained on first use."""
+    """The small built-in run that notebooks use by default; trained on first use."""
     config = Config.resolve({"profile": "demo", "run_name": "demo"})
     path = run_folder(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if (path / "config.json").is_file():
             run = open_run(path)
-            if run.config.differences(config):  # made by another version of the profile
+            if run.config.differences(config):  # trained with another version of the profile
                 shutil.rmtree(path)
             elif run.status() == "ok":
                 return run

@@ -38,7 +38,7 @@ class Point:
     evaluate: bool
 
     def config(self) -> Config:
-        """Its resolved settings, those of the notebook's parameters cell among them."""
+        """Its resolved settings, including the notebook's parameters cell."""
         return resolve(cell_parameters(self.command) | self.given, command=self.command)
 
     def run(self) -> Run | None:
@@ -57,7 +57,7 @@ def sweep_points(
     given: Mapping[str, Any] = MappingProxyType({}),
     evaluate: bool = False,
 ) -> list[Point]:
-    """Every combination of a case, a value of each grid key, and a seed; the seed varies slowest.
+    """All combinations of case, grid values and seed; the seed varies slowest.
 
     Args:
         command: train or finetune.
@@ -65,7 +65,7 @@ def sweep_points(
         grid: Each "key=v1,v2".
         cases: Each "key=value,other=value": settings that go together.
         seeds: "0,1,2"; empty: the profile's.
-        given: Settings of every point.
+        given: Settings shared by all points.
         evaluate: Evaluate each run on the test split.
 
     Raises:
@@ -79,7 +79,7 @@ def sweep_points(
         )
     for key in ("run_name", "finetune_name", "resume"):
         if key in given:
-            raise ValueError(f"a sweep names its runs itself; leave --{key.replace('_', '-')} out")
+            raise ValueError(f"a sweep names its runs itself; remove --{key.replace('_', '-')}")
     settings = command_settings(command)
     axes = [_axis(text, settings) for text in grid]
     alternatives = [[_setting(part, settings) for part in text.split(",")] for text in cases]
@@ -100,7 +100,7 @@ def sweep_points(
         points.append(Point(point_name, command, {**given, **dict(pairs), **where}, evaluate))
         points[-1].config()  # a bad value is reported before the first run starts
     if len({point.name for point in points}) < len(points):
-        raise ValueError("two points of the sweep are the same; look for a value given twice")
+        raise ValueError("two points of the sweep are identical; check for duplicate values")
     return points
 
 
@@ -112,14 +112,14 @@ def run_sweep(
 
     Args:
         todo: From `sweep_points`.
-        folder: Gets the sweep's table, and a cluster's job files.
-        say: Receives a line a point.
+        folder: Receives the sweep's table, and the cluster job files.
+        say: Called with a line per point.
         cluster: Empty: one after another in this process. "local": each in a submitit process.
             "slurm": as a job array, without waiting for it.
-        options: submitit's parameters, as timeout_min or slurm_partition.
+        options: submitit parameters, e.g. timeout_min or slurm_partition.
 
     Returns:
-        One row a point: point, status; validation accuracy and NLL of its best epoch and of the
+        One row per point: point, status; validation accuracy and NLL of its best epoch and of the
         best EMA epoch, and which epochs; error.
         Also written to the sweep's table.csv, with the folder of each run.
 
@@ -131,7 +131,7 @@ def run_sweep(
     for point in todo:
         try:
             if is_finished(point):
-                say(f"{point.name}: finished before, skipped")
+                say(f"{point.name}: already finished, skipped")
             else:
                 waiting.append(point)
         except (ValueError, OSError) as error:
@@ -141,14 +141,14 @@ def run_sweep(
         jobs = submit.map_array(run_point, waiting)
         for point, job in zip(waiting, jobs, strict=True):
             say(f"{point.name}: job {job.job_id}")
-        say("the same command, later, skips what is finished and shows the table")
+        say("run the same command again later: it skips finished points and shows the table")
         waiting = []
     for number, point in enumerate(waiting, start=1):
         started = time.perf_counter()
-        say(f"{point.name}: starts ({number} of {len(waiting)})")
+        say(f"{point.name}: starting ({number} of {len(waiting)})")
         try:
             submit.submit(run_point, point).result() if submit else run_point(point)
-        except Exception as error:  # whatever it is, the other points go on
+        except Exception as error:  # in any case, continue with the other points
             errors[point.name] = " ".join(str(error).split()) or type(error).__name__
             say(f"{point.name}: failed: {errors[point.name]}")
         else:
@@ -160,10 +160,10 @@ def run_sweep(
 
 
 def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
-    """A sweep's table with its seeds averaged.
+    """A sweep's table, averaged over seeds.
 
     Returns:
-        One row a point without its seed: seeds (number of finished runs), mean val_accuracy with
+        One row per point without its seed: seeds (number of finished runs), mean val_accuracy with
         its lowest and highest, val_nll, ema_val_accuracy and ema_val_nll. Empty if no run has
         finished an epoch.
     """
@@ -183,7 +183,7 @@ def run_point(point: Point) -> None:
     """Train one point, or continue its training, then evaluate it if asked to.
 
     The robustness test, which scores the test split thirty times, is left to `grefel evaluate`; so
-    are the training faces, except with `label_noise`.
+    is scoring the training faces, except with `label_noise`.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's stop ends like Ctrl-C
     run = point.run()
@@ -201,7 +201,7 @@ def is_finished(point: Point) -> bool:
     """Whether a point is trained, and evaluated if asked to.
 
     Raises:
-        ValueError: Its run folder holds a run with other settings.
+        ValueError: Its run folder contains a run with other settings.
     """
     run = point.run()
     if run is None:
@@ -235,7 +235,7 @@ def _axis(text: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _setting(text: str, settings: Mapping[str, Any]) -> tuple[str, str]:
     key, value = map(str.strip, text.partition("=")[::2])
     if not key or not value:
-        raise ValueError(f"write key=value, several with a comma between them; got {text!r}")
+        raise ValueError(f"expected key=value, separated by commas; got {text!r}")
     key = key.replace("-", "_")
     check_name(key, settings, "setting")
     return key, value
@@ -246,7 +246,7 @@ def _executor(folder: Folder, cluster: str, options: Mapping[str, str]) -> Any:
         import submitit
     except ImportError:
         raise ValueError(
-            "a cluster needs submitit; install it with: pip install -e '.[cluster]'"
+            "--cluster needs submitit; install it with: pip install -e '.[cluster]'"
         ) from None
     if cluster not in ("slurm", "local"):
         raise ValueError(f"--cluster must be slurm or local; got {cluster!r}")
@@ -255,5 +255,5 @@ def _executor(folder: Folder, cluster: str, options: Mapping[str, str]) -> Any:
     try:
         executor.update_parameters(name=folder.path.name, **numbers)
     except (TypeError, ValueError, NameError) as error:
-        raise ValueError(f"submitit does not take these options: {error}") from error
+        raise ValueError(f"submitit rejects these options: {error}") from error
     return executor

@@ -1,4 +1,4 @@
-"""One process of a training that several share: `python -m grefel_lib.commands.worker RUN`."""
+"""One process of multi-process training: `python -m grefel_lib.commands.worker RUN`."""
 
 import sys
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ from grefel_lib.run import open_run, start_run
 
 @record
 def train_worker(overrides: Mapping[str, Any]) -> None:
-    """Be one process of a training: on several machines, under torchrun.
+    """Run one process of multi-process training, on several machines, under torchrun.
 
     Args:
-        overrides: Settings by name, as `grefel train` gets them; run_name is needed, so that all
-            processes know the folder, which they share.
+        overrides: Settings by name, as given to `grefel train`; run_name is required, so that all
+            processes know the shared run folder.
 
     Raises:
         ValueError: No run_name, or bad settings.
@@ -29,7 +29,7 @@ def train_worker(overrides: Mapping[str, Any]) -> None:
 
     config = resolve(cell_parameters("train") | overrides)
     if not (config.run_name or config.resume):
-        raise ValueError("under torchrun all processes must know the run folder: pass --run-name")
+        raise ValueError("under torchrun, all processes must use the same folder: pass --run-name")
     world, _ = join_processes(pick_device(config.device))
     faces = load_faces(config)
     config = config.replace(processes=world.size)

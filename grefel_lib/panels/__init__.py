@@ -22,11 +22,11 @@ WIDTH = 520  # pixels of the picture that replaces a panel
 
 
 def show_panel(name: str, *arguments: Any) -> None:
-    """Show a panel in a live notebook; elsewhere its picture, and how to get it.
+    """Show a panel in a live notebook; elsewhere, a picture of it and how to open it.
 
     Args:
         name: A key of PANELS.
-        arguments: Of the panel: data takes a config, training a run, confusion an evaluation and a
+        arguments: For the panel: data takes a config, training a run, confusion an evaluation and a
             data set, runs a folder, face a run and a photograph.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Click a cell of the confusion matrix to see its faces with votes and predictions."""
+"""Confusion explorer: click a cell of the matrix to see its faces, votes and predictions."""
 
 from functools import partial
 from typing import ClassVar
@@ -68,7 +68,7 @@ class ConfusionPanel(Panel):
         self.between.disabled = not reliable
         self.pager = Pager(PAGE, self.guard(self._draw))
         self.shown = widgets.HTML()
-        # shared: thousands of widgets would take the browser many seconds
+        # shared: thousands of separate layout widgets would slow down the browser
         self.plain, self.framed = widgets.Layout(**CELL), widgets.Layout(**CELL, border=FRAME)
         self.text = {"layout": widgets.Layout(), "style": widgets.HTML().style}
         self.cells: dict[tuple[str, str, str], widgets.Button] = {}
@@ -84,7 +84,7 @@ class ConfusionPanel(Panel):
         self.choose(found.headline, *self._worst())
 
     def choose(self, checkpoint: str, true: str, predicted: str) -> None:
-        """Show the faces of a cell, like a click on it."""
+        """Show the faces of a cell, as clicking it does."""
         if self.chosen is not None:
             self.cells[self.chosen].layout = self.plain
         self.chosen = (checkpoint, true, predicted)
@@ -110,7 +110,7 @@ class ConfusionPanel(Panel):
                 count, share = counts[i, j], shares[i, j]
                 self.cells[key] = button = widgets.Button(
                     description=percent(share, False) if count else "", disabled=not count,
-                    tooltip=f"{count_faces(count)}: {true} taken for {predicted} ({checkpoint})",
+                    tooltip=f"{count_faces(count)}: {true} predicted as {predicted} ({checkpoint})",
                     layout=self.plain, style=self.styles[round(50 * share)],
                 )  # fmt: skip
                 self.react(partial(self.choose, *key), button)
@@ -134,9 +134,9 @@ class ConfusionPanel(Panel):
             order=self.order.value, between=self.between.value,
         )  # fmt: skip
         page_rows = rows.iloc[self.pager.page(len(rows))]
-        text = f"{true} taken for {predicted} by {checkpoint}: {count_faces(len(rows))}"
+        text = f"{true} predicted as {predicted} by {checkpoint}: {count_faces(len(rows))}"
         if page_rows.empty:
-            self.tell(f"{text} with this reliability; widen the range")
+            self.tell(f"{text} in this reliability range; widen it")
             self.shown.value = ""
             return
         self.tell(text)

@@ -59,8 +59,8 @@ def faces_page(faces: FaceSet, rows: pd.DataFrame, *, framed: str = "") -> Figur
 
     Args:
         faces: The data set.
-        rows: Up to PAGE rows of its table.
-        framed: Id of a face that gets a frame.
+        rows: At most PAGE rows of its table.
+        framed: Id of a face to frame.
     """
     names = [short_name(faces.class_names[label]) for label in rows["label"]]
     titles = [f"{a} · {b}\n{c}" for a, b, c in zip(names, rows["split"], rows["id"], strict=True)]
@@ -93,7 +93,7 @@ class DataPanel(Panel):
         self.label = dropdown("class", (ALL,))
         self.agreement = share_range("agreement")
         self.copies = widgets.Checkbox(
-            description="only with a copy in another split", indent=False,
+            description="only faces with a copy in another split", indent=False,
             layout={"width": "330px", "margin": "2px 2px 2px 24px"},
         )  # fmt: skip
         self.pager = Pager(PAGE, self.guard(self._draw))

@@ -1,4 +1,4 @@
-"""Drop a photograph and see its faces explained by any run; nothing leaves the machine."""
+"""Drop in a photograph to see its faces explained by any run; no data leaves the machine."""
 
 import base64
 import binascii
@@ -71,7 +71,7 @@ class FacePanel(Panel):
         run = open_run(self.chosen.value)
         self.trained, self.memory, self.note, self.shown.value = None, None, "", ""
         self.trained = load_model(checkpoint_file(run.path), device="auto")
-        self.tell("reading the training faces near the anchors ...")
+        self.tell("finding the training faces nearest to the anchors ...")
         notes: list[str] = []
         self.memory = remember_faces(self.trained, run.config, say=notes.append)
         self.note, self.message.value = "".join(f"; {note}" for note in notes), ""
@@ -86,7 +86,7 @@ class FacePanel(Panel):
             self.look_at(read_photo(io.BytesIO(file["content"]), file["name"]))
 
     def _take_drop(self) -> None:
-        """Open a dropped picture, written as its name, a bar and its content as a data URL."""
+        """Open a dropped picture, encoded as its name, "|" and a data URL."""
         if not self.dropped.value:
             return
         name, _, content = self.dropped.value.partition("|")
@@ -95,7 +95,7 @@ class FacePanel(Panel):
         try:
             content = base64.b64decode(content.partition(",")[2], validate=True)
         except binascii.Error:
-            raise ValueError(f"{name} arrived incomplete; drop it again") from None
+            raise ValueError(f"{name} was not received completely; drop it again") from None
         self.look_at(read_photo(io.BytesIO(content), name))
 
     def _box(self) -> Box:
@@ -108,7 +108,7 @@ class FacePanel(Panel):
             return
         crop = crop_box(self.photo.picture, self._box())
         explained = explain_face(self.trained, crop, self.memory)
-        none = "" if self.photo.found else "no face was found: the whole picture is used; "
+        none = "" if self.photo.found else "no face was found: using the whole picture; "
         sure = "" if explained.reliability is None else f", reliability {explained.reliability:.2f}"
         text = f"{self.face.value}: {explained.predicted}{sure}"
         self.tell(f"{none}{text}{self.note}")

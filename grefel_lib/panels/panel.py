@@ -1,4 +1,4 @@
-"""What all panels share: errors shown in place, pictures, paging."""
+"""Base of all panels: error messages in place, pictures, paging."""
 
 import base64
 import contextlib
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from grefel_lib.run import Run
 
-WRONG = "#D32F2F"  # readable on a light and on a dark page
+WRONG = "#D32F2F"  # readable on light and dark pages
 
 
 class Panel(widgets.VBox):
@@ -64,7 +64,7 @@ class Panel(widgets.VBox):
 
     @contextlib.contextmanager
     def hushed(self) -> Iterator[None]:
-        """Guarded handlers do nothing while several controls are set at once."""
+        """Suspend guarded handlers while several controls are set at once."""
         self.quiet = True
         try:
             yield
@@ -80,7 +80,7 @@ class Panel(widgets.VBox):
 
 
 def html_picture(fig: Figure, words: str) -> str:
-    """A figure as HTML with an alternative text, on white paper even on a dark page."""
+    """A figure as HTML with alt text, on a white background even in a dark theme."""
     content = io.BytesIO()
     fig.savefig(content, format="png", dpi=130, facecolor="white")
     width = round(120 * fig.get_figwidth())
@@ -122,7 +122,7 @@ def run_dropdown(run: Run, others: Sequence[Run]) -> widgets.Dropdown:
 
 
 class Pager:
-    """Two buttons to turn pages, and a text that names the current page."""
+    """Previous and next buttons, and a label with the current position."""
 
     def __init__(self, size: int, turned: Callable[[], None]) -> None:
         """Call `turned` whenever a button has changed `start`."""

@@ -31,7 +31,7 @@ def run_folders(first: str) -> list[str]:
     """The given folder, the published runs, and every folder of outputs with evaluated runs."""
     root = outputs_folder()
     inside = {p.parents[1] for deep in ("*", "*/*") for p in root.glob(f"{deep}/metrics.json")}
-    folders = sorted(p for p in inside if not (p / "config.json").is_file())  # not a run itself
+    folders = sorted(p for p in inside if not (p / "config.json").is_file())  # not runs themselves
     return list(
         dict.fromkeys([relative(outputs_folder(first)), PUBLISHED, *map(relative, folders)])
     )
@@ -49,7 +49,7 @@ class ComparisonPanel(Panel):
         self.tables: dict[str, pd.DataFrame] = {}  # their means by metric
         self.folder = dropdown("folder", run_folders(output_dir), 420)
         self.picked = widgets.SelectMultiple(description="runs", layout={"width": "720px"})
-        self.reference = dropdown("against", width=420)
+        self.reference = dropdown("baseline", width=420)
         self.shown, self.table = widgets.HTML(), widgets.HTML()
         self.fill([self.folder, self.reference], self.picked, self.shown, self.table)
         self.react(self._open, self.folder)
@@ -58,7 +58,7 @@ class ComparisonPanel(Panel):
         self.guard(self._open)()
 
     def _open(self) -> None:
-        """List the evaluated runs of a folder; pick those on the same faces as the first."""
+        """List the evaluated runs of a folder; preselect those on the same faces as the first."""
         with self.hushed():
             self.picked.options, self.reference.options = [], []
         self.shown.value = self.table.value = ""
@@ -91,14 +91,14 @@ class ComparisonPanel(Panel):
         )
         if len(groups) > 1:
             figure = differences_figure(paired_differences(groups, self.reference.value))
-            words = f"differences to {self.reference.value} on the same faces"
+            words = f"differences from {self.reference.value} on the same faces"
             self.shown.value += html_picture(figure, words)
         table = interval_table({metric: tables[metric] for metric in SHOWN})
         self.table.value = STYLE + _as_html(table)
         first = next(iter(groups.values()))[0]
         self.tell(
             f"{len(seeds)} runs, {len(groups)} variants, {len(first.table)} faces of "
-            f"{first.saved['dataset']} ({first.saved['split']}); mean ± spread over seeds, "
+            f"{first.saved['dataset']} ({first.saved['split']}); mean ± std over seeds, "
             f"[95% interval over faces]"
         )
 

@@ -1,4 +1,4 @@
-"""Watch a run while it trains, here or on any machine that shares its folder; stop it.
+"""Monitor a run while it trains, here or on any machine that shares its folder; stop it.
 
 Everything shown is read from the run folder, so nothing is lost when the tab is closed.
 """
@@ -15,7 +15,7 @@ from grefel_lib.panels.panel import Panel, html_picture, run_dropdown
 from grefel_lib.report.figures import dashboard
 from grefel_lib.run import Run, every_run, open_run
 
-SECONDS = 2.0  # between two readings of the folder
+SECONDS = 2.0  # polling interval
 
 
 def seconds_left(history: pd.DataFrame, epochs: int, since_last: float) -> float | None:
@@ -41,7 +41,7 @@ def in_words(seconds: float) -> str:
 
 
 class TrainingPanel(Panel):
-    """Curves, time left and a stop button of a run; another run can be chosen."""
+    """Curves, time left and a stop button for a run; other runs can be chosen."""
 
     title = "Training monitor"
     newest: ClassVar["TrainingPanel | None"] = None  # the one that watches its folder
@@ -52,7 +52,7 @@ class TrainingPanel(Panel):
         self.chosen = run_dropdown(self.run, every_run())
         self.stop = widgets.Button(
             description="stop after this epoch", icon="stop", layout={"width": "200px"},
-            tooltip="training stops when the epoch is done; all is saved, and it can continue",
+            tooltip="stops training after this epoch; everything is saved and can be resumed",
         )  # fmt: skip
         self.bar = widgets.IntProgress(min=0, max=self.run.config.epochs, layout={"width": "240px"})
         self.state = widgets.Label()
@@ -79,10 +79,10 @@ class TrainingPanel(Panel):
         self.bar.bar_style = styles.get(status, "danger")
         stopping = self.run.asked_to_stop
         self.stop.disabled = not going
-        self.stop.description = "go on after all" if stopping else "stop after this epoch"
+        self.stop.description = "cancel the stop" if stopping else "stop after this epoch"
         self.stop.icon, self.stop.button_style = ("play", "warning") if stopping else ("stop", "")
         if stopping and going:
-            self.state.value += "; it stops after this epoch"
+            self.state.value += "; stopping after this epoch"
         if (self.run.path, ended) == self.seen:
             return
         self.seen = (self.run.path, ended)
@@ -113,7 +113,7 @@ class TrainingPanel(Panel):
         self.look()
 
     def _watch(self) -> None:
-        """Look every few seconds until a newer monitor does, also while a cell is training."""
+        """Refresh every few seconds, even while a cell trains, until a newer monitor takes over."""
         look = self.guard(self.look)
         while TrainingPanel.newest is self:
             time.sleep(SECONDS)

@@ -10,23 +10,23 @@ from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
 from grefel_lib.files import without_paths
 from grefel_lib.report.tables import SPLITS, bracketed, with_intervals
 
-DATA = {  # what each data set is, and its terms
-    "synthetic": "drawn faces; they show that the code works, not how it works on people",
+DATA = {  # description and terms of each data set
+    "synthetic": "drawn faces; they test the code, not its performance on real people",
     "ferplus": "FER2013 images (Kaggle, for research) with the votes of FERPlus (MIT)",
     "fer2013": "FER2013 images and labels (Kaggle, for research)",
     "rafdb": "RAF-DB basic expressions (non-commercial research only, on signed terms)",
     "rafdb_compound": "RAF-DB compound expressions (non-commercial research only, on signed terms)",
 }
-CHOICE = {  # what the split that was scored chose
-    "test": "The test split chose nothing.",
-    "val": "The results below are of the split that chose it: on new faces expect less.",
-    "train": "The results below are of the faces it has learned from: on new faces expect less.",
+CHOICE = {  # role of the scored split in checkpoint selection
+    "test": "The test split was not used for selection.",
+    "val": "The results below are on the split used for selection: expect less on new faces.",
+    "train": "The results below are on the training faces: expect less on new faces.",
 }
-RARE = 50  # faces of a class below which its recall is uncertain
+RARE = 50  # below this number of faces, the recall of a class is uncertain
 
 
 def model_card(evaluation: Evaluation) -> str:
-    """Markdown: data, training, selection rule, results with intervals, limits, licence.
+    """Markdown: data, training, selection rule, results with intervals, limitations, licence.
 
     Args:
         evaluation: Of any split.
@@ -47,9 +47,9 @@ def model_card(evaluation: Evaluation) -> str:
         "",
         "## Training and selection",
         "",
-        f"- {config.epochs} epochs at most, batch {config.batch_size}, seed {config.seed}, weights "
-        f"to start from: {_start(evaluation)}. Every setting is in config.json.",
-        f"- The checkpoint, {evaluation.headline} of epoch {headline['epoch']}, was chosen on "
+        f"- At most {config.epochs} epochs, batch {config.batch_size}, seed {config.seed}, initial "
+        f"weights: {_start(evaluation)}. All settings are in config.json.",
+        f"- The checkpoint, {evaluation.headline} of epoch {headline['epoch']}, was selected by "
         f"{facts['selection']} ({headline['val_accuracy']:.2%}). {CHOICE[facts['split']]}",
         "",
         f"## Results on {facts['dataset']}, {SPLITS[facts['split']]} "
@@ -57,7 +57,7 @@ def model_card(evaluation: Evaluation) -> str:
         "",
         _markdown(with_intervals({evaluation.headline: headline}, split=facts["split"])),
         "",
-        "Intervals: 95%, faces resampled; other seeds and other data sets vary more.",
+        "Intervals: 95%, over faces; results on other seeds and data sets vary more.",
         *_people(metrics),
         *_copies(metrics),
         "",
@@ -73,14 +73,14 @@ def model_card(evaluation: Evaluation) -> str:
         "## Licence",
         "",
         "The code is MIT. The weights inherit the terms of the data and of the weights they "
-        "started from; see above.",
+        "were initialised from; see above.",
         "",
     ]
     return without_paths("\n".join(lines))
 
 
 def _data(evaluation: Evaluation) -> list[str]:
-    """The training data; and what was scored, where that is another data set or protocol."""
+    """The training data; and the scored data if the data set or protocol differs."""
     facts = evaluation.facts
     trained, scored = (
         (facts[f"{part}dataset"], facts[f"{part}protocol"], facts[f"{part}fingerprint"])
@@ -115,7 +115,7 @@ def _head(evaluation: Evaluation) -> str:
     config = evaluation.config
     if config.correction == "none":
         return "no correction"
-    return f"correction {config.correction}, {config.num_anchors} anchors a class"
+    return f"correction {config.correction}, {config.num_anchors} anchors per class"
 
 
 def _start(evaluation: Evaluation) -> str:
@@ -125,14 +125,14 @@ def _start(evaluation: Evaluation) -> str:
     if weights == "none":
         return "none"
     return (
-        "timm's published ones" if weights == "hub" else weights.replace("\\", "/").split("/")[-1]
+        "timm's pretrained ones" if weights == "hub" else weights.replace("\\", "/").split("/")[-1]
     )
 
 
 def _noise(evaluation: Evaluation) -> list[str]:
     wrong = evaluation.facts.get("labels_made_wrong")
     kind = evaluation.config.noise_kind
-    return [f"- Training labels made wrong on purpose ({kind}): {wrong}."] if wrong else []
+    return [f"- Training labels corrupted on purpose ({kind}): {wrong}."] if wrong else []
 
 
 def _markdown(table: pd.DataFrame) -> str:
@@ -155,7 +155,7 @@ def _copies(metrics: dict[str, Any]) -> list[str]:
     ]
     if not parts:
         return []
-    return ["", f"Accuracy by whether a copy of the face is in training: {', '.join(parts)}."]
+    return ["", f"Accuracy by presence of a copy of the face in training: {', '.join(parts)}."]
 
 
 def _sure(headline: dict[str, Any]) -> list[str]:
@@ -169,7 +169,7 @@ def _sure(headline: dict[str, Any]) -> list[str]:
         if row["auroc"] is not None:
             lines.append(f"- {name} detects errors with AUROC {row['auroc']:.3f}")
     if best := headline.get("surest_on_validation"):
-        lines.append(f"- To sort out doubtful answers use {best}: it was better on validation")
+        lines.append(f"- To reject doubtful predictions, use {best}: it was better on validation")
     return ["## Calibration and error detection", "", *(f"{line}." for line in lines), ""]
 
 
@@ -199,10 +199,10 @@ def _attributes(evaluation: Evaluation) -> list[str]:
 def _limits(metrics: dict[str, Any], headline: dict[str, Any]) -> list[str]:
     rare = [f"{r['class']} ({r['count']})" for r in headline["per_class"] if r["count"] < RARE]
     lines = [
-        "- It names the expression that annotators would name, not what a person feels. It is no "
+        "- It predicts the expression annotators would name, not what a person feels. It is not a "
         "basis for a decision about anyone.",
-        "- It expects one cropped face; other crops, ages and cameras than those of the data set "
-        "were not tried.",
+        "- It expects one cropped face; crops, ages and cameras unlike those of the data set "
+        "were not tested.",
     ]
     if rare:
         lines.append(f"- Fewer than {RARE} faces here, so recall is uncertain: {', '.join(rare)}.")

@@ -24,7 +24,7 @@ SHOWN_METRICS = ("accuracy", "mean_class_accuracy", "macro_f1", "nll")
 
 
 def ablation(tables: Mapping[str, pd.DataFrame], seeds: pd.DataFrame) -> Figure:
-    """Draw each variant's mean with its interval and every seed as a hollow dot, four metrics wide.
+    """Plot each variant's mean with its interval, and every seed as a hollow dot, for four metrics.
 
     Args:
         tables: By metric, one row a variant: value, low, high (`summarise_variants`).
@@ -51,12 +51,12 @@ def ablation(tables: Mapping[str, pd.DataFrame], seeds: pd.DataFrame) -> Figure:
 
 
 def differences_figure(table: pd.DataFrame) -> Figure | None:
-    """Draw each variant's difference to the reference with its paired interval, four metrics wide.
+    """Plot each variant's difference from the reference with its paired interval, for four metrics.
 
     A dot is hollow where the interval includes zero.
 
     Args:
-        table: From `paired_differences`; without a row there is no figure.
+        table: From `paired_differences`; if empty, there is no figure.
     """
     names = list(table["variant"].unique())
     if not names:
@@ -78,7 +78,7 @@ def differences_figure(table: pd.DataFrame) -> Figure | None:
 
 
 def detection_curves(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Draw how well wrong labels are found (`detection_table`), one panel for each noise kind.
+    """Plot how well wrong labels are detected (`detection_table`), one panel per kind of noise.
 
     The band spans the seeds; an AUROC of one half is chance.
     """
@@ -91,10 +91,10 @@ def detection_curves(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes
             ax.fill_between(x, line["min"], line["max"], color=colour, alpha=0.2, lw=0)
             ax.plot(x, line["auroc"], color=colour, ls=ls, marker=marker, ms=3.5, label=name)
         ax.axhline(0.5, color=FAINT, lw=0.8, zorder=0)
-        ax.set(title=f"{kind} noise", xlabel="training labels made wrong", ylim=(0.45, 1))
+        ax.set(title=f"{kind} noise", xlabel="corrupted training labels", ylim=(0.45, 1))
         ax.set_xticks(sorted(table["label_noise"].unique()))
         ax.xaxis.set_major_formatter("{x:.0%}")
         ax.grid(axis="y")
-    axes[0].set_ylabel("AUROC of finding wrong labels")
+    axes[0].set_ylabel("AUROC of detecting wrong labels")
     axes[0].legend(title="measure", loc="lower left")
     return axes

@@ -1,4 +1,4 @@
-"""Every figure and table by name: of a run, an evaluation, a comparison, an explained face."""
+"""Registry of all figures and tables, by name, and `write_report`. Add figures to FIGURES."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -65,29 +65,29 @@ from grefel_lib.sources.photo import Photo
 
 Source = Run | Evaluation | Comparison | Explained | Photo
 Size = Callable[[str, float], tuple[float, float]]  # column or full, height at 6.9 in -> inches
-TABLE_TITLES = {  # before what `caption` says
+TABLE_TITLES = {  # start of the caption, before the text of `caption`
     "comparison": "Both checkpoints",
     "per_class": "By class",
     "calibration": "Calibration errors, before and after a temperature fitted on validation",
-    "sureness": "How well confidence and reliability predict errors",
+    "sureness": "Error detection by confidence and reliability",
     "robustness": "Accuracy (%) by corruption and severity; 0 is uncorrupted",
     "copies": "Accuracy on faces with and without a copy in the training split",
-    "attributes": "Accuracy by group of people",
+    "attributes": "Accuracy by demographic group",
 }
 
 
 def write_report(
     source: Evaluation | Comparison, folder: Folder | None = None, *, venue: str = "paper"
 ) -> dict[str, pd.DataFrame]:
-    """Write every figure and table there is material for; of an evaluation the numbers as well.
+    """Write every figure and table the data allow; for an evaluation, the metrics as well.
 
     An evaluation gets metrics.json, model_card.md, confusion matrices (.npy), figures/ and tables/
     (CSV and LaTeX); a comparison figures/ and tables/.
 
     Args:
         source: An evaluation or a comparison.
-        folder: Where to write; its own folder without one.
-        venue: A key of `style.VENUES`; figures are as wide as its columns.
+        folder: Where to write; by default the source's own folder.
+        venue: A key of `style.VENUES`; sets the figure widths.
 
     Returns:
         The tables, by name.
@@ -133,8 +133,8 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
     about = comparison.about
     words = (
         f"{about['dataset']}, {SPLITS[about['split']]}, protocol {about['protocol'] or 'none'}, "
-        f"{about['faces']} faces. Mean ± spread over seeds [95% interval over faces]. "
-        f"Checkpoints chosen on {about['selection']}."
+        f"{about['faces']} faces. Mean ± standard deviation over seeds [95% interval over faces]. "
+        f"Checkpoints chosen by {about['selection']}."
     )
     shown = ("accuracy", "mean_class_accuracy", "macro_f1")
     table = interval_table({metric: comparison.summary[metric] for metric in shown})
@@ -144,14 +144,14 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
 
 
 def show_figure(source: Source, name: str, faces: FaceSet | None = None) -> None:
-    """Show one figure, small enough to commit, in a notebook; nothing where there is no material.
+    """Show one figure in a notebook, small enough to commit; nothing if its data are missing.
 
-    With `faces` it is also written to the figures/ of the evaluation.
+    With `faces`, it is also saved in figures/ of the evaluation.
 
     Args:
-        source: What the figure is of; FIGURES names those of each kind.
-        name: Of the figure.
-        faces: The data set, for figures with faces in them: errors, attention, suspects.
+        source: The object to plot; FIGURES lists the figures of each type.
+        name: Name of the figure.
+        faces: The data set, for figures that show faces: errors, attention, suspects.
 
     Raises:
         ValueError: There is no figure of that name.
@@ -170,10 +170,10 @@ def draw(
     folder: Folder | None = None,
     venue: str = "paper",
 ) -> Figure | None:
-    """Draw one of FIGURES; with a folder, save it there too, as figures/<name>.pdf and .png.
+    """Draw one of FIGURES; with a folder, also save it there as figures/<name>.pdf and .png.
 
     Returns:
-        None where there is no material: no anchors, no robustness test, no faces.
+        None if the data are missing: no anchors, no robustness test, no faces.
 
     Raises:
         ValueError: There is no figure of that name, or no such venue.
@@ -198,20 +198,20 @@ def draw(
 
 
 def _remove(folder: Folder, kind: str, name: str) -> None:
-    """Remove what an earlier evaluation, which had the material, left of a figure or table."""
+    """Remove stale files of a figure or table written by an earlier evaluation."""
     for old in folder.path.glob(f"{kind}/{name}.*"):
         old.unlink()
 
 
 def caption(evaluation: Evaluation) -> str:
-    """The facts behind every number: data, protocol, split, faces, selection rule."""
+    """Caption with the provenance of the numbers: data, protocol, split, faces, selection rule."""
     facts = evaluation.facts
     words = [f"{facts['dataset']}{_protocol(facts['protocol'])}, {SPLITS[facts['split']]}; "
              f"{len(evaluation.table)} faces"]  # fmt: skip
     trained = facts["training_dataset"], facts["training_protocol"]
     if trained != (facts["dataset"], facts["protocol"]):
         words.append(f"trained on {trained[0]}{_protocol(trained[1])}")
-    chosen = f"headline checkpoint: {evaluation.headline}, chosen on {facts['selection']}"
+    chosen = f"headline checkpoint: {evaluation.headline}, chosen by {facts['selection']}"
     return "; ".join([*words, chosen]) + "."
 
 
@@ -220,13 +220,13 @@ def _protocol(name: str) -> str:
 
 
 def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
-    """Every table there is material for, narrow enough for a column of a paper.
+    """All tables the data allow, narrow enough for one column of a paper.
 
     Args:
         evaluation: An evaluation.
 
     Returns:
-        comparison (a row a metric, a column a checkpoint), per_class, calibration (before and
+        comparison (row: metric, column: checkpoint), per_class, calibration (before and
         after temperature), sureness, robustness (accuracy by severity), copies, attributes.
     """
     headline = evaluation.metrics["checkpoints"][evaluation.headline]
@@ -346,7 +346,7 @@ def _risk_coverage(evaluation: Evaluation, size: Size) -> Figure:
 
 
 def _reliability(evaluation: Evaluation, size: Size) -> Figure:
-    """Confidence as trained, confidence after temperature, reliability: as many as there are."""
+    """Confidence before and after temperature scaling, and reliability, where available."""
     panels = [(confidence_bins(evaluation.table), "confidence", "accuracy")]
     temperature = evaluation.metrics["checkpoints"][evaluation.headline]["temperature"]
     if temperature is not None:
@@ -383,7 +383,7 @@ def _embedding_map(evaluation: Evaluation, size: Size) -> Figure | None:
     names = table_classes(evaluation.table)
     plane = PCA(2, random_state=0).fit(embeddings)
     places = plane.transform(anchors.reshape(-1, anchors.shape[-1])).reshape(*anchors.shape[:2], 2)
-    distance = embeddings @ anchors.reshape(-1, anchors.shape[-1]).T  # all of one length
+    distance = embeddings @ anchors.reshape(-1, anchors.shape[-1]).T  # all of the same norm
     nearest = np.bincount(distance.argmax(axis=1), minlength=anchors.shape[0] * anchors.shape[1])
     labels = pd.Index(names).get_indexer(evaluation.inside["labels"])
     fig, [axes] = _subplots(size("full", 3.0), ncols=2, sharex=True, sharey=True)
@@ -393,7 +393,7 @@ def _embedding_map(evaluation: Evaluation, size: Size) -> Figure | None:
     anchor_graph(anchors, places, nearest, names, axes[0])
     explained = plane.explained_variance_ratio_.sum()
     axes[0].set_title(
-        f"anchors: {np.count_nonzero(nearest)} of {nearest.size} are some face's nearest"
+        f"anchors: {np.count_nonzero(nearest)} of {nearest.size} are the nearest to some face"
     )
     axes[1].set_title(f"{len(points)} faces and the anchors ({explained:.0%} of the variance)")
     for ax in axes:
@@ -403,7 +403,7 @@ def _embedding_map(evaluation: Evaluation, size: Size) -> Figure | None:
 
 
 def _errors(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
-    """The four faces the headline is most confident about, and wrong."""
+    """The four most confident mistakes of the headline checkpoint."""
     table = evaluation.table
     wrong = table[table["label"] != table["predicted"]]
     if wrong.empty:

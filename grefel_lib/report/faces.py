@@ -1,4 +1,4 @@
-"""Figures with faces: grids, cards with votes and predictions, one face explained."""
+"""Figures with faces: grids, cards with votes and predictions, explanation of one face."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,11 +25,11 @@ from grefel_lib.report.style import (
 )
 from grefel_lib.sources.photo import Box
 
-GREY = {"cmap": "gray", "vmin": 0, "vmax": 255}  # of a face without colours
+GREY = {"cmap": "gray", "vmin": 0, "vmax": 255}  # for greyscale faces
 
 
 def attention_overlay(face: np.ndarray, weights: np.ndarray, ax: Axes) -> Axes:
-    """Draw a face under the attention of the attentive correction; brighter is higher.
+    """Draw a face overlaid with the attention of the attentive correction; brighter is higher.
 
     Args:
         face: (H, W) or (H, W, 3) uint8.
@@ -50,13 +50,13 @@ def face_cards(
     class_names: Sequence[str],
     others: Mapping[str, pd.Series] | None = None,
 ) -> Figure:
-    """Draw faces beside the distributions of the votes and of the model, four in a row.
+    """Draw faces next to the vote and model distributions, four per row.
 
     Args:
         images: N arrays (H, W) or (H, W, 3), uint8.
-        rows: Their N rows of a predictions table.
+        rows: The N matching rows of a predictions table.
         class_names: C names.
-        others: By name of another checkpoint, its predictions.
+        others: Predictions of other checkpoints, by checkpoint name.
 
     Above each face: label and prediction, id, reliability, the others' predictions.
     """
@@ -129,7 +129,7 @@ def explanation_figure(face: Explained) -> Figure:
     """Draw a face, its attention, its distributions and the training faces near its anchors.
 
     Args:
-        face: From `explain_face`; the faces near the anchors come from its memory, if any.
+        face: From `explain_face`; faces near the anchors come from its memory, if it has one.
     """
     anchors = face.nearest()
     with paper_style():
@@ -137,7 +137,7 @@ def explanation_figure(face: Explained) -> Figure:
         parts = fig.subfigures(2, 1, height_ratios=(2.2, 0.95)) if anchors else [fig]
         axes = parts[0].subplots(1, 3, width_ratios=(1, 1, 1.7))
         axes[0].imshow(face.face, **GREY)
-        axes[0].set_title("input of the model")
+        axes[0].set_title("model input")
         if face.attention is not None:
             attention_overlay(face.face, face.attention, axes[1])
             axes[1].set_title("attention (brighter: higher)")
@@ -187,18 +187,18 @@ def face_grid(
 
     Args:
         images: N arrays (H, W) or (H, W, 3), uint8.
-        fig: Where to draw; an empty one.
+        fig: An empty figure to draw on.
         ncols: Faces in a row.
         titles: N texts above the faces; they shrink to their column.
         row_labels: A text beside each row.
-        colours: N colours of a frame around the faces.
+        colours: N colours for frames around the faces.
         votes: (N, 10) votes in the order of VOTE_COLUMNS, as small bars under the faces.
     """
     rows = -(-len(images) // ncols)
     for given, what in ((titles, "titles"), (colours, "colours"), (votes, "rows of votes")):
         check_one_each(given, what, len(images), "faces")
     check_one_each(row_labels, "labels", rows, "rows")
-    # the compressed layout would push the columns together, whatever the titles need
+    # the compressed layout would push columns together regardless of the titles
     fig.set_layout_engine("constrained" if titles else "compressed", w_pad=0.02, h_pad=0.02)
     heights = [1] * rows if votes is None else [1, 0.32] * rows
     whole = fig.subplots(len(heights), ncols, squeeze=False, height_ratios=heights)

@@ -34,11 +34,11 @@ LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (2.5, 1)), (0
 
 
 def accuracy_bars(scores: pd.DataFrame, ax: Axes, *, people: pd.DataFrame | None = None) -> Axes:
-    """Draw accuracies as dots with their intervals, over bands of human accuracy.
+    """Plot accuracies as dots with their intervals, over bands of human accuracy.
 
     Args:
-        scores: One row a checkpoint or run: value, low, high (shares).
-        ax: Where to draw; wide and low.
+        scores: One row per checkpoint or run: value, low, high (as fractions).
+        ax: Target axes; wide and flat.
         people: From `human_ceiling`; the bands are named above the axes.
     """
     ends = interval_ends(scores, "value", "low", "high")
@@ -69,7 +69,7 @@ def per_class_bars(table: pd.DataFrame, ax: Axes) -> Axes:
     ax.set_xticks(range(len(names)), below, rotation=rotation)
     ax.tick_params(axis="x", length=0)
     ax.grid(axis="y")
-    table = table.mask(table["count"] == 0)  # no faces, no recall
+    table = table.mask(table["count"] == 0)  # recall is undefined without faces
     ends = interval_ends(table, "recall", "recall_low", "recall_high")
     whisker = {"ecolor": INK, "error_kw": {"lw": 0.8, "capsize": 2, "capthick": 0.8}}
     look = {"color": class_colours(names), "ec": INK} | whisker
@@ -101,7 +101,7 @@ def reliability_diagram(bins: pd.DataFrame, ax: Axes, *, xlabel: str, ylabel: st
 def risk_coverage_curves(
     curves: Mapping[str, pd.DataFrame], ax: Axes, *, scores: pd.DataFrame
 ) -> Axes:
-    """Draw the error rate of the most confident faces against the share of faces kept.
+    """Plot the error rate of the most confident faces against coverage.
 
     Args:
         curves: By confidence measure, from `risk_coverage`.
@@ -115,7 +115,7 @@ def risk_coverage_curves(
     ax.axhline(whole, color=FAINT, linewidth=0.8, zorder=0)
     place = {"xytext": (2, 2), "textcoords": "offset points"}
     ax.annotate("all faces", (0, whole), color=QUIET, fontsize=7, **place)
-    ax.set(xlabel="share of faces kept", ylabel="error rate of these faces", xlim=(0, 1))
+    ax.set(xlabel="coverage (share of faces kept)", ylabel="error rate", xlim=(0, 1))
     ax.set_ylim(0, None)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:.0%}")
@@ -130,7 +130,7 @@ def robustness_curves(curves: pd.DataFrame, ax: Axes, *, metric: str, label: str
         curves: From `with_clean`.
         ax: Where to draw.
         metric: A column of `curves`.
-        label: Words of the vertical axis.
+        label: Label of the vertical axis.
     """
     looks = zip(COLOURS.values(), LINES, "osD^vP", strict=False)
     kinds = curves.groupby("corruption", sort=False)
@@ -148,7 +148,7 @@ LOSS_PARTS = {"cls": "corrected", "branch": "branches", "anchor": "anchor", "cen
 
 
 def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
-    """Draw a run's health in six panels, over all planned epochs.
+    """Plot training diagnostics in six panels, over all planned epochs.
 
     Losses; their unweighted parts; accuracy; recall of each class (EMA, validation); gradient
     norm before clipping; learning rate and speed.
@@ -167,7 +167,7 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
                 parts.plot(epoch, values, color=colour, ls=line, label=name, **few)
         if not parts.lines:
             middle = {"xycoords": "axes fraction", "ha": "center"}
-            parts.annotate("linear head: one loss", (0.5, 0.5), **middle)
+            parts.annotate("linear head: a single loss", (0.5, 0.5), **middle)
             parts.plot([], [], label="cross-entropy")
         recall = history.filter(regex="^ema_val_accuracy_")
         names = recall.columns.str.removeprefix("ema_val_accuracy_")
@@ -210,7 +210,7 @@ def _markers(history: pd.DataFrame) -> dict[str, Any]:
 def confusion_matrix(
     cells: np.ndarray, names: Sequence[str], ax: Axes, *, counts: bool = True
 ) -> Axes:
-    """Draw a confusion matrix in percent of each row, with square cells.
+    """Plot a row-normalised confusion matrix in percent, with square cells.
 
     Args:
         cells: (C, C) counts by true class (row) and predicted class (column).
@@ -265,7 +265,7 @@ def _axes_size(ax: Axes) -> np.ndarray:
 
 
 def training_curves(history: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Draw loss and accuracy over the epochs of a history on two axes; the best are marked."""
+    """Plot loss and accuracy over epochs on two axes; the best epochs are marked."""
     loss, accuracy = axes
     epoch = history["epoch"]
     few = _markers(history)

@@ -20,14 +20,14 @@ def anchor_map(
 ) -> Axes:
     """Draw embeddings and anchors in a plane, both in the colours of their classes.
 
-    Each class's short name is written amid its points, so that the map can be read in grey.
+    Each class's short name is written among its points, so the map is readable in greyscale.
 
     Args:
         points: (N, 2) embeddings, already projected.
         labels: (N,) positions in `class_names`.
         anchors: (C, K, 2) anchors in the same plane.
         class_names: C names.
-        ax: Where to draw; the legend stands to its right.
+        ax: Target axes; the legend is to their right.
     """
     look = {"ec": INK, "lw": 0.6, "marker": "D", "s": 15, "zorder": 3}
     halo = [patheffects.withStroke(linewidth=2, foreground="white")]
@@ -57,9 +57,9 @@ def anchor_graph(
     """Draw each anchor, sized by the faces nearest to it, with a line to its nearest anchor.
 
     Args:
-        anchors: (C, K, D) on their sphere; the nearest is at the smallest angle.
-        places: (C, K, 2) where they are drawn.
-        faces: (C, K) number of faces nearest to it; an unused anchor is hollow.
+        anchors: (C, K, D) on their sphere; nearest means smallest angle.
+        places: (C, K, 2) positions to draw them at.
+        faces: (C, K) number of faces nearest to each anchor; unused anchors are hollow.
         class_names: C names.
         ax: Where to draw.
     """

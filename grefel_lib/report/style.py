@@ -1,6 +1,6 @@
-"""The style of figures for papers and notebooks; how they are saved and shown.
+"""Figure style for papers and notebooks; saving and displaying figures.
 
-Make a figure inside `paper_style`, in its size on the page; then save it with `save_figure`.
+Create a figure inside `paper_style`, at its printed size; then save it with `save_figure`.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from grefel_lib.files import atomic
 from grefel_lib.labels import COLOURS
 
 WIDTHS = {"column": 3.3, "full": 6.9}  # inches
-VENUES = {  # column and full width of their templates; two of them have one column only
+VENUES = {  # column and full width of their templates; two are single-column
     "paper": tuple(WIDTHS.values()), "cvpr": (3.25, 6.875), "icml": (3.25, 6.75),
     "aaai": (3.3, 7.0), "ieee": (3.5, 7.16), "eccv": (4.8, 4.8), "neurips": (5.5, 5.5),
 }  # fmt: skip
@@ -49,8 +49,8 @@ _STYLE = {
     "axes.prop_cycle": cycler(color=list(COLOURS.values())),
 }  # fmt: skip
 
-# Used when saving, after `paper_style` may have ended. Submission systems refuse Type 3 fonts, a
-# tight box changes the width, and hinted letters have another width at each resolution.
+# Used when saving, maybe after `paper_style` has ended. Submission systems reject Type 3 fonts, a
+# tight bounding box changes the width, and hinting changes letter widths with resolution.
 _SAVING = {"pdf.fonttype": 42, "savefig.bbox": None, "savefig.dpi": 300, "text.hinting": "none"}
 _ONE_AT_A_TIME = threading.RLock()  # the style is global, and panels draw in threads of their own
 
@@ -65,7 +65,7 @@ def paper_style() -> Iterator[None]:
 def save_figure(fig: Figure, stem: Path) -> tuple[Path, Path]:
     """Write <stem>.pdf and <stem>.png (300 dpi), each atomically, exactly as wide as the figure.
 
-    The folder exists. The first save fixes the layout, so that a second one writes the same bytes.
+    The folder must exist. The first save freezes the layout, so saving again gives identical bytes.
     """
     pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
     with _ONE_AT_A_TIME, matplotlib.rc_context(_SAVING):
@@ -78,7 +78,7 @@ def save_figure(fig: Figure, stem: Path) -> tuple[Path, Path]:
 
 
 def short_name(name: str) -> str:
-    """A class name where space is short: happiness -> hap, fearfully angry -> fea-ang."""
+    """An abbreviated class name: happiness -> hap, fearfully angry -> fea-ang."""
     return "-".join(word[:3] for word in name.split())
 
 
@@ -88,7 +88,7 @@ def class_colours(names: Sequence[str]) -> list[str]:
 
 
 def text_width(text: str) -> float:
-    """Width of a text of 7 pt, in points."""
+    """Width of a text at 7 pt, in points."""
     return TextPath((0, 0), text, size=7).get_extents().width if text.strip() else 0
 
 
@@ -109,7 +109,7 @@ def name_rows(ax: Axes, names: Sequence[str]) -> None:
 
 
 def interval_ends(table: pd.DataFrame, column: str, low: str, high: str) -> np.ndarray:
-    """(2, N) lengths of the error bars of a column with the ends of its interval."""
+    """(2, N) error bar lengths for a column and the ends of its interval."""
     return np.abs(table[[low, high]].to_numpy().T - table[column].to_numpy())
 
 
@@ -142,8 +142,8 @@ def paper_figure(
     Args:
         width: Inches.
         height: Inches.
-        photo: Show it as a JPEG, for faces: their grain makes a PNG five times as large.
-        subplots: For `Figure.subplots`, as ncols=3; axes=False leaves the figure empty.
+        photo: Show it as a JPEG, for photos of faces: image noise makes a PNG five times as large.
+        subplots: Passed to `Figure.subplots`, e.g. ncols=3; axes=False leaves the figure empty.
 
     Yields:
         The figure, and its axes (None if left empty).

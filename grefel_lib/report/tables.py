@@ -21,10 +21,10 @@ TITLES = {
 SPLITS = {  # in words; on two of the three a number says little of new faces
     "test": "test split",
     "val": "validation split, which chose the checkpoint",
-    "train": "training split, which the model has learned from",
+    "train": "training split, on which the model was trained",
 }
 NO_BREAK = "\N{NO-BREAK SPACE}"
-NOTHING = "–"  # where there is no number: a class without faces has no recall
+NOTHING = "–"  # placeholder for undefined values, e.g. the recall of a class without faces
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -37,11 +37,11 @@ _LATEX = {
 def with_intervals(
     checkpoints: Mapping[str, Mapping[str, Any]], *, split: str = "test"
 ) -> pd.DataFrame:
-    """Checkpoints side by side, a row a metric: "82.1 [80.7, 83.4]"; a decimal more of NLL, Brier.
+    """Checkpoints side by side, one row per metric: "82.1 [80.7, 83.4]"; NLL, Brier: 2 decimals.
 
     Args:
         checkpoints: By name, metrics and intervals as in metrics.json.
-        split: That was scored; any but test stands in the head of the table.
+        split: The scored split; any other than test is named in the table header.
     """
     columns = {}
     for name, numbers in checkpoints.items():
@@ -61,7 +61,7 @@ def with_intervals(
 def bracketed(
     table: pd.DataFrame, column: str, *, scale: float = 100, decimals: int = 1
 ) -> pd.Series:
-    """A column with low and high as text: "82.1 [80.7, 83.4]", or "82.1" where they are NaN.
+    """A column with its interval as text: "82.1 [80.7, 83.4]", or "82.1" if the interval is NaN.
 
     A dash where the value is NaN.
     """
@@ -75,9 +75,9 @@ def bracketed(
 
 
 def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Means as text, a column a metric: "82.1 ± 0.2 [80.7, 83.4]".
+    """Means as text, one column per metric: "82.1 ± 0.2 [80.7, 83.4]".
 
-    NLL and Brier have three decimals: variants tend to differ in the third. A line can break only
+    NLL and Brier have three decimals: variants often differ only in the third. Lines break only
     before the bracket.
 
     Args:
@@ -111,17 +111,17 @@ def latex_table(
         caption: Plain text.
         label: For `\\ref`, letters, digits and `: . _ / -`.
         decimals: Digits after the point of floats.
-        bold: "max" or "min" for each column whose best value is set bold, with all that print
-            like it.
-        wide: Across both columns of a page.
+        bold: "max" or "min" per column, to set its best value in bold, with all others that print
+            the same.
+        wide: Span both columns of a page.
 
     Raises:
-        ValueError: An empty frame, or a label that LaTeX cannot take.
+        ValueError: An empty frame, or an invalid LaTeX label.
     """
     if table.empty:
         raise ValueError(f"the table has {len(table)} rows and {table.shape[1]} columns; need both")
     if not re.fullmatch(r"[A-Za-z0-9:._/-]+", label):
-        raise ValueError(f"label {label!r}; use letters, digits and : . _ / -, as in tab:test")
+        raise ValueError(f"bad label {label!r}; use letters, digits and : . _ / -, as in tab:test")
     columns = []
     for name, values in table.items():
         cells = [_cell(value, decimals) for value in values]

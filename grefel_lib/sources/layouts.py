@@ -1,4 +1,4 @@
-"""The published layouts on disk: which files belong to a data set, and how they are read."""
+"""Published data set layouts on disk: which files belong to a data set and how to read them."""
 
 import itertools
 import re
@@ -29,7 +29,7 @@ CLASS_FOLDERS = {  # name of a folder -> label code
     "rafdb": {str(code): code for code in CODES["rafdb"]},
 }  # fmt: skip
 
-Content = tuple[pd.DataFrame, Iterable[np.ndarray]]  # a row an image: id, split, file, and labels
+Content = tuple[pd.DataFrame, Iterable[np.ndarray]]  # per image: id, split, file; code or votes
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Source:
 
     kind: str
     root: Path
-    files: list[Path]  # everything whose change makes the cache stale
+    files: list[Path]  # the cache is rebuilt when any of them changes
     read: Callable[[], Content]
-    notes: list[str] = field(default_factory=list)  # warnings about what was chosen, for the user
+    notes: list[str] = field(default_factory=list)  # warnings to the user about choices made
 
 
 def find_source(config: Config) -> Source:
@@ -48,13 +48,13 @@ def find_source(config: Config) -> Source:
 
     Raises:
         NotADirectoryError: data_dir is a file.
-        FileNotFoundError: There is no such folder, or it holds no layout of the data set.
+        FileNotFoundError: There is no such folder, or it has no known layout of the data set.
     """
     root = _root(config)
-    if config.dataset == "fer2013":  # its csv may lie beside a folder that is not there
+    if config.dataset == "fer2013":  # the csv may exist even if the folder does not
         return _fer2013(root)
     if root.is_file():
-        raise NotADirectoryError(f"{root} is a file; data_dir is the folder of {config.dataset}")
+        raise NotADirectoryError(f"{root} is a file; data_dir must be the {config.dataset} folder")
     if not root.exists():
         raise FileNotFoundError(
             f"no folder {root} for {config.dataset}; pass data_dir, or see data/README.md for "
@@ -86,7 +86,7 @@ def _ferplus(root: Path) -> Source:
     if not votes.is_file():
         content = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
         raise FileNotFoundError(
-            f"no fer2013new.csv in {root} (it holds: {content}); data_dir is the FERPlus folder, "
+            f"no fer2013new.csv in {root} (found: {content}); data_dir must be the FERPlus folder, "
             f"see data/README.md"
         )
     for base in (root / "Images", root / "data", root):
@@ -96,12 +96,12 @@ def _ferplus(root: Path) -> Source:
             return Source("votes", root, files, partial(_read_ferplus, votes, folders))
     for pixels in (root / "fer2013.csv", root.parent / "fer2013.csv"):
         if pixels.is_file():
-            note = f"no image folders in {root}: pixels come from {pixels.name}, row by row"
+            note = f"no image folders in {root}: reading pixels from {pixels.name}, row by row"
             read = partial(_read_ferplus_pixels, votes, pixels)
             return Source("votes-pixels", root, [votes, pixels], read, [note])
     raise FileNotFoundError(
         f"no images for {votes}: looked for {FERPLUS_FOLDERS['train']}/ under Images/, data/ and "
-        f"the folder itself, and for fer2013.csv in it and beside it"
+        f"the folder itself, and for fer2013.csv in it and next to it"
     )
 
 
@@ -110,12 +110,12 @@ def _ids_and_splits(path: Path, usages: pd.Series) -> pd.DataFrame:
     if unknown:
         raise ValueError(f"{path} has the Usage {unknown[0]!r}; known: {', '.join(USAGES)}")
     split = usages.map(USAGES)
-    ids = [f"{name}_{row:05d}" for row, name in enumerate(split)]  # never from the file name
+    ids = [f"{name}_{row:05d}" for row, name in enumerate(split)]  # not from the file name
     return pd.DataFrame({"id": ids, "split": split})
 
 
 def _read_votes(path: Path) -> pd.DataFrame:
-    """Every row of fer2013new.csv; its file is NaN if it is not a face."""
+    """Every row of fer2013new.csv; the file column is NaN for non-faces."""
     table = read_csv(path, ("Usage", "Image name", *VOTE_COLUMNS))
     votes = table[list(VOTE_COLUMNS)].apply(pd.to_numeric, errors="coerce")
     wrong = np.flatnonzero(~(votes >= 0).all(axis=1))
@@ -142,7 +142,7 @@ def _read_ferplus_pixels(path: Path, pixels: Path) -> Content:
     if len(rows) != len(table):
         raise ValueError(
             f"{path.name} has {len(table)} rows but {pixels} has {len(rows)}: they are joined row "
-            f"by row and must be of the same edition"
+            f"by row and must be from the same release"
         )
     if not rows["split"].equals(table["split"]):
         raise ValueError(f"{path.name} and {pixels} name different splits for the same row")
@@ -203,12 +203,10 @@ def _read_class_folders(
         part, folder = file.relative_to(base).parts[0], file.parent.name.lower()
         if folder not in codes:
             raise ValueError(
-                f"{file.parent} is no emotion folder; known: {', '.join(sorted(codes))}"
+                f"{file.parent} is not an emotion folder; known: {', '.join(sorted(codes))}"
             )
         if listed.get(file.name, codes[folder]) != codes[folder]:
-            raise ValueError(
-                f"{file} lies in folder {folder} but its table says {listed[file.name]}"
-            )
+            raise ValueError(f"{file} is in folder {folder} but its table says {listed[file.name]}")
         split = "val" if part == "test" and file.name.startswith("PublicTest") else part
         name = f"{part}_{folder}_{file.stem}" if fer2013 else file.stem.removesuffix("_aligned")
         rows.append((name, split, str(file.relative_to(base)), codes[folder]))
@@ -236,11 +234,11 @@ def _rafdb(root: Path, config: Config) -> Source:
 def _rafdb_original(base: Path, listing: Path, kind: str) -> Source:
     folder = base / "Image" / kind
     if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; rafdb_images is aligned or original")
+        raise FileNotFoundError(f"no folder {folder}; rafdb_images must be aligned or original")
     files, notes = list_images(folder), []
     boxes, attributes = base / "Annotation/boundingbox", base / "Annotation/manual"
     if kind == "original" and not boxes.is_dir():
-        notes.append(f"no Annotation/boundingbox in {base.name}: whole pictures are used")
+        notes.append(f"no Annotation/boundingbox in {base.name}: using uncropped images")
     boxes = boxes if kind == "original" and boxes.is_dir() else None
     texts = [p for d in (boxes, attributes) if d for p in sorted(d.glob("*.txt"))]
     read = partial(_read_rafdb, listing, folder, files, boxes, attributes)
@@ -294,7 +292,7 @@ def _people(path: Path) -> list[str | None]:
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a table that must have these columns."""
+    """Read a CSV file that must have these columns."""
     try:
         table = pd.read_csv(path)
     except pd.errors.EmptyDataError:
@@ -308,7 +306,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
             f"{path} lacks the columns {', '.join(absent)}; it has: {', '.join(table.columns[:14])}"
         )
     if table.empty:
-        raise ValueError(f"{path} has a header but no row")
+        raise ValueError(f"{path} has a header but no rows")
     return table
 
 
@@ -325,7 +323,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
     """Image files given by name, and those of given folders (not of subfolders), sorted.
 
     Raises:
-        FileNotFoundError: A path does not exist, or a folder holds no image.
+        FileNotFoundError: A path does not exist, or a folder contains no image.
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -339,7 +337,7 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def open_image(path: Path, mode: str | None = None) -> Image.Image:
-    """Decode one image file into a Pillow mode, by default L for grey images and RGB for others.
+    """Decode an image file into a Pillow mode, by default L for greyscale and RGB otherwise.
 
     Raises:
         ValueError: The file is not a readable image.
@@ -353,18 +351,18 @@ def open_image(path: Path, mode: str | None = None) -> Image.Image:
 
 
 def read_face(path: Path) -> np.ndarray:
-    """Read one image file: (H, W) for grey ones, (H, W, 3) otherwise, uint8."""
+    """Read an image file: (H, W) if greyscale, (H, W, 3) otherwise, uint8."""
     return np.array(open_image(path))
 
 
 def decode(
     files: list[Path], mode: str, *, size: int | None = None, boxes: list[Path] | None = None
 ) -> Iterator[np.ndarray]:
-    """Decode image files in order, each resized to `size`, or else to the size of the first."""
+    """Decode image files in order, all resized to `size` or to the size of the first image."""
     absent = [file for file in files if not file.is_file()]
     if absent:
         raise FileNotFoundError(
-            f"{len(absent)} images are missing in {absent[0].parent}, the first is {absent[0].name}"
+            f"{len(absent)} images are missing in {absent[0].parent}, first: {absent[0].name}"
         )
 
     def read(file: Path, box: Path | None) -> Image.Image:
@@ -374,7 +372,7 @@ def decode(
     side = (size, size) if size else None
     with ThreadPoolExecutor(4) as pool:
         work = list(zip(files, boxes or [None] * len(files), strict=True))
-        for start in range(0, len(work), 1024):  # a bounded number is held at once
+        for start in range(0, len(work), 1024):  # bounds the number held in memory
             for image in pool.map(read, *zip(*work[start : start + 1024], strict=True)):
                 side = side or image.size
                 yield np.asarray(image if image.size == side else image.resize(side))
@@ -386,5 +384,5 @@ def _box(path: Path) -> tuple[float, ...]:
         if len(values) != 4 or values[2] <= values[0] or values[3] <= values[1]:
             raise ValueError
     except ValueError:
-        raise ValueError(f"{path} must hold left, top, right, bottom of a box") from None
+        raise ValueError(f"{path} must contain left, top, right, bottom of a box") from None
     return values

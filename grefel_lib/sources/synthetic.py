@@ -1,4 +1,4 @@
-"""The built-in data: drawn faces with simulated votes, in the file layout of FERPlus."""
+"""The built-in synthetic data: drawn faces with simulated votes, in FERPlus layout."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -12,13 +12,13 @@ from PIL import Image
 from grefel_lib.labels import EMOTIONS, VOTE_COLUMNS
 
 # fmt: off
-# Emotions that people confuse, in the order of labels.EMOTIONS.
+# Emotions that people confuse with each one, in the order of labels.EMOTIONS.
 _CONFUSED = np.array([(3, 4, 7), (0, 0, 2), (6, 6, 0), (0, 0, 5), (5, 5, 0), (4, 4, 3), (2, 2, 3),
                       (0, 0, 1)])
 
 # How often each class occurs in FERPlus.
 _COUNTS = (8740, 7287, 3149, 3014, 2100, 119, 532, 119)
-SIZE = 48  # pixels of a side
+SIZE = 48  # side in pixels
 _FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 
 
@@ -26,7 +26,7 @@ _FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTe
 
 
 def mix_emotions(emotions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Soften the emotion (N,) of each face, an index, into its true mixture (N, 8).
+    """Turn the emotion index (N,) of each face into its true mixture (N, 8).
 
     A share, usually small, goes to neutral and to an emotion that people confuse with the main one.
     """
@@ -60,9 +60,9 @@ def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
     """Write drawn faces in the file layout of FERPlus; a seed fixes every byte.
 
     Args:
-        dest: A new or empty folder; left as it was if writing fails.
+        dest: A new or empty folder; left unchanged if writing fails.
         images: Rows of the data set, 100 or more.
-        seed: Another seed draws other people.
+        seed: Random seed; another seed draws other people.
 
     Returns:
         `dest`.
@@ -73,11 +73,11 @@ def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
     """
     dest = Path(dest)
     if images < 100:
-        raise ValueError(f"images={images} is too few to hold every class; ask for 100 or more")
+        raise ValueError(f"images={images} is too few to cover every class; use 100 or more")
     if dest.exists() and not dest.is_dir():
-        raise NotADirectoryError(f"{dest} is a file; name a new or empty folder for drawn faces")
+        raise NotADirectoryError(f"{dest} is a file; give a new or empty folder for drawn faces")
     if dest.is_dir() and any(dest.iterdir()):
-        raise ValueError(f"{dest} is not empty, and nothing is overwritten; name an empty folder")
+        raise ValueError(f"{dest} is not empty; nothing is overwritten, so give an empty folder")
     beside = dest.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=beside, prefix=".unfinished-") as temporary:
@@ -100,7 +100,7 @@ def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
 
 
 def deal_classes(counts: Sequence[int], total: int, rng: np.random.Generator) -> np.ndarray:
-    """Shuffled class indices (N,), as imbalanced as the counts, but at least a few of each."""
+    """Shuffled class indices (N,), imbalanced like the counts, but with a few of each class."""
     shares = np.array(counts) / sum(counts)
     dealt = np.rint(shares * total).astype(int)
     dealt = np.maximum(dealt, max(total // 50, min(total // (2 * len(shares)), 8), 1))
@@ -118,7 +118,7 @@ def ferplus_rows(images: int, seed: int) -> Iterator[tuple[str, str, np.ndarray,
     emotions, split, source = np.concatenate(emotions), np.repeat([0, 1, 2], sizes), rows.copy()
     mixtures = mix_emotions(np.maximum(emotions, 0), rng)
 
-    # Copies replace common faces only, so that the rare classes keep their handful.
+    # Copies replace only faces of common classes, so that rare classes keep their few faces.
     common, count = np.isin(emotions, (0, 1)), max(6, images // 50)
     copies = rng.choice(rows[common & (split == 0)], count - 1, replace=False)
     copies = [*copies, rng.choice(rows[common & (split == 2)])]
@@ -147,7 +147,7 @@ def ferplus_rows(images: int, seed: int) -> Iterator[tuple[str, str, np.ndarray,
 
 
 # fmt: off
-# What a full expression adds to a neutral face: lengths in half face widths, or shares.
+# What a full expression adds to a neutral face: lengths in half face widths, or fractions.
 EXPRESSIONS: dict[str, dict[str, float]] = {
     "neutral": {},
     "happiness": {"corner": 0.27, "width": 0.15, "gap": 0.15, "teeth": 1.0, "squint": 0.6,
@@ -169,7 +169,7 @@ EXPRESSIONS: dict[str, dict[str, float]] = {
 PARTS = tuple(sorted({part for parts in EXPRESSIONS.values() for part in parts}))
 _VECTORS = np.array([[EXPRESSIONS[e].get(part, 0.0) for part in PARTS] for e in EMOTIONS])
 
-# One person in one pose and light: every value is drawn evenly between its two ends.
+# One person in one pose and lighting: every value is uniform between its two bounds.
 _RANGES = {
     "tone": (0, 4), "dye": (0, 4.4), "style": (0, 6), "beard": (-1.6, 0.8), "age": (-0.5, 1),
     "jaw": (0.10, 0.28), "chin": (1.18, 1.32), "top": (1.25, 1.38), "hairline": (-0.95, -0.74),
@@ -196,7 +196,7 @@ def draw_face(mixture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw one face. The same generator state gives the same person, pose and light.
 
     Args:
-        mixture: (8,) weight of each of `labels.EMOTIONS`; 1 is the full expression, all zero is a
+        mixture: (8,) weight of each of `labels.EMOTIONS`; 1 is the full expression, all zeros a
             neutral face.
         rng: Source of identity, pose, light and noise.
 
@@ -225,7 +225,7 @@ class Sketch:
         by = (rows + 0.5 - self.centre[1]) * self.pixel
         self.x = x = bx * self.turn[0] + by * self.turn[1]
         self.y = y = by * self.turn[0] - bx * self.turn[1]
-        # A turned head moves its features but hardly its outline.
+        # Turning the head moves the features but hardly the outline.
         u, v = x - p.yaw * np.maximum(1 - (x / 1.1) ** 2, 0), y - p.pitch
         tint = rng.uniform(50, 215) + rng.uniform(-18, 18, 3)
         self.values = np.ones((self.channels, *shape), dtype=np.float32) * self.tone(tint)
@@ -395,7 +395,7 @@ class Sketch:
 
 
 def _oval(x, y, cx, cy, rx, ry):
-    """Signed distance to an ellipse, accurate close to its edge."""
+    """Approximate signed distance to an ellipse, accurate near its edge."""
     return (np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2) - 1) * min(rx, ry)
 
 

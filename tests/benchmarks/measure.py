@@ -44,7 +44,7 @@ def told(ratios: Sequence[float]) -> str:
     """The median of the rounds with the smallest and the largest, or that they are no result."""
     low, middle, high = (f"{f(ratios):#.3g}" for f in (min, statistics.median, max))
     if max(ratios) > WIDEST * min(ratios):
-        return f"not a result: rounds from {low} to {high}"
+        return f"no result: rounds range from {low} to {high}"
     return f"{middle} ({low} to {high})" if len(ratios) > 1 else f"{middle} (one round)"
 
 

@@ -59,7 +59,7 @@ def main() -> None:
         content = {"name": name, "quick": arguments.quick, **found, "machine": measure.machine(),
                    "load_average": {"before": load, "after": measure.load()}}  # fmt: skip
         folder.write_json(content, f"{name}.json")
-        print("\n".join(f"{row['what']} / {row['beside what']}: {row['ratio']}, "
+        print("\n".join(f"{row['what']} / {row['compared with']}: {row['ratio']}, "
                         f"wanted {row['wanted']}" for row in rows(found)),
               f"({time.perf_counter() - before:.0f} s)", flush=True)  # fmt: skip
     folder.write_text(table(folder), "table.md")
@@ -71,7 +71,7 @@ def rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
     parts = found.get("parts", {"": found})
     return [
         {"what": f"{found['ours']}, {part}" if part else found["ours"],
-         "beside what": found["other"], "ratio": measure.told(pair["ratios"]),
+         "compared with": found["other"], "ratio": measure.told(pair["ratios"]),
          "wanted": found["wanted"]}
         for part, pair in parts.items()
     ]  # fmt: skip
@@ -79,7 +79,7 @@ def rows(found: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def table(folder: Folder) -> str:
     """Every result of a folder as a Markdown table, a ratio a line."""
-    lines = ["| what | beside what | ratio | wanted |", "|---|---|---|---|"]
+    lines = ["| what | compared with | ratio | target |", "|---|---|---|---|"]
     for path in (folder.path / f"{name}.json" for name in BENCHMARKS):
         if path.is_file():
             each = rows(json.loads(path.read_text()))

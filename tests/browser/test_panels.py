@@ -140,7 +140,7 @@ def look_at_lab(page, panel):
     """The table of contents reads well, and a figure keeps its paper in a dark theme."""
     page.command("toc:show-panel")
     change_theme(page, "Dark")
-    expect(page.page.locator(".jp-TableOfContents-tree")).to_contain_text("Look for yourself")
+    expect(page.page.locator(".jp-TableOfContents-tree")).to_contain_text("Browse the data")
     paper = panel.locator("img").evaluate("img => getComputedStyle(img).backgroundColor")
     assert paper == "rgb(255, 255, 255)"
     if SHOTS:
@@ -240,20 +240,21 @@ def test_confusion_explorer(opened, small, trained):
     page.run_all()
     panel = page.panel("Confusion explorer")
     cell = panel.locator("button[title*=' faces: ']:enabled").last  # more than one
-    how = r"(\d+) faces: (\w+) taken for (\w+) \((\w+)\)"
+    how = r"(\d+) faces: (\w+) predicted as (\w+) \((\w+)\)"
     count, true, predicted, checkpoint = re.fullmatch(how, cell.get_attribute("title")).groups()
     cell.focus()
     page.page.keyboard.press("Enter")
-    told = f"{true} taken for {predicted} by {checkpoint}: {count} faces"
+    told = f"{true} predicted as {predicted} by {checkpoint}: {count} faces"
     expect(panel.get_by_role("status")).to_contain_text(told)
     expect(panel.locator("img")).to_have_attribute("alt", told)
     picture = panel.locator("img").get_attribute("src")
     panel.get_by_label("order").select_option("least reliable first")
     expect(panel.locator("img")).not_to_have_attribute("src", picture)
     if SHOTS:
-        panel.locator("button[title*='anger taken for neutral']:enabled").first.click()
-        expect(panel.get_by_role("status")).to_contain_text("anger taken for neutral")
-        expect(panel.locator("img")).to_have_attribute("alt", re.compile("anger taken for neutral"))
+        panel.locator("button[title*='anger predicted as neutral']:enabled").first.click()
+        expect(panel.get_by_role("status")).to_contain_text("anger predicted as neutral")
+        alt = re.compile("anger predicted as neutral")
+        expect(panel.locator("img")).to_have_attribute("alt", alt)
     photograph(panel, "confusion")
 
 
@@ -293,7 +294,7 @@ def test_face_panel(opened, small, trained, tmp_path, app):
     Image.new("RGB", (300, 200), "navy").save(tmp_path / "none.png")
     drop(page.page, panel.locator(".grefel-drop"), tmp_path / "none.png")
     expect(panel.get_by_role("status")).to_contain_text("no face was found")
-    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "text.png").write_text("not an image")
     drop(page.page, panel.locator(".grefel-drop"), tmp_path / "text.png")
     expect(panel.get_by_role("alert")).to_contain_text("text.png cannot be read as a picture")
 
