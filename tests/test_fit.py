@@ -1,4 +1,4 @@
-"""Training: schedule, groups, accumulation, checkpoints, resume, refusals."""
+"""Training: accumulation, checkpoints, resume, refusals."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import sys
 import time
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from drawn_layouts import write_layout
@@ -21,70 +20,9 @@ from grefel_lib.faces import FaceSet, load_faces
 from grefel_lib.fit import NonFiniteLossError, backward, epoch_lines, fit, start_training
 from grefel_lib.grefel import GReFEL, Output, build_model
 from grefel_lib.losses import total_loss
-from grefel_lib.optim import balanced_class_weights, epoch_batches, lr_factor, parameter_groups
 from grefel_lib.predict import predict
 from grefel_lib.restore import load_model
 from grefel_lib.run import BEST, BEST_EMA, LAST, Run, checkpoint_file, open_run, start_run
-
-# -- what one update needs
-
-
-def test_the_learning_rate_warms_up_linearly_and_ends_near_zero():
-    factors = [lr_factor(update, 100, 10) for update in range(100)]
-    np.testing.assert_allclose(np.diff(factors[:10]), 1 / 11)
-    assert factors[10] == 1
-    assert factors[55] == pytest.approx(0.5)
-    assert 0 < factors[99] < 1e-3
-    assert lr_factor(0, 1, 0) == 1
-
-
-def test_norms_biases_and_anchors_are_not_decayed():
-    config = Config(backbone="test_vit", image_size=64, backbone_weights="none", weight_decay=0.1,
-                    backbone_lr_scale=0.25)  # fmt: skip
-    net = build_model(config, 5)
-    groups = parameter_groups(net, config)
-    found = {id(p): group for group in groups for p in group["params"]}
-    assert len(found) == len(list(net.parameters()))
-    for name, parameter in net.named_parameters():
-        group = found[id(parameter)]
-        spared = parameter.ndim < 2 or name in (
-            "head.anchors", "backbone.pos_embed", "backbone.cls_token")  # fmt: skip
-        assert group["weight_decay"] == (0 if spared else 0.1), name
-        assert group["scale"] == (0.25 if name.startswith("backbone.") else 1.0), name
-
-
-def labelled(counts):
-    labels = np.repeat(np.arange(len(counts)), counts)
-    return FaceSet(
-        images=np.zeros((len(labels), 4, 4), np.uint8),
-        table=pd.DataFrame({"label": labels, "row": np.arange(len(labels))}),
-        targets=np.eye(len(counts), dtype=np.float32)[labels],
-        class_names=tuple("abcdefgh"[: len(counts)]),
-        info={},
-    )
-
-
-def test_class_weights_have_mean_one_over_the_faces():
-    faces = labelled([30, 5, 0, 1])
-    weights = balanced_class_weights(faces)
-    assert weights[torch.tensor(faces.table["label"].to_numpy())].mean().item() == pytest.approx(1)
-    assert (weights[0] * 30).item() == pytest.approx((weights[1] * 5).item())
-    assert weights[2] == 0
-
-
-def test_every_face_comes_once_an_epoch_in_a_new_order():
-    faces = labelled([30, 7])
-    config = Config(batch_size=8)
-    first, second = (np.concatenate(epoch_batches(faces, config)) for _ in range(2))
-    assert sorted(first) == sorted(second) == list(range(37))
-    assert not np.array_equal(first, second)
-
-
-def test_balanced_sampling_draws_as_many_of_each_class():
-    faces = labelled([30, 7, 2])
-    drawn = np.concatenate(epoch_batches(faces, Config(balanced_sampling=10, batch_size=8)))
-    assert np.bincount(faces.table["label"].to_numpy()[drawn]).tolist() == [10, 10, 10]
-
 
 # -- whole runs
 
@@ -438,14 +376,3 @@ def test_what_is_ones_own_needs_a_name(faces_dir, tmp_path):
     with pytest.raises(ValueError, match="the setting variant"):
         fit(faces, run, net=Pixels(8))
     assert run.status() == "new"
-
-
-def test_the_learning_rate_of_the_backbone_scales_with_a_linear_head_too(faces_dir, tmp_path):
-    config = small(faces_dir, tmp_path, head="linear", backbone_lr_scale=0.1)
-    net = build_model(config, 8)
-    groups = parameter_groups(net, config)
-    scales = {id(p): group["scale"] for group in groups for p in group["params"]}
-    classifier = net.classifier_names()
-    assert classifier
-    for name, parameter in net.named_parameters():
-        assert scales[id(parameter)] == (1.0 if name in classifier else 0.1), name

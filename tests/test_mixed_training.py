@@ -1,0 +1,64 @@
+"""Training with every batch mixed: faces, targets and loss stay together."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from grefel_lib import fit as fitting
+from grefel_lib.config import Config
+from grefel_lib.faces import FaceSet
+from grefel_lib.fit import start_training, train_epoch
+from grefel_lib.run import Run
+
+FACES = 24
+GREYS = np.linspace(10, 240, FACES).round()
+
+
+def grey_faces():
+    """Flat faces, each of its own grey and of its own class: the grey of a face that is mixed
+    from others says in which shares."""
+    split = np.repeat(["train", "val"], FACES)
+    number = np.tile(np.arange(FACES), 2)
+    images = np.repeat(GREYS.astype(np.uint8), 32 * 32).reshape(FACES, 32, 32)
+    table = pd.DataFrame(
+        {"id": [f"{s}_{n}" for s, n in zip(split, number, strict=True)], "split": split,
+         "label": number, "row": number}
+    )  # fmt: skip
+    targets = np.eye(FACES, dtype=np.float32)[number]
+    return FaceSet(images, table, targets, tuple(f"c{i}" for i in range(FACES)), {})
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(1.0, 0.0), (0.0, 1.0), (0.4, 0.4)])
+def test_mixed_faces_have_targets_of_the_same_shares_and_the_loss_sees_them(
+    tmp_path, monkeypatch, mixup, cutmix
+):
+    config = Config(
+        backbone="test_resnet", backbone_weights="none", image_size=32, embedding_dim=16,
+        batch_size=8, epochs=2, warmup_epochs=0, drop_rate=0, augmentation="none",
+        mix_prob=1, mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0.2,
+        lambda_branch=0, lambda_anchor=0, lambda_center=0, lambda_rel=0,
+    )  # fmt: skip
+    total, seen = fitting.total_loss, []
+
+    def watched(output, targets, *rest):
+        seen.append((output.log_probs.detach(), targets))
+        return total(output, targets, *rest)
+
+    monkeypatch.setattr(fitting, "total_loss", watched)
+    training = start_training(grey_faces(), Run(tmp_path, config))
+    inputs = []
+    training.net.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    mean, std = training.net.mean[0], training.net.std[0]
+    row = train_epoch(training, print)
+
+    assert len(seen) == len(inputs) == FACES // 8
+    losses, greys = [], torch.tensor(GREYS / 255, dtype=torch.float32)
+    for faces, (log_probs, targets) in zip(inputs, seen, strict=True):
+        torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
+        assert ((targets > 0).sum(dim=1) == 2).all()  # each of two faces
+        found = faces[:, 0].mean(dim=(1, 2)) * std + mean
+        torch.testing.assert_close(found, targets @ greys, atol=1e-4, rtol=0)
+        smoothed = 0.8 * targets + 0.2 / FACES
+        losses.append(-(smoothed * log_probs).sum(dim=1).mean().item())
+    assert row["train_loss"] == pytest.approx(np.mean(losses), rel=1e-5)
