@@ -15,11 +15,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK = ROOT / ".mutation"
-SLOW = "vit_base or swin or convnext or real_counts"
+SLOW = "vit_base or vit_tiny or swin or convnext or lite0 or mobilenet or non_finite"
 TESTS = {  # module: its fast tests
     "losses": ["tests/test_losses.py"],
     "optim": ["tests/test_optim.py"],
-    "grefel": ["tests/test_grefel.py"],
+    "grefel": ["tests/test_grefel.py", "tests/test_properties.py::test_it_holds"],
     "batches": ["tests/test_batches.py"],
     "faces": ["tests/test_faces.py", "tests/test_suspects.py"],
     "metrics": ["tests/test_metrics.py"],

@@ -217,3 +217,19 @@ def test_a_restored_training_goes_on_as_if_it_had_never_stopped():
     for name, value in before.items():  # what was read stays as it was read
         assert torch.equal(stored[name], value), name
     assert net.idle.weight not in again.state
+
+
+def test_moments_get_the_kind_of_their_parameter_and_the_count_of_steps_keeps_its_own():
+    straight, average, optimizer = trained(3)
+    stored = training_state(straight, average, optimizer)
+    net, ema, again = trained(0)
+    net.double()  # as if on another device
+    restore_training_state(stored, net, ema, again)
+    state = again.state[net.used.weight]
+    assert {key: value.dtype for key, value in state.items()} == {
+        "step": torch.float32, "exp_avg": torch.float64, "exp_avg_sq": torch.float64,
+    }  # fmt: skip
+    assert state["step"] == 3
+    torch.testing.assert_close(
+        state["exp_avg"], optimizer.state[straight.used.weight]["exp_avg"].double()
+    )
