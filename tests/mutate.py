@@ -21,7 +21,7 @@ TESTS = {  # module: its fast tests
     "optim": ["tests/test_optim.py"],
     "grefel": ["tests/test_grefel.py", "tests/test_properties.py::test_it_holds"],
     "batches": ["tests/test_batches.py"],
-    "faces": ["tests/test_faces.py", "tests/test_suspects.py"],
+    "faces": ["tests/test_faces_by_hand.py", "tests/test_faces.py", "tests/test_suspects.py"],
     "metrics": ["tests/test_metrics.py"],
     "fit": ["tests/test_every_setting.py", "tests/test_fit.py"],
 }
