@@ -1,6 +1,5 @@
 """The model: shapes for every kind of backbone, distributions, gradients, weights."""
 
-import inspect
 import math
 from types import SimpleNamespace
 
@@ -113,6 +112,10 @@ def test_confidence_is_what_is_missing_to_the_entropy_of_a_uniform_one(probs, ex
     assert found.shape == (2,)
 
 
+def test_a_rounding_error_makes_nobody_more_than_certain():
+    assert confidence(torch.tensor([[1e-5, -1e9, -1e9]])).item() == 1
+
+
 def test_confidence_has_a_gradient_where_a_probability_is_zero():
     logits = torch.tensor([[1e5, 0.0, 0.0]], requires_grad=True)
     confidence(logits.log_softmax(dim=1)).sum().backward()
@@ -195,7 +198,8 @@ def test_reliability_sees_embedding_confidences_and_the_share_of_branches_that_a
         assert 0 < agree.mean() < 1
     seen = [output.confidences, agree[:, None]]
     seen = seen if output.embeddings is None else [output.embeddings, *seen]
-    by_hand = head.reliability(torch.cat(seen, dim=1)).squeeze(1)
+    first, second = (layer for layer in head.reliability if isinstance(layer, nn.Linear))
+    by_hand = second(nn.functional.gelu(first(torch.cat(seen, dim=1)))).squeeze(1)
     torch.testing.assert_close(output.reliability_logits, by_hand)
     torch.testing.assert_close(output.reliability, by_hand.sigmoid())
     width = 0 if output.embeddings is None else D
@@ -226,14 +230,17 @@ def test_anchors_start_far_apart_on_all_sides():
 
 
 def test_the_defaults_of_the_head_are_those_of_the_settings():
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(GReFELHead).parameters.items()
-        if parameter.default is not parameter.empty
+    config = Config(backbone="test_vit", image_size=64, backbone_weights="none")
+    ours = build_model(config, 6).head
+    head = GReFELHead(ours.reduce.in_features, token_width=ours.attention.kdim, num_classes=6)
+    assert {k: v.shape for k, v in head.state_dict().items()} == {
+        k: v.shape for k, v in ours.state_dict().items()
     }
-    assert defaults.pop("reliability") is True
-    assert len(defaults) == 9
-    assert defaults == {name: getattr(Config(), name) for name in defaults}
+    for name in ("delta", "temperature", "correction"):
+        assert getattr(head, name) == getattr(config, name)
+    assert head.attention.num_heads == config.attention_heads
+    mlp = GReFELHead(F, token_width=11, num_classes=6, primary="mlp")
+    assert mlp.primary[2].p == config.drop_rate
 
 
 def test_every_setting_of_the_head_reaches_it():
@@ -277,6 +284,24 @@ def test_a_distilled_network_has_a_pair_of_classifiers():
     }
     for classifier in net.backbone.get_classifier():
         assert classifier.weight.std() < 2e-3
+
+
+@pytest.mark.parametrize(("changes", "width"), [
+    ({"backbone": "mobilenetv3_small_050"}, 1024),  # wider than its last map
+    ({"backbone": "test_resnet", "extractor": "window_cross_attention",
+      "landmark_backbone": "test_efficientnet", "landmark_weights": "none"}, 768),
+])  # fmt: skip
+def test_the_head_is_as_wide_as_the_pooled_feature(changes, width):
+    net = build_model(Config(image_size=64, backbone_weights="none", **changes), C).eval()
+    assert net.head.reduce.in_features == width
+    assert net(torch.randn(1, 3, 64, 64)).log_probs.shape == (1, C)
+
+
+def test_the_head_sees_the_feature_before_a_backbones_own_classifier():
+    config = Config(backbone="test_resnet", image_size=48, backbone_weights="none")
+    backbone = build_backbone(config, num_classes=1000)
+    head = GReFELHead(backbone.num_features, token_width=backbone.num_features, num_classes=C)
+    assert GReFEL(backbone, head=head)(torch.randn(2, 3, 48, 48)).log_probs.shape == (2, C)
 
 
 def test_a_backbone_without_a_list_spares_the_anchors_alone():
