@@ -23,11 +23,10 @@ TESTS = {  # module: its fast tests
     "batches": ["test_batches.py"],
     "faces": ["test_faces_by_hand.py", "test_faces.py", "test_suspects.py"],
     "metrics": ["test_metrics.py"],
-    "fit": ["test_every_setting.py", "test_mixed_training.py", "test_fit.py"],
+    "fit": ["test_fit_by_hand.py", "test_mixed_training.py", "test_every_setting.py"],
 }
 SLOW = (  # tests that a mutant does not wait for
-    "vit_base", "vit_tiny", "swin", "convnext", "lite0", "mobilenet", "non_finite", "by_heart",
-    "killed_in_mid_epoch",
+    "vit_base", "vit_tiny", "swin", "convnext", "lite0", "non_finite", "by_heart",
 )  # fmt: skip
 UNNOTICED = {0: "survived", 5: "no test", 33: "no test", 34: "skipped"}  # mutmut's exit codes
 

@@ -1,32 +1,20 @@
-"""Training with every batch mixed: faces, targets and loss stay together."""
+"""Training with every batch mixed: faces, targets and loss stay together.
+
+A face of one grey that is mixed from others says by its grey in which shares.
+"""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from grey_faces import grey_faces
 
 from grefel_lib import fit as fitting
 from grefel_lib.config import Config
-from grefel_lib.faces import FaceSet
 from grefel_lib.fit import start_training, train_epoch
 from grefel_lib.run import Run
 
 FACES = 24
 GREYS = np.linspace(10, 240, FACES).round()
-
-
-def grey_faces():
-    """Flat faces, each of its own grey and of its own class: the grey of a face that is mixed
-    from others says in which shares."""
-    split = np.repeat(["train", "val"], FACES)
-    number = np.tile(np.arange(FACES), 2)
-    images = np.repeat(GREYS.astype(np.uint8), 32 * 32).reshape(FACES, 32, 32)
-    table = pd.DataFrame(
-        {"id": [f"{s}_{n}" for s, n in zip(split, number, strict=True)], "split": split,
-         "label": number, "row": number}
-    )  # fmt: skip
-    targets = np.eye(FACES, dtype=np.float32)[number]
-    return FaceSet(images, table, targets, tuple(f"c{i}" for i in range(FACES)), {})
 
 
 @pytest.mark.parametrize(("mixup", "cutmix"), [(1.0, 0.0), (0.0, 1.0), (0.4, 0.4)])
@@ -46,7 +34,7 @@ def test_mixed_faces_have_targets_of_the_same_shares_and_the_loss_sees_them(
         return total(output, targets, *rest)
 
     monkeypatch.setattr(fitting, "total_loss", watched)
-    training = start_training(grey_faces(), Run(tmp_path, config))
+    training = start_training(grey_faces(FACES, FACES), Run(tmp_path, config))
     inputs = []
     training.net.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     mean, std = training.net.mean[0], training.net.std[0]
