@@ -71,7 +71,7 @@ def strength(**changes):
 
 
 def two_faces():
-    return torch.rand(2, 3, 32, 32)
+    return torch.empty(2, 3, 32, 32).uniform_()  # torch.rand may be patched
 
 
 def test_a_quarter_turn_is_a_quarter_turn(largest):
@@ -80,11 +80,11 @@ def test_a_quarter_turn_is_a_quarter_turn(largest):
     torch.testing.assert_close(turned, images.rot90(1, dims=(2, 3)), atol=1e-4, rtol=0)
 
 
-def test_a_flipped_face_turns_the_same_way(largest, monkeypatch):
+def test_a_flipped_face_is_the_mirror_image_of_the_turned_one(largest, monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda *shape, device=None: torch.full(shape, 0.3))
     images = two_faces()
     turned = _move(images, strength(degrees=90))
-    expected = images.rot90(1, dims=(2, 3)).flip(2)  # flipped along its own eyes
+    expected = images.rot90(1, dims=(2, 3)).flip(3)
     torch.testing.assert_close(turned, expected, atol=1e-4, rtol=0)
 
 
@@ -127,6 +127,12 @@ def test_brightness_and_contrast_are_shares_of_the_mean_and_of_the_distance_to_i
     sharp = _relight(image, strength(contrast=0.5))
     torch.testing.assert_close(sharp, 0.35 + 1.5 * (image - 0.35))
     assert _relight(image * 2, strength(brightness=0.8)).max() == 1
+
+
+def test_the_mean_is_each_faces_own(largest):
+    images = torch.stack([torch.full((1, 4, 4), 0.2), torch.full((1, 4, 4), 0.6)])
+    bright = _relight(images, strength(brightness=0.5, contrast=0.9))
+    torch.testing.assert_close(bright, images * 1.5)
 
 
 def test_light_belongs_to_a_face_and_not_to_its_colours_or_batch():
@@ -180,6 +186,14 @@ def test_so_many_faces_are_erased(probability):
     images = torch.rand(800, 1, 16, 16)
     share = (_erase(images, probability) != images).any(dim=(1, 2, 3)).float().mean().item()
     assert share == pytest.approx(probability, abs=0.04)
+
+
+def test_everything_stays_on_the_device_of_the_faces():
+    images = to_float(np.zeros((4, 8, 8), np.uint8), "meta")  # a device that only counts shapes
+    assert images.device.type == "meta"
+    assert augment(images, "heavy").device.type == "meta"
+    inputs = prepare_input(images, 16, (0.5,) * 3, (0.5,) * 3)
+    assert (inputs.device.type, inputs.shape) == ("meta", (4, 3, 16, 16))
 
 
 def test_augmenting_moves_relights_and_erases(monkeypatch):
