@@ -85,7 +85,8 @@ class Config:
                           commands=("explore", *_TRAIN, "evaluate"))  # fmt: skip
     use_soft_labels: bool = _data(True, "train on vote distributions where there are votes",
                                   needs=_VOTES)  # fmt: skip
-    drop_leaks: bool = _data(True, "drop training faces that also occur in validation or test")
+    drop_leaks: bool = _data(True, "drop training faces that also occur in validation or test, and "
+                             "validation faces that occur in test")  # fmt: skip
     rafdb_images: str = _data("aligned", "which of RAF-DB's images are read",
                               choices=("aligned", "original"),
                               needs=("dataset=rafdb|rafdb_compound",))  # fmt: skip
@@ -252,11 +253,28 @@ class Config:
             if profile == "finetune":
                 settings = FINETUNE_PROFILES.get(f"finetune_{parent.profile}", settings)
             config = cls.from_dict(values | settings)
-            return config.on_data(**overrides, profile=parent.profile)
+            config = config.on_data(**overrides, profile=parent.profile)
+            return config._with_room_after_warmup("warmup_epochs" in overrides)
         if profile == "auto":
             profile = "demo" if overrides.get("dataset", "synthetic") == "synthetic" else "vit_base"
         check_name(profile, PROFILES, "profile")
-        return cls(**PROFILES[profile] | overrides | {"profile": profile})
+        config = cls(**PROFILES[profile] | overrides | {"profile": profile})
+        return config._with_room_after_warmup("warmup_epochs" in overrides)
+
+    def _with_room_after_warmup(self, given: bool) -> "Config":
+        """Refuse a warm-up without end if it was given; shorten the profile's to a fifth."""
+        if self.warmup_epochs < self.epochs:
+            return self
+        if given:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs:g} and epochs {self.epochs}: the learning "
+                f"rate would never come down; give fewer warmup_epochs"
+            )
+        log.warning(
+            "warmup_epochs is %g instead of the profile's %g, a fifth of %d epochs",
+            self.epochs / 5, self.warmup_epochs, self.epochs,
+        )  # fmt: skip
+        return self.replace(warmup_epochs=self.epochs / 5)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Config":

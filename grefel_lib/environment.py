@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,14 @@ from grefel_lib.config import PROJECT_ROOT, Config
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, device, commit and dirty flag."""
+    """Versions, device; commit and dirty flag of the project, None where git cannot tell.
+
+    The commit is that of a repository that holds this file; one that the project merely lies in
+    says nothing of it.
+    """
+    here = Path(__file__).resolve()
+    commit = _git("rev-parse", "HEAD", f"HEAD:./{here.name}", folder=here.parent)
+    changes = _git("status", "--porcelain", "--", ".", folder=PROJECT_ROOT) if commit else None
     packages = ("torch", "torchvision", "timm", "numpy", "pandas", "scikit-learn")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
@@ -24,8 +32,8 @@ def describe_environment() -> dict[str, Any]:
         "gpu": gpu,
         "cpu_cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain")),
+        "commit": commit.split()[0] if commit else None,
+        "dirty": None if changes is None else bool(changes),
     }
 
 
@@ -51,6 +59,17 @@ def keep_memory() -> None:
         libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD: the largest there is
 
 
+def openmp_settings() -> dict[str, str]:
+    """Environment variables for a kernel or process to be started, which count before torch loads.
+
+    On a CPU, OpenMP's threads wait for each other by spinning, for so long that they hold up
+    whatever else runs, and it them. GOMP_SPINCOUNT makes them sleep soon. What the user set stays.
+    """
+    if torch.cuda.is_available() or {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        return {}
+    return {"GOMP_SPINCOUNT": "1000"}
+
+
 def progress_bars() -> bool:
     """Whether to show progress bars: in a terminal or an open notebook.
 
@@ -61,10 +80,12 @@ def progress_bars() -> bool:
     return sys.stderr.isatty() or watched()
 
 
-def _git(*arguments: str) -> str | None:
+def _git(*arguments: str, folder: Path) -> str | None:
+    """What git says in a folder; GIT_DIR and its like would have it speak of another."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         return subprocess.run(
-            ["git", *arguments], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True
+            ["git", *arguments], cwd=folder, env=env, capture_output=True, text=True, check=True
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -16,6 +16,7 @@ import pandas as pd
 from filelock import FileLock
 
 from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.files import read_table
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, VOTE_COLUMNS, class_index
 from grefel_lib.sources.layouts import Source, find_source
 
@@ -82,7 +83,8 @@ def load_faces(config: Config) -> FaceSet:
     Returns:
         All splits. Validation and test targets are one-hot; training targets are vote
         distributions with soft labels. With `drop_leaks`, training rows whose pixels also occur
-        in any validation or test image (kept by the protocol or not) are left out. With
+        in any validation or test image (kept by the protocol or not) are left out, and validation
+        rows whose pixels occur in any test image: they would choose the checkpoint. With
         `label_noise` the table has a column true_label.
 
     Raises:
@@ -119,10 +121,10 @@ def load_faces(config: Config) -> FaceSet:
     held_out = table["image_hash"][table["split"] != "train"]
     leaks = (table["split"] == "train") & table["image_hash"].isin(held_out)
     leaks &= keep
+    test = table["image_hash"][table["split"] == "test"]
+    copies = (table["split"] == "val") & table["image_hash"].isin(test) & keep
     if config.drop_leaks:
-        keep = keep & ~leaks.to_numpy()
-    test = table["image_hash"][(table["split"] == "test") & keep]
-    copies = (table["split"] == "val") & keep & table["image_hash"].isin(test)
+        keep = keep & ~(leaks | copies).to_numpy()
     if not keep.any():
         raise ValueError(
             f"no face of {source.root} has a label under protocol {config.protocol!r}: all votes "
@@ -138,7 +140,8 @@ def load_faces(config: Config) -> FaceSet:
         "no_label": {split: int(unlabelled.get(split, 0)) for split in SPLITS},
         "leaks": int(leaks.sum()),
         "leaks_dropped": int(leaks.sum()) if config.drop_leaks else 0,
-        "val_test_copies": int(copies.sum()),
+        "validation_copies": int(copies.sum()),
+        "validation_copies_dropped": int(copies.sum()) if config.drop_leaks else 0,
         "warnings": warnings,
     }
     table, targets = table[keep].reset_index(drop=True), targets[keep].astype(np.float32)
@@ -216,20 +219,13 @@ def _take_top(votes: np.ndarray) -> np.ndarray:
     emotions = len(EMOTIONS)
     left, taken = votes.copy(), np.zeros_like(votes)
     total, count = votes.sum(axis=1), np.zeros(len(votes))
-    stopped = np.zeros(len(votes), dtype=bool)
     for _ in range(3):
-        going = (taken.sum(axis=1) < 0.75 * total) & (count < 3) & ~stopped
+        going = (taken.sum(axis=1) < 0.75 * total) & (count < 3)
         top = (left == left.max(axis=1, keepdims=True)) & going[:, None]  # one column, or a tie
-        chosen = top[:, :emotions]
+        chosen = top[:, :emotions]  # unknown and NF are never taken: once on top, they stay there
         taken[:, :emotions] += left[:, :emotions] * chosen
         left[:, :emotions] *= ~chosen
         count += chosen.sum(axis=1)
-        no_emotion = top[:, emotions:].any(axis=1)  # unknown, or not a face
-        alone = np.flatnonzero(no_emotion & (taken.sum(axis=1) == 0))
-        column = emotions + top[alone, emotions:].argmax(axis=1)
-        taken[alone, column] = left[alone, column]
-        count[alone] += 1
-        stopped |= no_emotion
     integrated = (taken.sum(axis=1) > 0.5 * total) & (count <= 3)
     return taken * integrated[:, None]
 
@@ -289,8 +285,8 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray, str]:
                         log.info("the files of %s changed: its old cache is removed", source.root)
                         shutil.rmtree(old, ignore_errors=True)
         lock.release()
-    table = pd.read_csv(folder / "table.csv", dtype={"id": str, "file": str, "image_hash": str})
-    return table, np.load(folder / "images.npy", mmap_mode="r"), fingerprint
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    return read_table(folder / "table.csv"), images, fingerprint
 
 
 VERSION = 1  # of the cache's content: raise it when readers change what they return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from grefel_lib.config import PROJECT_ROOT
 
 if TYPE_CHECKING:  # torch takes seconds, and figures and tables need none
     from torch import Tensor
+
+TEXT = ("id", "copy", "file", "image_hash")  # columns of a table that name faces
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,48 @@ def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
     return path
 
 
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table of faces as `write_table` wrote it; ids are text: 00074 and NA as well."""
+    others = [name for name in pd.read_csv(path, nrows=0) if name not in TEXT]
+    missing = {name: [""] for name in others}
+    return pd.read_csv(
+        path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=missing
+    )
+
+
 def relative(path: Path) -> str:
     """A path relative to the project root where it lies inside, so that no output leaks one."""
     path = Path(path).resolve()
     return str(path.relative_to(PROJECT_ROOT)) if path.is_relative_to(PROJECT_ROOT) else str(path)
+
+
+_TAIL = r"""[^\s"'`,;()<>|]+"""
+_ABSOLUTE_PATH = re.compile(  # in running text; not the tail of a relative path or of an URL
+    rf"(?<![\w.~:/\\-])(?:file://|~\w*)?/(?=[\w.~]){_TAIL}|(?<!\w)[A-Za-z]:\\{_TAIL}"
+)
+
+
+def without_paths(content: Any, *folders: str) -> Any:
+    """Content to be shared: of every absolute path in its texts the last part alone is left.
+
+    Args:
+        content: Text, or what JSON holds.
+        folders: Paths to look for by name, beside the home folder and the project's: they may hold
+            spaces.
+    """
+    if isinstance(content, Mapping):
+        return {key: without_paths(value, *folders) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [without_paths(value, *folders) for value in content]
+    if not isinstance(content, str):
+        return content
+    names = {path: Path(path).name for path in (*folders, str(PROJECT_ROOT))}
+    names[str(Path.home())] = "~"  # its name is a person's
+    for path in sorted(names, key=len, reverse=True):
+        if Path(path).is_absolute() and Path(path).name:
+            whole = rf"(?<![\w.~/\\-]){re.escape(path)}(?![\w.-])"
+            content = re.sub(whole, lambda _, path=path: names[path], content)
+    return _ABSOLUTE_PATH.sub(lambda found: re.split(r"[/\\]", found[0].rstrip("/\\"))[-1], content)
 
 
 def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Path:
@@ -99,7 +141,7 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[st
     from safetensors.torch import save_file
 
     tensors = {key: value.detach().contiguous() for key, value in tensors.items()}
-    header = {"grefel": json.dumps(facts)}
+    header = {"grefel": json.dumps({**facts, "sha256": tensors_digest(tensors)})}
     return atomic(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
@@ -122,11 +164,29 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:
     """Read a checkpoint: tensors by name and the facts saved with them; nothing is unpickled.
 
     Raises:
-        ValueError: The file is truncated or no checkpoint of this project.
+        ValueError: The file is truncated or damaged, or no checkpoint of this project.
     """
     facts = read_facts(path)
     with safe_open(path, framework="pt") as content:
-        return {key: content.get_tensor(key) for key in content.keys()}, facts  # noqa: SIM118
+        tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
+    if "sha256" in facts and facts["sha256"] != tensors_digest(tensors):
+        raise ValueError(
+            f"the checkpoint {path} is damaged: its weights are not those that were saved; take a "
+            f"copy of it, or train the run again"
+        )
+    return tensors, facts
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and values, in the order of the names."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def under_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
@@ -41,7 +42,7 @@ from grefel_lib.processes import (
     under_torchrun,
 )
 from grefel_lib.restore import normalise_as, start_from
-from grefel_lib.run import BEST, BEST_EMA, LAST, Run, checkpoint_file
+from grefel_lib.run import BEST, BEST_EMA, LAST, Run, check_same_data, checkpoint_file
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 120  # within an epoch, when no progress bar is shown
@@ -50,7 +51,7 @@ Loss = Callable[[Output, Tensor, Config, Tensor | None], dict[str, Tensor]]
 
 
 class NonFiniteLossError(ValueError):
-    """A batch gave a loss that is NaN or infinite."""
+    """A batch gave a loss or a gradient that is NaN or infinite."""
 
 
 @dataclass
@@ -71,6 +72,7 @@ class Training:
     class_weights: Tensor | None  # (C,)
     updates_per_epoch: int
     micro: int  # faces held in memory at once; halved when memory runs out
+    fewest: int  # faces that the network can learn from at once: batch norm needs two
     epoch: int = 0
     update: int = 0
     history: list[dict] = field(default_factory=list)
@@ -128,7 +130,8 @@ def fit(
         The history, one row an epoch (columns: see outputs/README.md).
 
     Raises:
-        NonFiniteLossError: A batch gave a NaN or infinite loss; its image ids are named.
+        NonFiniteLossError: A batch gave a NaN or infinite loss or gradient; its ids are named, and
+            the weights stay what they were before it.
         ProcessError: One of several processes failed.
         ValueError: A split is empty, the checkpoint to start from does not fit, or a network or
             loss of your own has no name.
@@ -205,6 +208,12 @@ def start_training(
     ema.module.to(memory_format=memory)
     parallel = DistributedDataParallel(net) if world.size > 1 else net  # averages the gradients
     weighted = config.class_weights == "balanced"
+    fewest = 1 + any(isinstance(module, _BatchNorm) for module in net.modules())
+    if 0 < config.micro_batch_size < fewest:
+        raise ValueError(
+            f"micro_batch_size is {config.micro_batch_size}, but {config.backbone} has batch norm, "
+            f"which cannot learn from one face; give at least {fewest}"
+        )
     training = Training(
         run, train, val, world, device, net, ema, loss=loss or total_loss,
         optimizer=torch.optim.AdamW(parameter_groups(net, config), lr=config.lr),
@@ -213,11 +222,13 @@ def start_training(
         class_weights=balanced_class_weights(train).to(device) if weighted else None,
         updates_per_epoch=0,
         micro=config.micro_batch_size or config.batch_size,
+        fewest=fewest,
     )  # fmt: skip
     torch.manual_seed(config.seed)
     training.updates_per_epoch = len(training.batches())
 
     if resumed:
+        check_same_data(run, faces.info)
         tensors, facts = run.load_checkpoint(LAST)
         restore_training_state(tensors, net, ema.module, training.optimizer)
         training.epoch, training.update = facts["epoch"], facts["update"]
@@ -270,14 +281,15 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
         inputs, targets = training.inputs(images, targets)
         with world.own_draws(device, _seed(config.seed, training.update, world.rank)):
             parts = backward(training, inputs, targets, len(batch), say)
-        norm = nn.utils.clip_grad_norm_(net.parameters(), config.grad_clip or math.inf)
-        values = world.total(torch.stack(list(parts.values()))).tolist()  # waits for the device
+        norm = nn.utils.clip_grad_norm_(net.parameters(), config.grad_clip or math.inf).item()
+        values = world.total(torch.stack(list(parts.values()))).tolist()
         parts = dict(zip(parts, values, strict=True))
-        if not math.isfinite(parts["loss"]):
+        if not (math.isfinite(parts["loss"]) and math.isfinite(norm)):
             optimizer.zero_grad(set_to_none=True)
             ids = ", ".join(training.train.table["id"].iloc[batch])
             raise NonFiniteLossError(
-                f"the loss is {parts['loss']} in epoch {epoch + 1}, update "
+                f"the loss is {parts['loss']:.3g} and the norm of its gradient {norm:.3g} in epoch "
+                f"{epoch + 1}, update "
                 f"{training.update + 1}; nothing was updated. Lower lr, use precision=fp32, or "
                 f"look at these images: {ids}"
             )
@@ -292,7 +304,7 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
         # record
         count += len(batch)
         sums["correct"] += parts.pop("correct")
-        sums["norm"] += norm.item() * len(batch)
+        sums["norm"] += norm * len(batch)
         for name, value in parts.items():
             sums[name] += value * len(batch)
         lr, loss, accuracy = config.lr * factor, sums["loss"] / count, sums["correct"] / count
@@ -337,9 +349,9 @@ def backward(
                     f"out of memory; several processes need a micro_batch_size below "
                     f"{min(training.micro, len(inputs))} from the start"
                 ) from error
-            if training.micro < 2:
+            if training.micro <= training.fewest:
                 raise
-            training.micro = max(1, min(training.micro, len(inputs)) // 2)
+            training.micro = max(training.fewest, min(training.micro, len(inputs)) // 2)
             log.debug("out of memory: %s", error)
             say(
                 f"out of memory: micro-batches of {training.micro} from here on, the effective "
@@ -353,19 +365,21 @@ def _accumulate(
     training: Training, inputs: Tensor, targets: Tensor, whole: int
 ) -> dict[str, Tensor]:
     config, world, totals = training.run.config, training.world, {}
-    starts = range(0, len(inputs), training.micro)
-    for start in starts:
-        part = slice(start, start + training.micro)
-        share = len(inputs[part]) / whole
-        synchronise = start == starts[-1] or world.size == 1
+    count = min(-(-len(inputs) // training.micro), len(inputs) // training.fewest)
+    pieces = list(
+        zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)  # of equal size
+    )
+    for number, (faces, wanted) in enumerate(pieces, start=1):
+        share = len(faces) / whole
+        synchronise = number == count or world.size == 1
         with contextlib.nullcontext() if synchronise else training.parallel.no_sync():
             with autocast(config, training.device):
-                output = training.forward(inputs[part])
-            parts = training.loss(output, targets[part], config, training.class_weights)
+                output = training.forward(faces)
+            parts = training.loss(output, wanted, config, training.class_weights)
             # the processes' gradients are averaged, but their shares add up to one
             (parts["loss"] * share * world.size).backward()
         predicted = output.log_probs.detach().argmax(dim=1)
-        correct = (predicted == targets[part].argmax(dim=1)).sum()
+        correct = (predicted == wanted.argmax(dim=1)).sum()
         values = {name: value.detach() * share for name, value in parts.items()}
         for name, value in (values | {"correct": correct}).items():
             totals[name] = totals.get(name, 0) + value
@@ -380,14 +394,15 @@ def validate(training: Training) -> dict[str, float]:
         world.from_first(net)
     share = val.take(np.arange(len(val))[world.share(len(val))])
     row: dict[str, float] = {}
-    for prefix, part in predict_each(nets, share, training.run.config).items():
+    config = training.run.config.replace(micro_batch_size=training.micro)
+    for prefix, part in predict_each(nets, share, config).items():
         table = pd.concat(world.gathered(part), ignore_index=True)
         metrics = compute_metrics(table)
         row[f"{prefix}val_loss"] = metrics["nll"]
         row[f"{prefix}val_accuracy"] = metrics["accuracy"]
         row[f"{prefix}val_macro_f1"] = metrics["macro_f1"]
         recalls = per_class_metrics(table).set_index("class")["recall"]
-        row |= {f"{prefix}val_accuracy_{name}": recalls[name] for name in recalls.index}
+        row |= {f"{prefix}val_accuracy_{name}": recalls[name] for name in recalls.dropna().index}
     return row
 
 

@@ -40,17 +40,35 @@ def model_outputs(net: GReFEL, faces: FaceSet, config: Config) -> Iterator[Outpu
 def outputs_of_each(
     nets: Mapping[str, GReFEL], faces: FaceSet, config: Config
 ) -> Iterator[dict[str, Output]]:
-    """`outputs` of several models of one architecture by name, in one pass over the faces."""
+    """`outputs` of several models of one architecture by name, in one pass over the faces.
+
+    A batch is halved when memory runs out, and stays so.
+    """
     first = next(iter(nets.values()))
     device = next(first.parameters()).device
     for net in nets.values():
         net.eval()
     cuts = range(config.batch_size, len(faces), config.batch_size)
     chunks = np.array_split(np.arange(len(faces)), cuts)
+    most = config.micro_batch_size or config.batch_size  # faces in memory at once
     for images, _, _ in batch_loader(faces, chunks, num_workers=config.num_workers):
-        inputs = to_input(images, first, config, device)
-        with autocast(config, device):
-            yield {name: net(inputs) for name, net in nets.items()}
+        start = 0
+        while start < len(images):
+            part = images[start : start + most]
+            try:
+                inputs = to_input(part, first, config, device)
+                with autocast(config, device):
+                    outputs = {name: net(inputs) for name, net in nets.items()}
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                most = len(part) // 2
+                log.warning("out of memory: %d faces at once from here on", most)
+                if device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            yield outputs
+            start += len(part)
 
 
 def predict(net: GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:

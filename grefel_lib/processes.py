@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from grefel_lib.environment import openmp_settings
 from grefel_lib.run import Run
 
 
@@ -118,7 +119,8 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
     """
     count = run.config.processes
     threads = max(1, (os.cpu_count() or 1) // count)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, "GREFEL_PROGRESS": "0"}
+    environment = {"OMP_NUM_THREADS": str(threads), **openmp_settings(), **os.environ,
+                   "GREFEL_PROGRESS": "0"}  # fmt: skip
     with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryFile("w+") as errors:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                    f"--nproc-per-node={count}", f"--log-dir={logs}",

@@ -78,13 +78,13 @@ def start_from(
     *,
     say: Callable[[str], None],
 ) -> None:
-    """Load a checkpoint's weights into a model; layers of other classes start fresh.
+    """Load a checkpoint's weights into a model; of the class layers those of its own classes.
 
     Args:
-        net: The new model.
+        net: The new model; what no class of the checkpoint fills stays as it is.
         path: A checkpoint file, as `checkpoint_file` finds it.
         class_names: The C classes of the new model.
-        say: Receives a line when class layers start fresh.
+        say: Receives a line when the classes differ: which are kept, which start fresh.
 
     Raises:
         ValueError: It is of another architecture.
@@ -92,23 +92,29 @@ def start_from(
     tensors, facts = load_checkpoint(path)
     tensors = under_prefix(tensors, "model/") or tensors
     own = net.state_dict()
-    fresh: set[str] = set()
-    if tuple(facts["class_names"]) != class_names:
+    theirs = tuple(facts["class_names"])
+    if theirs != class_names:
+        shared = [name for name in class_names if name in theirs]
+        fresh = [name for name in class_names if name not in theirs]
+        kept = ", ".join(shared) or "none"
         say(
-            f"the checkpoint's classes ({', '.join(facts['class_names'])}) are not this data "
-            f"set's ({', '.join(class_names)}): the class layers start fresh"
+            f"the checkpoint's classes ({', '.join(theirs)}) are not this data set's: class layers "
+            f"kept for {kept}; start fresh for {', '.join(fresh) or 'none'}"
         )
-        fresh = _class_layers(net)
-    unfit = [
-        k for k in own if k not in fresh and getattr(tensors.get(k), "shape", None) != own[k].shape
-    ]
+        rows = [class_names.index(name) for name in shared]
+        their_rows = [theirs.index(name) for name in shared]
+        for key in _class_layers(net) & own.keys() & tensors.keys():
+            if len(tensors[key]) == len(theirs) and tensors[key].shape[1:] == own[key].shape[1:]:
+                merged = own[key].clone()
+                merged[rows] = tensors[key][their_rows].to(merged)
+                tensors[key] = merged
+    unfit = [k for k in own if getattr(tensors.get(k), "shape", None) != own[k].shape]
     if unfit:
         raise ValueError(
             f"checkpoint {path.name} does not fit the model ({len(unfit)} tensors, first "
             f"{unfit[0]}); keep backbone, head and sizes as in the run it comes from"
         )
-    loaded = {k: v for k, v in tensors.items() if k in own and k not in fresh}
-    net.load_state_dict(loaded, strict=False)
+    net.load_state_dict({key: tensors[key] for key in own})
 
 
 def _class_layers(net: GReFEL) -> set[str]:

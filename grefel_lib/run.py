@@ -154,25 +154,47 @@ def check_same_settings(run: Run, config: Config) -> None:
         )
 
 
+def check_same_data(run: Run, data: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run on other faces than those of its epochs so far.
+
+    Args:
+        run: A run, or where one would be.
+        data: `FaceSet.info` of the faces at hand.
+
+    Raises:
+        ValueError: Names what differs from environment.json.
+    """
+    there = _environment(run).get("data", {})
+    here = json.loads(json.dumps(dict(data)))
+    other = [k for k in there if k in here and k != "warnings" and there[k] != here[k]]
+    if other and run.has_checkpoint(LAST):
+        differing = ", ".join(f"{k} {there[k]!r} there, {here[k]!r} here" for k in other)
+        raise ValueError(
+            f"run {run.name} has learned from other data ({differing}); bring that data back to "
+            f"continue it, or choose another name for a new run"
+        )
+
+
 def start_run(config: Config, data: Mapping[str, Any] | None = None) -> Run:
-    """Make the run folder, or open it to continue an unfinished run of the same settings.
+    """Make the run folder, or open it to continue an unfinished run of the same settings and data.
 
     Args:
         config: The resolved settings; `run_name` or `finetune_name` names the folder.
         data: What the data set says of itself (`FaceSet.info`), kept in environment.json.
 
     Raises:
-        ValueError, NotADirectoryError: See `check_run`.
+        ValueError, NotADirectoryError: See `check_run` and `check_same_data`.
         OSError: The folder cannot be written.
     """
     path = check_run(config)
+    check_same_data(Run(path, config), data or {})
     try:
         path.mkdir(parents=True, exist_ok=True)
         named = {"finetune_name": path.name.removeprefix("finetune_")}
         named = named if config.checkpoint_path else {"run_name": path.name}
         run = Run(path, config.replace(**named))
         run.write_json(run.config.to_dict(), "config.json")
-        run.write_json(describe_environment() | {"data": dict(data or {})}, "environment.json")
+        _record_environment(run, data or {})
     except OSError as error:
         raise OSError(f"cannot write the run folder {path}: {error.strerror or error}") from error
     return run
@@ -264,6 +286,21 @@ def run_id(config: Config) -> str:
     """A descriptive run name: ferplus-vit_base_patch16_224-grefel-seed0-20261201-1412."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return f"{config.dataset}-{config.backbone}-{config.head}-seed{config.seed}-{stamp}"
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    path = run.path / "environment.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _record_environment(run: Run, data: Mapping[str, Any]) -> None:
+    """Write environment.json; of a run that goes on it stays, and gets what is other now."""
+    now, first = describe_environment(), _environment(run)
+    if not (first and run.has_checkpoint(LAST)):
+        run.write_json(now | {"data": dict(data)}, "environment.json")
+    elif changed := {key: value for key, value in now.items() if first.get(key) != value}:
+        continued = [*first.get("continued", []), changed]
+        run.write_json(first | {"continued": continued}, "environment.json")
 
 
 def _read_config(path: Path) -> Config:

@@ -45,7 +45,7 @@ def class_table(names) -> pd.DataFrame:
 def draw(name: str, width: str) -> Figure:
     """One of the figures that a reader of the workbook meets, with realistic content."""
     rng = np.random.default_rng(1)
-    with paper_style(width):
+    with paper_style():
         inches = WIDTHS[width]
         fig = Figure(figsize=(inches, {"matrix": 0.9}.get(name[:6], 0.65) * inches))
         if name in ("matrix8", "matrix11"):
@@ -59,7 +59,7 @@ def draw(name: str, width: str) -> Figure:
         elif name == "reliability":
             claimed = rng.beta(4, 1.5, size=800)
             bins = calibration_bins(claimed, rng.random(800) < claimed**2)
-            reliability_diagram(bins, fig.subplots())
+            reliability_diagram(bins, fig.subplots(), xlabel="confidence", ylabel="accuracy")
         elif name == "faces":
             faces = rng.integers(0, 256, size=(7, 48, 48), dtype=np.uint8)
             face_grid(faces, fig, ncols=4, titles=["surprise → happiness"] * 7)

@@ -3,9 +3,9 @@
     python tests/mutate.py [--again] [MODULE ...]
 
 mutmut makes the mutants and forks a pytest for each; every module is tested in a copy of its own
-under .mutation/, with the tests named here and no others. With --again only the mutants that
-survived the last time are tried, on the tests as they are now. A line of numbers and the
-survivors, each with its diff, are printed and kept in .mutation/<module>.txt.
+under .mutation/, with the tests named here and no others. With --again only the survivors of the
+last time are tried, and functions that changed since. A line of numbers and the survivors, each
+with its diff, are printed and kept in .mutation/<module>.txt.
 """
 
 import json
@@ -70,9 +70,10 @@ def mutate(module: str) -> None:
 
 
 def again(module: str) -> None:
-    """Try the survivors on the tests as they are now."""
-    for folder in (WORK / module / "tests", WORK / module / "mutants/tests"):
-        shutil.copytree(ROOT / "tests", folder, dirs_exist_ok=True)
+    """Try the mutants of functions that changed, and all survivors on the tests as they are now."""
+    for part, folder in (("grefel_lib", "."), ("tests", "."), ("tests", "mutants")):
+        shutil.copytree(ROOT / part, WORK / module / folder / part, dirs_exist_ok=True)
+    mutmut(module, "run")
     if names := unnoticed(module):
         mutmut(module, "run", *names)
 

@@ -12,6 +12,7 @@ from grefel_lib.analysis.calibration import (
     error_detection,
     fit_temperature,
     risk_coverage,
+    temperature_words,
     with_temperature,
 )
 from grefel_lib.metrics import class_probabilities, compute_metrics
@@ -41,7 +42,7 @@ def test_a_case_worked_by_hand():
     probs = [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3]]
     votes = {"votes_cat": [9, 1, 0], "votes_dog": [1, 1, 0], "votes_unknown": [0, 8, 10]}
     found = calibration_errors(table(probs, [0, 1, 0], ["cat", "dog"], **votes))
-    assert found["ece"] == pytest.approx((0.1 + 0.6 + 0.3) / 3)  # three bins of one face
+    assert found["ece_plain"] == pytest.approx((0.1 + 0.6 + 0.3) / 3)  # three bins of one face
     # each class's probability against its share: 0.9-1, 0.6-0, 0.7-1 for cat, the same for dog
     assert found["classwise_ece"] == pytest.approx((0.1 + 0.6 + 0.3) / 3)
     # the votes of the first two faces: 0.9, 0.1 and 0.5, 0.5; the third has no emotion vote
@@ -52,7 +53,20 @@ def test_a_case_worked_by_hand():
 
 def test_without_votes_there_are_no_soft_scores():
     assert set(calibration_errors(drawn())) == {
-        "ece", "ece_mass", "classwise_ece", "brier", "nll"}  # fmt: skip
+        "ece", "ece_plain", "ece_mass", "classwise_ece", "brier", "nll"}  # fmt: skip
+
+
+def test_the_plain_calibration_error_is_the_textbook_sum_over_fifteen_bins():
+    predictions = drawn(temperature=0.7)
+    confidence = class_probabilities(predictions).max(axis=1)
+    right = (predictions["label"] == predictions["predicted"]).to_numpy()
+    expected = 0.0
+    for low in range(15):
+        inside = (confidence >= low / 15) & (confidence < (low + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
+    assert calibration_errors(predictions)["ece_plain"] == pytest.approx(expected, abs=1e-12)
+    assert expected > 0.01
 
 
 def test_bins_of_equal_mass_are_those_of_scikit_learn():
@@ -114,3 +128,29 @@ def test_error_detection_is_the_auroc_of_scikit_learn():
 def test_arrays_of_different_length_are_refused():
     with pytest.raises(ValueError, match="3 values of sureness for 2 faces"):
         risk_coverage(np.ones(3), np.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sure", "told"),
+    [
+        ([0, 1, 0, 1], 0.6, "sharpest temperature tried, none fits"),  # every answer right
+        ([0, 1, 0, 1], 0.99, "sharpest temperature tried, none fits"),  # soon as good as it gets
+        ([1, 0, 1, 0], 0.6, "softest temperature tried, none fits"),  # every answer wrong
+    ],
+)
+def test_a_temperature_at_the_bound_of_the_search_is_no_result_and_is_said(
+    labels, sure, told, caplog
+):
+    probs = [[0.9, 0.1], [0.2, 0.8], [sure, 1 - sure], [1 - sure, sure]]
+    temperature = fit_temperature(table(probs, labels, ["cat", "dog"]))
+    assert temperature_words(temperature) == told
+    assert caplog.messages == [f"validation fits no temperature: {told}"]
+
+
+def test_a_fitted_temperature_is_named_with_its_number(caplog):
+    assert temperature_words(fit_temperature(drawn(size=400, temperature=0.5))) == (
+        f"temperature {fit_temperature(drawn(size=400, temperature=0.5)):.2f}"
+    )
+    assert [temperature_words(t) for t in (1.0, 0.06, 19.8)] == [
+        "temperature 1.00", "temperature 0.06", "temperature 19.80"]  # fmt: skip
+    assert caplog.messages == []

@@ -106,7 +106,7 @@ def unknown_usage(data):
           lambda text: [line.replace("PublicTest", "Holdout") for line in text])  # fmt: skip
 
 
-@bad(FERPLUS, "a vote that is no count")
+@bad(FERPLUS, "a vote is not a count")
 def votes_that_are_no_numbers(data):
     lines(data / "ferplus/fer2013new.csv", lambda t: [t[0], t[1].rsplit(",", 1)[0] + ",x", *t[2:]])
 

@@ -7,12 +7,13 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib import pyplot as plt
 
 from grefel_lib.analysis.compare import (
-    collect_runs,
     compare_runs,
     detection_table,
+    evaluated_runs,
     group_variants,
     paired_differences,
     prediction_agreement,
@@ -23,6 +24,7 @@ from grefel_lib.analysis.compare import (
     summarise_variants,
 )
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
+from grefel_lib.commands.sweep import run_sweep, sweep_points
 from grefel_lib.config import Config
 from grefel_lib.files import Folder
 from grefel_lib.labels import EMOTIONS
@@ -31,7 +33,7 @@ from grefel_lib.report.comparison import detection_curves
 from grefel_lib.report.everything import write_report
 from grefel_lib.report.style import paper_style
 from grefel_lib.report.tables import interval_table, latex_table
-from grefel_lib.run import Run, open_run
+from grefel_lib.run import BEST, Run, open_run, run_folder, start_run
 
 FACES = 120
 
@@ -79,7 +81,7 @@ def ablation_runs(tmp_path):
 
 
 def test_runs_that_differ_in_their_seed_belong_together(ablation_runs):
-    groups = group_variants(collect_runs(str(ablation_runs)))
+    groups = group_variants(evaluated_runs(str(ablation_runs)))
     found = {name: [r.config.seed for r in members] for name, members in groups.items()}
     assert found == {
         "linear head": [0, 1],
@@ -89,7 +91,7 @@ def test_runs_that_differ_in_their_seed_belong_together(ablation_runs):
 
 
 def test_every_seed_is_shown_and_the_mean_has_interval_and_spread(ablation_runs):
-    groups = group_variants(collect_runs(str(ablation_runs)))
+    groups = group_variants(evaluated_runs(str(ablation_runs)))
     seeds = seed_table(groups)
     assert list(seeds["seed"]) == [0, 1, 0, 1, 0]
     table = summarise_variants(groups, draws=50)["accuracy"]
@@ -103,7 +105,7 @@ def test_every_seed_is_shown_and_the_mean_has_interval_and_spread(ablation_runs)
 
 
 def test_variants_are_compared_on_the_same_faces_seed_by_seed(ablation_runs):
-    groups = group_variants(collect_runs(str(ablation_runs)))
+    groups = group_variants(evaluated_runs(str(ablation_runs)))
     table = paired_differences(groups, "linear head", draws=50)
     better = table[
         (table["variant"] == "GReFEL, correction paper") & (table["metric"] == "accuracy")
@@ -118,7 +120,7 @@ def test_variants_are_compared_on_the_same_faces_seed_by_seed(ablation_runs):
 
 
 def test_agreement_within_and_between_variants_by_hand(ablation_runs):
-    groups = group_variants(collect_runs(str(ablation_runs)))
+    groups = group_variants(evaluated_runs(str(ablation_runs)))
     found = prediction_agreement(groups)
     linear = groups["linear head"]
     same = (linear[0].table["predicted"] == linear[1].table["predicted"]).mean()
@@ -130,7 +132,7 @@ def test_agreement_within_and_between_variants_by_hand(ablation_runs):
 
 
 def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation_runs):
-    groups = group_variants(collect_runs(str(ablation_runs)))
+    groups = group_variants(evaluated_runs(str(ablation_runs)))
     told = interval_table(summarise_variants(groups, draws=20))
     assert next(iter(told.columns)) == "accuracy (%)"
     assert "±" in told.loc["linear head", "accuracy (%)"]
@@ -147,29 +149,109 @@ def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation_runs):
 ])  # fmt: skip
 def test_other_protocols_or_data_are_never_put_beside_each_other(ablation_runs, info, told):
     evaluated(ablation_runs, "z", seed=5, info=info)
-    with pytest.raises(ValueError, match=told):
-        collect_runs(str(ablation_runs))
+    runs = evaluated_runs(str(ablation_runs))
+    for refuse in (group_variants, lambda runs: publish_runs(runs, ablation_runs / "published")):
+        with pytest.raises(ValueError, match=told):
+            refuse(runs)
+    assert not (ablation_runs / "published").exists()
 
 
 def test_the_same_seed_twice_is_refused(ablation_runs):
     evaluated(ablation_runs, "again", seed=0)
     with pytest.raises(ValueError, match="the same seed twice"):
-        group_variants(collect_runs(str(ablation_runs)))
+        group_variants(evaluated_runs(str(ablation_runs)))
+
+
+PARENTS = {
+    "runs": ("A", "B"),
+    "their checkpoints": (f"A/checkpoints/{BEST}.safetensors", f"B/checkpoints/{BEST}.safetensors"),
+    "a run and its fine-tuned one": ("A", "A/finetune_x"),
+    "fine-tuned runs of one name": ("A/finetune_x", "B/finetune_x"),
+}
+
+
+@pytest.mark.parametrize("parents", PARENTS.values(), ids=PARENTS)
+def test_the_run_that_others_start_from_sets_them_apart_published_or_not(tmp_path, parents):
+    runs = tmp_path / "runs"
+    for number, parent in enumerate(parents):
+        for seed in (0, 1):
+            where = {"checkpoint_path": str(runs / parent), "seed": seed}
+            evaluated(runs, f"f{number}{seed}", draw=seed, **where)
+    publish_runs(evaluated_runs(str(runs)), tmp_path / "published")
+    labels = [parent.replace("checkpoints/", "").removesuffix(".safetensors") for parent in parents]
+    for folder in (runs, tmp_path / "published"):
+        groups = group_variants(evaluated_runs(str(folder)))
+        found = {name: [r.run.path.name for r in members] for name, members in groups.items()}
+        assert found == {
+            f"GReFEL, parent {label}": [f"f{number}0", f"f{number}1"]
+            for number, label in enumerate(labels)
+        }
+    configs = [p.read_text() for p in (tmp_path / "published").glob("*/config.json")]
+    assert str(tmp_path) not in "".join(configs)
+
+
+def test_a_run_from_scratch_is_no_seed_of_a_fine_tuned_one(tmp_path):
+    evaluated(tmp_path, "A", seed=0)
+    evaluated(tmp_path, "B", seed=1, checkpoint_path=str(tmp_path / "A"))
+    groups = group_variants(evaluated_runs(str(tmp_path)))
+    assert list(groups) == ["GReFEL, parent none", "GReFEL, parent A"]
+
+
+def test_a_sweep_of_fine_tuning_is_compared_by_parent(tmp_path, monkeypatch):
+    for name in ("A", "B"):
+        config = Config(run_name=name, output_dir=str(tmp_path), backbone_weights="none")
+        facts = {"config": config.to_dict(), "val_accuracy": 0.5}
+        start_run(config).save_checkpoint(BEST, {"x": torch.zeros(1)}, facts)
+    grid = f"checkpoint_path={tmp_path / 'A'},{tmp_path / 'B'}"
+    todo = sweep_points("finetune", "s", grid=[grid], seeds="0,1",
+                        given={"output_dir": str(tmp_path)})  # fmt: skip
+
+    def trained(command, given):
+        """Leave what training and evaluation of a point leave."""
+        (config,) = (p.config() for p in todo if p.given == given)
+        folder = run_folder(config)
+        where = {"checkpoint_path": config.checkpoint_path, "seed": config.seed}
+        evaluated(folder.parent, folder.name, draw=config.seed, **where)
+
+    monkeypatch.setattr("grefel_lib.commands.sweep.run_command", trained)
+    run_sweep(todo, Folder(tmp_path / "s"), say=lambda line: None)
+    groups = group_variants(evaluated_runs(str(tmp_path / "s")))
+    found = {name: [r.run.path.parent.name for r in members] for name, members in
+             groups.items()}  # fmt: skip
+    assert found == {"GReFEL, parent A": ["A", "A"], "GReFEL, parent B": ["B", "B"]}
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_one_variant_is_summed_up_without_differences_and_that_is_said(tmp_path, caplog, seeds):
+    for seed in seeds:
+        evaluated(tmp_path, f"l{seed}", seed=seed, head="linear", draw=seed)
+    comparison = compare_runs(str(tmp_path))
+    assert "one variant, linear head: there are no differences to show" in caplog.text
+    apart = comparison.differences
+    assert apart[apart["metric"] == "accuracy"].empty
+    folder = Folder(tmp_path / "shared")
+    tables = write_report(comparison, folder)
+    assert list(tables["ablation"].index) == ["linear head"]
+    assert not (folder.path / "figures/differences.pdf").exists()
+    again = read_comparison(folder.path / "tables")
+    assert list(again.seeds["seed"]) == list(seeds)
+    assert list(again.differences) == list(apart)
+    assert len(comparison.agreement) == len(seeds) - 1
 
 
 def test_a_folder_without_evaluated_runs_is_refused(tmp_path):
     Run(tmp_path / "x", Config()).write_json(dataclasses.asdict(Config()), "config.json")
     with pytest.raises(FileNotFoundError, match="no evaluated run under"):
-        collect_runs(str(tmp_path))
+        evaluated_runs(str(tmp_path))
     with pytest.raises(FileNotFoundError, match="was not evaluated"):
         load_evaluation(open_run(tmp_path / "x"))
 
 
 def test_published_runs_compare_like_the_originals_and_name_no_path(ablation_runs, tmp_path):
-    originals = collect_runs(str(ablation_runs))
+    originals = evaluated_runs(str(ablation_runs))
     there = tmp_path / "published"
     publish_runs(originals, there)
-    published = collect_runs(str(there))
+    published = evaluated_runs(str(there))
     assert [r.run.path.name for r in published] == [r.run.path.name for r in originals]
     for ours, theirs in zip(published, originals, strict=True):
         assert mcnemar_test(ours.table, theirs.table)["p"] == 1
@@ -207,14 +289,14 @@ def test_detection_is_averaged_over_seeds_a_noise_at_a_time(tmp_path):
     for kind, share, values in (("symmetric", 0.1, (0.9, 0.8)), ("confusion", 0.4, (0.6, 0.7))):
         for seed, value in enumerate(values):
             noisy(tmp_path, kind, share, seed, value, value - 0.1)
-    groups = group_variants(collect_runs(str(tmp_path)))
+    groups = group_variants(evaluated_runs(str(tmp_path)))
     table = detection_table(groups).set_index(["noise_kind", "label_noise", "measure"])
     assert len(table) == 4
     row = table.loc[("symmetric", 0.1, "loss")]
     assert row["auroc"] == pytest.approx(0.85)
     assert (row["min"], row["max"], row["seeds"]) == (0.8, 0.9, 2)
     assert table.loc[("confusion", 0.4, "reliability"), "auroc"] == pytest.approx(0.55)
-    with paper_style("full"):
+    with paper_style():
         fig, axes = plt.subplots(1, 2)
     detection_curves(table.reset_index(), axes)
     assert {ax.get_title() for ax in axes} == {"symmetric noise", "confusion noise"}
@@ -242,11 +324,10 @@ def test_a_comparison_is_written_without_faces_and_read_back_the_same(ablation_r
     assert "test_00000" not in text
 
 
-def test_recall_and_agreement_of_a_comparison_by_hand(ablation_runs):
+def test_recall_of_a_comparison_by_hand(ablation_runs):
     comparison = compare_runs(str(ablation_runs))
-    runs = collect_runs(str(ablation_runs))
+    runs = evaluated_runs(str(ablation_runs))
     linear = [r.table for r in runs if r.config.head == "linear"]
     right = [(t["label"] == t["predicted"])[t["label"] == "fear"].mean() for t in linear]
     column = next(name for name in comparison.recall if name.startswith("fear ("))
     assert comparison.recall.loc["linear head", column] == pytest.approx(np.mean(right))
-    assert comparison.agreement["mean"].between(0, 1).all()

@@ -236,3 +236,16 @@ def test_a_retired_setting_at_work_is_told_and_left_out(caplog):
 def test_a_config_of_a_newer_version_is_refused():
     with pytest.raises(ValueError, match=rf"config version {VERSION + 1}, here {VERSION}"):
         Config.from_dict(Config().to_dict() | {"version": VERSION + 1})
+
+
+def test_a_warm_up_as_long_as_the_run_is_shortened_or_refused(caplog):
+    config = Config.resolve({"profile": "vit_base", "epochs": 5})
+    assert config.warmup_epochs == 1
+    assert "warmup_epochs is 1 instead of the profile's 10, a fifth of 5 epochs" in caplog.text
+    assert config.changes()["warmup_epochs"] == 1  # and so it is printed
+    with pytest.raises(ValueError, match="warmup_epochs is 5 and epochs 5: the learning rate"):
+        Config.resolve({"epochs": 5, "warmup_epochs": 5})
+    assert Config.resolve({"epochs": 5, "warmup_epochs": 4}).warmup_epochs == 4
+    parent = Config.resolve({"profile": "vit_base"})
+    tuned = Config.resolve({"checkpoint_path": "a", "epochs": 2}, parent=parent)
+    assert tuned.warmup_epochs == pytest.approx(0.4)

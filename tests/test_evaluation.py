@@ -20,13 +20,23 @@ from grefel_lib.analysis.evaluation import (
     load_evaluation,
 )
 from grefel_lib.commands.cli import main
+from grefel_lib.commands.notebook import resolve_evaluation
+from grefel_lib.commands.sweep import Point, is_finished
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
+from grefel_lib.files import load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
 from grefel_lib.metrics import compute_metrics, confusion_counts, table_classes
-from grefel_lib.report.everything import FIGURES, NEED_FACES, draw, evaluation_tables, write_report
+from grefel_lib.report.everything import (
+    FIGURES,
+    NEED_FACES,
+    caption,
+    draw,
+    evaluation_tables,
+    write_report,
+)
 from grefel_lib.report.style import WIDTHS
-from grefel_lib.run import BEST, BEST_EMA, Run, start_run
+from grefel_lib.run import BEST, BEST_EMA, LAST, Run, start_run
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +76,116 @@ def predictions(seed: int = 0, right: float = 0.5, size: int = 60) -> pd.DataFra
 def evaluation(tables, **parts) -> Evaluation:
     facts = {
         "dataset": "ferplus", "fingerprint": "f", "protocol": "official", "split": "test",
+        "training_dataset": "ferplus", "training_fingerprint": "f", "training_protocol": "official",
         "training_leaks_dropped": 3, "selection": "validation accuracy",
         "headline": next(iter(tables)),
         "checkpoints": {name: {"epoch": 1, "val_accuracy": 0.5} for name in tables},
     }  # fmt: skip
     return Evaluation(None, Config(dataset="ferplus"), facts, tables, {}, **parts)
+
+
+# -- each evaluation has its own folder, and fits its checkpoints
+
+
+def evaluate(run, **given):
+    """What notebook 05 does: its results, from parameters."""
+    given = {"checkpoint_dir": str(run.path), "robustness_images": 0} | given
+    run, results, config = resolve_evaluation(given)
+    done = evaluate_run(run, load_faces(config), config, results)
+    write_report(done)
+    return done
+
+
+def test_other_splits_and_protocols_have_their_own_folder_and_card(run, told, capsys):
+    before = (run.path / "metrics.json").read_bytes(), (run.path / "model_card.md").read_bytes()
+    val = evaluate(run, split="val", batch_size=17)
+    everyone = evaluate(run, protocol="all", inspect_labels=False)
+    assert val.folder.path == run.path / "evaluate_ferplus_official_val"
+    assert everyone.folder.path == run.path / "evaluate_ferplus_all_test"
+    after = (run.path / "metrics.json").read_bytes(), (run.path / "model_card.md").read_bytes()
+    assert before == after
+    of_val, of_everyone = cards = [
+        (one.folder.path / "model_card.md").read_text() for one in (val, everyone)
+    ]
+    for card in cards:  # what was trained stays what it was
+        assert f"batch {run.config.batch_size}, seed" in card
+        assert f"validation or test faces: {told['training_leaks_dropped']}." in card
+        assert "Training data: ferplus, protocol official" in card
+    assert "The results below are of the split that chose it" in of_val
+    assert "chose nothing" not in of_val
+    assert "Scored: ferplus, protocol all" in of_everyone
+    assert f"ferplus, test split ({len(everyone.table)} faces)" in of_everyone
+    assert "trained on ferplus (protocol official)" in caption(everyone)
+    for one, card in zip((val, everyone), cards, strict=True):
+        (one.folder.path / "model_card.md").unlink()
+        assert main(["report", str(one.folder.path)]) == 0
+        assert (one.folder.path / "model_card.md").read_text() == card
+        assert load_evaluation(one.folder).history is not None
+    capsys.readouterr()
+
+
+def test_nothing_of_an_earlier_evaluation_stays(run, told):
+    first = evaluate(run, split="val", robustness_images=20)
+    path = first.folder.path
+    assert (path / "figures/robustness.pdf").is_file()
+    assert (path / "predictions" / f"train_{first.headline}.csv").is_file()
+    evaluate(run, split="val", inspect_labels=False)
+    left = [p.name for p in path.rglob("*") if "robustness" in p.name or p.name[:5] == "train"]
+    assert sorted(left) == ["training_curves.pdf", "training_curves.png"]
+    assert load_evaluation(Run(path, run.config)).robustness is None
+
+
+def test_only_tables_with_intervals_speak_of_intervals(run, told):
+    texts = {p.stem: p.read_text() for p in run.path.glob("tables/*.tex")}
+    speaking = {name for name, text in texts.items() if "95\\% interval" in text}
+    assert speaking == {name for name, text in texts.items() if re.search(r"\d \[\d", text)}
+    assert speaking == {"comparison", "per_class", "copies"}
+
+
+def test_an_evaluation_older_than_the_checkpoint_is_refused(faces_dir, tmp_path, capsys):
+    given = {"profile": "demo", "dataset": "ferplus", "data_dir": str(faces_dir), "epochs": 2,
+             "output_dir": str(tmp_path), "run_name": "r", "early_stopping": 0}  # fmt: skip
+    config = Config.resolve(given)
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+
+    def stop_after_one(line):
+        run.ask_to_stop()
+
+    fit(faces, run, say=stop_after_one)
+    evaluate(run, inspect_labels=False)
+    evaluate(run, split="val", inspect_labels=False)
+    point = Point("r", "train", given, True)
+    tensors, facts = run.load_checkpoint(LAST)
+    facts["history"][0] |= {"val_accuracy": -1, "ema_val_accuracy": -1}  # the next one is better
+    run.save_checkpoint(LAST, tensors, facts)
+    fit(faces, start_run(config, faces.info))
+    for folder in (run.path, run.path / "evaluate_ferplus_official_val"):
+        with pytest.raises(ValueError, match=r"at epoch 1, and .* of epoch 2; evaluate again"):
+            load_evaluation(Run(folder, config))
+        assert main(["report", str(folder)]) == 1
+    assert main(["publish", str(tmp_path), str(tmp_path / "shared")]) == 1
+    assert capsys.readouterr().err.count("evaluate again: grefel evaluate") == 3
+    assert not is_finished(point)
+    evaluate(run, inspect_labels=False)
+    assert load_evaluation(run).saved_headline["epoch"] > 1
+    assert is_finished(point)
+
+
+def test_weights_of_another_training_with_the_same_facts_are_noticed(run, told, tmp_path):
+    copy = Run(tmp_path / "copy", run.config)
+    shutil.copytree(run.path, copy.path)
+    path = copy.path / "checkpoints" / f"{BEST}.safetensors"
+    tensors, facts = load_checkpoint(path)
+    facts.pop("sha256")
+    save_checkpoint(
+        path, tensors | {k: v + 1 for k, v in tensors.items() if k[-4:] == "bias"}, facts
+    )
+    with pytest.raises(ValueError, match="is now another"):
+        load_evaluation(copy)
+
+
+# -- saved and read back
 
 
 def test_what_was_saved_is_what_is_read(run, found, told):
@@ -90,7 +205,8 @@ def test_what_was_saved_is_what_is_read(run, found, told):
 
 
 def test_the_report_writes_the_same_bytes_again(run, told, capsys):
-    kept = [p for p in run.path.rglob("*") if p.suffix in (".pdf", ".png", ".tex", ".md", ".npy")]
+    kinds = (".pdf", ".png", ".tex", ".md", ".npy")
+    kept = [p for p in run.path.rglob("*") if p.suffix in kinds and "/evaluate_" not in str(p)]
     kept += [run.path / "metrics.json", *run.path.glob("tables/*.csv")]
     before = {path: path.read_bytes() for path in kept}
     assert len([p for p in kept if p.suffix == ".pdf"]) == len(FIGURES[Evaluation]) - len(

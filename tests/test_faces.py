@@ -192,8 +192,26 @@ def test_training_copies_of_held_out_faces_are_dropped_and_the_test_split_stays(
     assert whole.info["leaks"] == dropped.info["leaks_dropped"]
     assert whole.info["leaks_dropped"] == 0
     assert not dropped.split("train").table["image_hash"].isin(held_out).any()
-    for split in ("val", "test"):
-        pd.testing.assert_frame_equal(dropped.split(split).table, whole.split(split).table)
+    pd.testing.assert_frame_equal(dropped.split("test").table, whole.split("test").table)
+    pd.testing.assert_frame_equal(dropped.split("val").table, whole.split("val").table)
+
+
+def test_validation_faces_that_are_test_faces_choose_no_checkpoint(faces_dir, tmp_path):
+    shutil.copytree(faces_dir, tmp_path / "FERPlus")
+    folder = {name: tmp_path / "FERPlus/Images" / name for name in ("FER2013Valid", "FER2013Test")}
+    names = {name: sorted(p.glob("*.png")) for name, p in folder.items()}
+    for val, test in zip(names["FER2013Valid"][:3], names["FER2013Test"][:3], strict=True):
+        shutil.copy(test, val)
+    dropped = load(tmp_path / "FERPlus", protocol="all")
+    whole = load(tmp_path / "FERPlus", protocol="all", drop_leaks=False)
+    in_test = set(whole.split("test").table["image_hash"])
+    copies = int(whole.split("val").table["image_hash"].isin(in_test).sum())
+    assert len(whole.split("val")) - len(dropped.split("val")) == copies >= 3
+    assert dropped.info["validation_copies"] == dropped.info["validation_copies_dropped"] == copies
+    assert (whole.info["validation_copies"], whole.info["validation_copies_dropped"]) == (copies, 0)
+    shared = set(dropped.split("val").table["image_hash"])
+    assert not shared & set(dropped.split("test").table["image_hash"])
+    assert len(dropped.split("test")) == len(whole.split("test"))
 
 
 # -- other sets

@@ -1,16 +1,12 @@
 """Figures: of exact width, no text cut or covered, and what is drawn is what was given."""
 
-from itertools import combinations
-
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from drawn_figures import FIGURES, counts_of, draw, history, texts
+from drawn_figures import FIGURES, class_table, counts_of, draw, history, shown, texts
 from matplotlib import pyplot as plt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 
 from grefel_lib.analysis.calibration import aurc, risk_coverage
@@ -21,17 +17,13 @@ from grefel_lib.report.figures import (
     LOSS_PARTS,
     confusion_matrix,
     dashboard,
+    per_class_bars,
     reliability_diagram,
     risk_coverage_curves,
     robustness_curves,
     training_curves,
 )
-from grefel_lib.report.style import (
-    BLUES,
-    WIDTHS,
-    paper_style,
-    save_figure,
-)
+from grefel_lib.report.style import BLUES, WIDTHS, paper_style, save_figure
 
 matplotlib.use("agg")
 
@@ -45,34 +37,19 @@ def rng():
     ("name", "width"),
     [(name, "column") for name in FIGURES] + [(name, "full") for name in ("matrix11", "bars8")],
 )
-def test_no_text_is_cut_or_covered_and_the_width_is_exact(name, width, tmp_path, monkeypatch):
+def test_no_text_is_cut_or_covered_and_the_width_is_exact(name, width, tmp_path, assert_readable):
     fig = draw(name, width)
     pdf, png = save_figure(fig, tmp_path / name)
     assert Image.open(png).width == round(300 * WIDTHS[width])
     assert f"/MediaBox [ 0 0 {72 * WIDTHS[width]:g} ".encode() in pdf.read_bytes()
-    drawn = []  # matplotlib keeps ticks beyond the limits, and never draws them
-    paint = Text.draw
-    monkeypatch.setattr(Text, "draw", lambda text, r: (drawn.append(text), paint(text, r))[1])
-    renderer = FigureCanvasAgg(fig).get_renderer()
-    with matplotlib.rc_context({"text.hinting": "none"}):
-        fig.draw(renderer)
-        boxes = {t: t.get_window_extent(renderer) for t in drawn if t.get_text().strip()}
-    for text, box in boxes.items():
-        assert box.x0 >= -0.5, text
-        assert box.y0 >= -0.5, text
-        assert box.x1 <= fig.bbox.x1 + 0.5, text
-        assert box.y1 <= fig.bbox.y1 + 0.5, text
-        assert text.get_fontsize() >= 4.5, text
-    assert len(boxes) >= 5
-    for (one, a), (other, b) in combinations(boxes.items(), 2):
-        wide = min(a.x1, b.x1) - max(a.x0, b.x0)
-        high = min(a.y1, b.y1) - max(a.y0, b.y0)
-        assert wide < 1 or high < 2, f"{one} and {other} overlap by {wide:.1f} x {high:.1f}"
+    assert_readable(fig)
+    assert len(shown(fig)) >= 5
+    assert min(text.get_fontsize() for text in shown(fig)) >= 4.5
 
 
 def test_a_matrix_shows_percent_of_the_row_above_the_count():
     cells = np.array([[150, 49, 1], [0, 30, 30], [0, 0, 0]])
-    with paper_style("column"):
+    with paper_style():
         ax = Figure(figsize=(3.3, 3)).subplots()
         confusion_matrix(cells, ["neutral", "happiness", "fear"], ax)
     written = {}
@@ -81,9 +58,26 @@ def test_a_matrix_shows_percent_of_the_row_above_the_count():
         written.setdefault((int(y), int(x)), []).append(text.get_text())
     assert written[0, 0] == ["75.0", "150"]
     assert written[0, 2] == ["0.5", "1"]
-    assert written[1, 0] == written[2, 2] == ["0"]
+    assert written[1, 0] == ["0"]
+    assert [written[2, column] for column in range(3)] == [["–"]] * 3  # no faces: no percentages
     assert [t.get_text() for t in ax.get_yticklabels()] == ["neutral", "happiness", "fear"]
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted (% of true class)", "true")
+
+
+@pytest.mark.parametrize("recall", [0.0, np.nan])
+def test_a_class_without_faces_has_a_dash_and_no_bar(recall):
+    table = class_table(["neutral", "fear"])
+    unseen = {"class": "contempt", "count": 0, "recall": recall, "recall_low": 0, "recall_high": 1}
+    table.loc[2] = unseen | {"f1": recall}
+    with paper_style():
+        ax = Figure(figsize=(3.3, 3)).subplots()
+        per_class_bars(table, ax)
+        ax.figure.draw_without_rendering()
+    assert [text.get_text() for text in ax.texts] == ["100.0", "0", "–"]
+    assert ax.texts[2].xy == (2, 0)
+    assert [label.get_text() for label in ax.get_xticklabels()][2] == "contempt\n0"
+    (whiskers,) = ax.collections
+    assert [len(line) for line in whiskers.get_segments()] == [2, 2, 0]
 
 
 def test_small_cells_leave_the_counts_to_the_row_names():
@@ -95,13 +89,6 @@ def test_small_cells_leave_the_counts_to_the_row_names():
     assert "1018" in texts(draw("matrix11", "full"))
 
 
-def test_counts_alone_can_be_shown():
-    with paper_style("column"):
-        ax = Figure(figsize=(3.3, 3)).subplots()
-        confusion_matrix(np.array([[7, 2], [0, 9]]), ["sad", "fear"], ax, normalise=False)
-    assert [text.get_text() for text in ax.texts] == ["7", "2", "0", "9"]
-
-
 def test_the_colours_of_a_matrix_darken_evenly_and_its_numbers_can_be_read():
     def luminance(colour):
         linear = ((np.array(matplotlib.colors.to_rgb(colour)) + 0.055) / 1.055) ** 2.4
@@ -111,7 +98,7 @@ def test_the_colours_of_a_matrix_darken_evenly_and_its_numbers_can_be_read():
     steps = np.diff(116 * np.cbrt(ramp) - 16)  # of the lightness L*
     assert steps.max() < 0
     assert steps.min() / steps.max() < 2
-    with paper_style("full"):
+    with paper_style():
         ax = Figure(figsize=(6.9, 6)).subplots()
         square = np.zeros((20, 20), dtype=int)
         square[:, 0] = np.arange(0, 1000, 50)
@@ -129,7 +116,7 @@ def test_the_colours_of_a_matrix_darken_evenly_and_its_numbers_can_be_read():
 def test_curves_name_the_best_epoch():
     table = history(30)
     table.loc[11, "val_accuracy"] = 0.95
-    with paper_style("full"):
+    with paper_style():
         fig = Figure()
         loss, accuracy = training_curves(table, fig.subplots(1, 2))
     assert "validation (best 95.0, epoch 12)" in texts(fig)
@@ -138,7 +125,7 @@ def test_curves_name_the_best_epoch():
 
 
 def test_one_epoch_can_be_drawn(tmp_path):
-    with paper_style("full"):
+    with paper_style():
         fig = Figure()
         training_curves(history(1), fig.subplots(1, 2))
     save_figure(fig, tmp_path / "one")
@@ -147,9 +134,11 @@ def test_one_epoch_can_be_drawn(tmp_path):
 
 def test_a_reliability_diagram_draws_every_bin_where_it_is():
     bins = calibration_bins(np.array([0.1, 0.9, 0.9, 0.95]), np.array([0.0, 1, 1, 0]), bins=2)
-    with paper_style("column"):
-        ax = reliability_diagram(bins, Figure().subplots(), xlabel="reliability")
-    line = next(line for line in ax.lines if line.get_label() == "found")
+    with paper_style():
+        ax = reliability_diagram(
+            bins, Figure().subplots(), xlabel="reliability", ylabel="agreement"
+        )
+    line = next(line for line in ax.lines if line.get_label() == "measured")
     np.testing.assert_allclose(line.get_xydata(), bins[["confidence", "accuracy"]])
     assert ax.get_xlabel() == "reliability"
     heights = [bar.get_height() for bar in ax.patches]
@@ -157,7 +146,7 @@ def test_a_reliability_diagram_draws_every_bin_where_it_is():
 
 
 def test_a_wrong_number_of_names_or_titles_is_refused(rng):
-    with paper_style("column"):
+    with paper_style():
         with pytest.raises(ValueError, match="3 names for 2 classes"):
             confusion_matrix(np.eye(2), ["a", "b", "c"], Figure().subplots())
         with pytest.raises(ValueError, match="1 titles for 2 faces"):
@@ -169,7 +158,7 @@ def test_a_wrong_number_of_names_or_titles_is_refused(rng):
 
 @pytest.fixture
 def ax():
-    with paper_style("column"):
+    with paper_style():
         fig, ax = plt.subplots()
         yield ax
         plt.close(fig)
@@ -230,7 +219,7 @@ def test_a_linear_head_has_one_loss_and_no_parts(small_run):
     history = small_run.history()
     history = history.drop(columns=[f"train_loss_{part}" for part in LOSS_PARTS])
     parts = dashboard(history, 1).axes[1]
-    assert parts.texts[0].get_text() == "a linear head has one"
+    assert parts.texts[0].get_text() == "linear head: one loss"
 
 
 @pytest.mark.parametrize("epochs", [1, 40])

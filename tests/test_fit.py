@@ -24,6 +24,7 @@ from grefel_lib.fit import (
     fit,
     start_training,
     train_epoch,
+    validate,
 )
 from grefel_lib.grefel import GReFEL, Output
 from grefel_lib.losses import total_loss
@@ -229,6 +230,82 @@ def test_a_non_finite_loss_stops_with_the_image_ids_and_keeps_the_last_epoch(
     assert all(torch.isfinite(v).all() for v in weights(run).values() if v.is_floating_point())
 
 
+def test_a_non_finite_gradient_of_a_finite_loss_updates_nothing_and_names_its_own_batch(
+    faces_dir, tmp_path, monkeypatch
+):
+    total, seen = total_loss, []
+
+    def spoiled(output, targets, *others):
+        parts = total(output, targets, *others)
+        seen.append(1)
+        if len(seen) == 3:  # sqrt(0): a finite value with an infinite slope
+            parts["loss"] = parts["loss"] + (output.log_probs.mean() * 0).sqrt()
+        return parts
+
+    config = small(faces_dir, tmp_path)
+    faces = load_faces(config)
+    before = {}
+
+    def watch(training, *others):
+        if len(seen) == 2:
+            before.update({k: v.clone() for k, v in training.net.named_parameters()})
+            before["batch"] = others[2]
+        return backward(training, *others)
+
+    made = []
+    start = start_training
+    monkeypatch.setattr("grefel_lib.fit.backward", watch)
+    monkeypatch.setattr(
+        "grefel_lib.fit.start_training", lambda *a, **k: made.append(start(*a, **k)) or made[-1]
+    )
+    with pytest.raises(NonFiniteLossError, match=r"norm of its gradient nan in epoch 1, update 3;"):
+        fit(faces, start_run(config, faces.info), loss=spoiled)
+    for name, parameter in made[0].net.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+        assert parameter.grad is None
+    assert made[0].update == 2
+
+
+def test_no_micro_batch_has_one_face_where_batch_norm_needs_two(faces_dir, tmp_path):
+    config = small(faces_dir, tmp_path, backbone="mobilenetv3_small_050")
+    training = start_training(load_faces(config), start_run(config))
+    sizes = []
+    forward = training.forward
+    training.forward = lambda faces: (sizes.append(len(faces)), forward(faces))[1]
+    images, targets = torch.randn(35, 3, 64, 64), torch.rand(35, 8).softmax(1)
+    for micro, wanted in ((32, [18, 17]), (2, [3] + [2] * 16), (17, [12, 12, 11])):
+        sizes.clear()
+        training.micro = micro
+        backward(training, images, targets, 35, print)
+        assert sizes == wanted
+    with pytest.raises(ValueError, match=r"micro_batch_size is 1, but mobilenetv3_small_050 has"):
+        train(small(faces_dir, tmp_path, run_name="one", micro_batch_size=1,
+                    backbone="mobilenetv3_small_050"))  # fmt: skip
+
+
+def test_validation_takes_what_fits_into_memory(faces_dir, tmp_path, monkeypatch, caplog):
+    forward, sizes = GReFEL.forward, []
+
+    def small_memory(self, images):
+        if not self.training:
+            sizes.append(len(images))
+            if len(images) > 5:
+                raise torch.OutOfMemoryError("pretend")
+        return forward(self, images)
+
+    config = small(faces_dir, tmp_path)
+    training = start_training(load_faces(config), start_run(config))
+    whole = validate(training)
+    monkeypatch.setattr(GReFEL, "forward", small_memory)
+    assert validate(training) == pytest.approx(whole, abs=1e-5)
+    assert "out of memory: 4 faces at once from here on" in caplog.text
+    assert sizes.count(32) == 1  # and not once for each batch
+    training.micro = 3
+    sizes.clear()
+    validate(training)
+    assert max(sizes) == 3
+
+
 def test_early_stopping_ends_when_validation_stands_still(faces_dir, tmp_path):
     said = []
     run = train(small(faces_dir, tmp_path, lr=1e-12, epochs=30, early_stopping=2), say=said.append)
@@ -325,14 +402,16 @@ def test_fine_tuning_starts_from_the_checkpoint_and_names_its_parent(straight, t
     assert run.config.checkpoint_path == str(straight.path)
 
 
-def test_fine_tuning_on_other_classes_makes_a_new_head_and_says_so(straight, tmp_path):
+def test_fine_tuning_on_other_classes_says_which_class_layers_it_keeps(straight, tmp_path):
 
     data = write_layout(tmp_path / "fer2013", "fer2013", images=300, seed=3)
     run, said = finetune(
-        straight, tmp_path, dataset="fer2013", data_dir=str(data), finetune_name="seven"
+        straight, tmp_path, dataset="fer2013", data_dir=str(data), finetune_name="seven", lr=1e-9
     )
-    assert "class layers start fresh" in said
-    assert weights(run, BEST)["head.anchors"].shape[0] == 7
+    kept = "class layers kept for neutral, happiness, surprise, sadness, anger, disgust, fear; "
+    assert kept + "start fresh for none" in said
+    ours, theirs = weights(run, BEST), weights(straight, checkpoint_file(straight.path).stem)
+    torch.testing.assert_close(ours["head.anchors"], theirs["head.anchors"][:7])
 
 
 def test_an_epoch_is_told_with_the_best_so_far():

@@ -158,8 +158,8 @@ def test_a_loss_that_is_no_number_updates_nothing_and_names_the_images(config, f
     batches = training.batches
     training.batches = lambda: order.extend(batches()) or order
     match = (
-        r"^the loss is inf in epoch 2, update 4; nothing was updated\. Lower lr, use "
-        r"precision=fp32, or look at these images: (.*)$"
+        r"^the loss is inf and the norm of its gradient nan in epoch 2, update 4; nothing was "
+        r"updated\. Lower lr, use precision=fp32, or look at these images: (.*)$"
     )
     with pytest.raises(NonFiniteLossError, match=match) as error:
         train_epoch(training, print)
@@ -195,44 +195,86 @@ def test_a_share_of_a_batch_gives_its_share_of_the_mean(config, faces, tmp_path)
     assert not whole["loss"].requires_grad
 
 
-@pytest.mark.parametrize("memory", [5, 3, 1])
-def test_without_memory_the_parts_are_halved_until_they_fit(config, faces, tmp_path, memory):
-    training, said, sizes = start(config, faces, tmp_path), [], []
+NETWORKS = {"batch norm": ("test_resnet", 32), "no batch norm": ("test_vit", 64)}
+
+
+@pytest.mark.parametrize(("network", "memory", "sizes"), [
+    ("batch norm", 5, [4, 4]), ("batch norm", 3, [2] * 4), ("no batch norm", 1, [1] * 8),
+])  # fmt: skip
+def test_without_memory_the_parts_are_halved_until_they_fit(
+    config, faces, tmp_path, network, memory, sizes
+):
+    backbone, side = NETWORKS[network]
+    config = config.replace(backbone=backbone, image_size=side)
+    training, said, seen = start(config, faces, tmp_path), [], []
     forward = training.forward
 
     def small_memory(images):
         if len(images) > memory:
             raise torch.OutOfMemoryError("pretend")
-        sizes.append(len(images))
+        seen.append(len(images))
         return forward(images)
 
     training.forward, training.micro = small_memory, 100
-    training.net.eval()
-    backward(training, torch.randn(8, 3, 32, 32), torch.eye(CLASSES).repeat(2, 1), 8, said.append)
-    fits = {5: 4, 3: 2, 1: 1}[memory]
-    assert training.micro == fits
-    assert set(sizes) == {fits}
-    assert sum(sizes) == 8
-    halves = [n for n in (4, 2, 1) if n >= fits]
+    images, targets = torch.randn(8, 3, side, side), torch.eye(CLASSES).repeat(2, 1)
+    backward(training, images, targets, 8, said.append)
+    assert seen == sizes
+    assert training.micro == sizes[0]
     assert said == [
         f"out of memory: micro-batches of {n} from here on, the effective batch stays 8"
-        for n in halves
-    ]
+        for n in (4, 2, 1) if n >= sizes[0]
+    ]  # fmt: skip
 
 
-def test_when_not_even_one_face_fits_the_error_is_torchs_own(config, faces, tmp_path):
-    training = start(config, faces, tmp_path)
+@pytest.mark.parametrize(("network", "fewest"), [("batch norm", 2), ("no batch norm", 1)])
+def test_when_not_even_the_fewest_faces_fit_the_error_is_torchs_own(
+    config, faces, tmp_path, network, fewest
+):
+    backbone, side = NETWORKS[network]
+    training = start(config.replace(backbone=backbone, image_size=side), faces, tmp_path)
 
     def no_memory(images):
         raise torch.OutOfMemoryError("pretend")
 
     training.forward = no_memory
+    images = torch.randn(4, 3, side, side)
     with pytest.raises(torch.OutOfMemoryError, match="pretend"):
-        backward(training, torch.randn(4, 3, 32, 32), torch.eye(CLASSES), 4, print)
-    assert training.micro == 1
+        backward(training, images, torch.eye(CLASSES), 4, print)
+    assert training.micro == training.fewest == fewest
     training.world, training.micro = World(0, 2), 8
     with pytest.raises(ValueError, match="several processes need a micro_batch_size below 4"):
-        backward(training, torch.randn(4, 3, 32, 32), torch.eye(CLASSES), 8, print)
+        backward(training, images, torch.eye(CLASSES), 8, print)
+
+
+@pytest.mark.parametrize(
+    ("micro", "sizes"), [(8, [7]), (4, [4, 3]), (3, [3, 2, 2]), (2, [3, 2, 2])]
+)
+def test_parts_are_of_equal_size_and_never_a_single_face(config, faces, tmp_path, micro, sizes):
+    training, seen = start(config, faces, tmp_path), []
+    training.micro = micro
+    training.net.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    backward(
+        training, torch.randn(7, 3, 32, 32), torch.eye(CLASSES)[[0, 1, 2, 3, 0, 1, 2]], 7, print
+    )
+    assert seen == sizes
+
+
+def test_batch_norm_refuses_parts_of_one_face(config, faces, tmp_path):
+    with pytest.raises(ValueError, match="micro_batch_size is 1, but test_resnet has batch norm"):
+        start(config.replace(micro_batch_size=1), faces, tmp_path)
+    one = config.replace(micro_batch_size=1, backbone="test_vit", image_size=64)
+    assert start(one, faces, tmp_path).micro == 1
+
+
+def test_a_gradient_that_is_no_number_updates_nothing_either(config, faces, tmp_path):
+    training = start(config, faces, tmp_path)
+    before = training.net.head.anchors.detach().clone()
+    training.net.head.anchors.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(
+        NonFiniteLossError, match="the norm of its gradient nan in epoch 1, update 1"
+    ):
+        train_epoch(training, print)
+    assert torch.equal(training.net.head.anchors, before)
 
 
 def test_each_of_two_processes_gets_its_share_of_the_same_batch(config, faces, tmp_path):
@@ -301,6 +343,7 @@ def test_the_best_are_kept_and_the_earlier_of_equals(config, faces, tmp_path):
             tensors, facts = run.load_checkpoint(name)
             assert (tensors["head.anchors"] == (epoch if name == BEST else -epoch)).all()
             assert tensors.keys() == training.net.state_dict().keys()
+            assert len(facts.pop("sha256")) == 64
             assert facts == {
                 "config": training.run.config.to_dict(), "class_names": ["c0", "c1", "c2", "c3"],
                 "epoch": epoch, "trust": 0.25, "val_accuracy": rows[epoch - 1][f"{key}_accuracy"],

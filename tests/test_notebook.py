@@ -1,15 +1,21 @@
 """Notebooks run headless: their parameters arrive, are checked, and nothing else counts."""
 
 import json
+import shutil
 import subprocess
 import sys
 
 import nbformat
 import pytest
+import torch
 
 from grefel_lib.commands import NotebookError
-from grefel_lib.commands.notebook import execute_notebook, resolve
-from grefel_lib.config import PROFILES, Config
+from grefel_lib.commands.notebook import execute_notebook, notebook_path, resolve, run_command
+from grefel_lib.commands.sweep import sweep_points
+from grefel_lib.commands.worker import train_worker
+from grefel_lib.config import PROFILES, PROJECT_ROOT, Config
+from grefel_lib.faces import load_faces
+from grefel_lib.run import LAST, start_run
 
 PARAMETERS = 'profile: str = "auto"\nlr: float = None'
 RESOLVE = "from grefel_lib.commands.notebook import resolve\nconfig = resolve()"
@@ -107,3 +113,109 @@ def test_outside_a_notebook_parameters_must_be_given():
     with pytest.raises(ValueError, match="outside a notebook the parameters must be given"):
         resolve()
     assert resolve({}).lr == PROFILES["demo"]["lr"]
+
+
+# -- the parameters cell and the command
+
+
+@pytest.fixture
+def edited(tmp_path, monkeypatch):
+    """Change lines of a notebook's parameters cell, as a person does in the workbook."""
+
+    def edit(command, **changes):
+        name = notebook_path(command).name
+        book = nbformat.read(PROJECT_ROOT / "notebooks" / name, as_version=4)
+        (cell,) = [c for c in book.cells if "parameters" in c.metadata.get("tags", [])]
+        lines = cell.source.splitlines()
+        for key, text in changes.items():
+            (place,) = [i for i, line in enumerate(lines) if line.startswith(f"{key}:")]
+            lines[place] = f"{lines[place].partition('=')[0]}= {text}"
+        cell.source = "\n".join(lines)
+        nbformat.write(book, tmp_path / name)
+        monkeypatch.setattr("grefel_lib.commands.notebook.NOTEBOOKS", tmp_path)
+
+    return edit
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """What would be executed: the output and the injected parameters of each notebook."""
+    calls = []
+    monkeypatch.setattr(
+        "grefel_lib.commands.notebook.execute_notebook",
+        lambda notebook, output, parameters: calls.append((output, parameters)),
+    )
+    return calls
+
+
+def test_an_edited_parameters_cell_names_the_run_that_is_trained(edited, executed, tmp_path):
+    edited("train", profile='"lite"', backbone_weights='"no" + "ne"', lr="2 * 0.25")
+    given = {"synthetic_images": "200", "output_dir": str(tmp_path / "out"), "seed": "3"}
+    folder = run_command("train", given)
+    assert folder.name.startswith("synthetic-tf_efficientnet_lite0-grefel-seed3-")
+    ((output, parameters),) = executed
+    assert output.parent == folder
+    assert parameters == {"synthetic_images": 200, "output_dir": str(tmp_path / "out"), "seed": 3,
+                          "run_name": folder.name}  # fmt: skip
+    (point,) = sweep_points("train", "s", given=given)
+    assert (point.config().backbone, point.config().lr) == ("tf_efficientnet_lite0", 0.5)
+
+
+def test_a_flag_goes_before_the_parameters_cell(edited, executed, tmp_path):
+    edited("train", lr="0.5", dataset='"ferplus"')
+    given = {"lr": "0.25", "dataset": "synthetic", "profile": "demo", "synthetic_images": 200}
+    folder = run_command("train", given | {"output_dir": str(tmp_path / "out")})
+    assert folder.name.startswith("synthetic-test_resnet-")
+    assert (executed[0][1]["lr"], executed[0][1]["dataset"]) == (0.25, "synthetic")
+
+
+def test_an_edited_source_of_evaluation_and_fine_tuning_is_taken(
+    edited, executed, small_run, tmp_path, capsys
+):
+    edited("evaluate", checkpoint_dir=repr(str(small_run.path)), split='"val"')
+    assert run_command("evaluate", {}) == small_run.path
+    assert capsys.readouterr().out.endswith("small, validation split, which chose the checkpoint\n")
+    run_command("evaluate", {"split": "test"})
+    assert capsys.readouterr().out.endswith("small\n")
+    edited("finetune", checkpoint_path=repr(str(small_run.path)), finetune_name='"mine"')
+    assert run_command("finetune", {}) == small_run.path / "finetune_mine"
+    edited("compare", output_dir=repr(str(tmp_path)))
+    with pytest.raises(FileNotFoundError, match=f"no evaluated run under {tmp_path}"):
+        run_command("compare", {})
+    assert [parameters for _, parameters in executed] == [{}, {"split": "test"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("0.1 / 0", "the parameters cell of .* fails: ZeroDivisionError"),
+        ('"fast"', "lr must be a number; got 'fast'"),
+    ],
+)
+def test_a_bad_value_in_the_cell_is_refused_before_anything_runs(edited, executed, text, told):
+    edited("train", lr=text)
+    with pytest.raises(ValueError, match=told):
+        run_command("train", {})
+    with pytest.raises(ValueError, match=told):  # a process under torchrun runs no notebook
+        train_worker({"run_name": "a"})
+    assert executed == []
+
+
+def test_other_data_is_refused_before_the_record_of_the_run_is_touched(
+    tiny, faces_dir, tmp_path, executed
+):
+    shutil.copytree(faces_dir, tmp_path / "faces")
+    config = tiny.replace(data_dir=str(tmp_path / "faces"))
+    run = start_run(config, load_faces(config).info)
+    run.save_checkpoint(LAST, {"x": torch.zeros(1)}, {})
+    names = ("dataset", "data_dir", "profile", "epochs", "output_dir", "run_name")
+    given = {name: getattr(config, name) for name in names}
+    run_command("train", given)
+    votes = tmp_path / "faces/fer2013new.csv"
+    head, first, *rest = votes.read_text().splitlines()
+    votes.write_text("\n".join([head, first.rpartition(",")[0] + ",10", *rest, ""]))
+    record = (run.path / "environment.json").read_bytes()
+    with pytest.raises(ValueError, match="has learned from other data"):
+        run_command("train", given)
+    assert len(executed) == 1
+    assert (run.path / "environment.json").read_bytes() == record

@@ -1,5 +1,7 @@
 """The confusion explorer: the right faces behind each cell, in the order asked for."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -64,6 +66,13 @@ def test_it_opens_on_the_most_frequent_mistake(explorer, found):
     most = wrong.groupby(["label", "predicted"]).size()
     assert checkpoint == found.headline
     assert most[true, predicted] == most.max()
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_the_accuracy_above_a_matrix_names_its_split(explorer, found, split):
+    explorer.found = dataclasses.replace(found, config=found.config.replace(split=split))
+    title = explorer._matrix(found.headline).children[0].value
+    assert title.startswith(f"{found.headline} (headline), {split} split: ")
 
 
 def test_every_cell_counts_its_faces_and_a_click_shows_them(explorer, found):

@@ -13,7 +13,6 @@ from grefel_lib.sources.photo import (
     crop_box,
     find_faces,
     group_picture,
-    in_colour,
     read_photo,
     whole_picture,
 )
@@ -24,7 +23,7 @@ def drawn(faces_dir):
     """Four drawn faces that the detector takes for faces."""
     config = Config.resolve({"dataset": "ferplus", "data_dir": str(faces_dir), "profile": "demo"})
     faces = load_faces(config).gather(range(12))
-    one = [f for f in faces if len(find_faces(in_colour(f))) == 1]
+    one = [f for f in faces if len(find_faces(group_picture([f]))) == 1]
     return one[:4]
 
 

@@ -17,7 +17,7 @@ def rng():
 
 def test_a_grid_leaves_empty_places_empty_and_frames_faces_in_colour(rng):
     faces = rng.integers(0, 256, size=(5, 8, 8), dtype=np.uint8)
-    with paper_style("column"):
+    with paper_style():
         axes = face_grid(faces, Figure(), ncols=3, colours=["#123456"] * 5)
     assert axes.shape == (2, 3)
     assert [len(ax.images) for ax in axes.flat] == [1, 1, 1, 1, 1, 0]
@@ -41,7 +41,7 @@ def test_votes_stand_under_their_own_face(rng):
 
 
 def test_attention_lies_over_the_whole_face():
-    with paper_style("column"):
+    with paper_style():
         ax = Figure().subplots()
     attention_overlay(np.zeros((48, 40), np.uint8), np.eye(3), ax)
     face, over = ax.images

@@ -10,6 +10,7 @@ from grefel_lib.config import PROFILES, Config
 from grefel_lib.run import (
     BEST,
     BEST_EMA,
+    LAST,
     all_runs,
     check_run,
     checkpoint_file,
@@ -164,3 +165,28 @@ def test_a_block_can_say_how_it_ended(config):
         ending["status"] = "stopped"
     assert run.status() == "stopped"
     check_run(config)  # and can go on
+
+
+def test_a_run_goes_on_with_the_data_it_has_learned_from_alone(config, monkeypatch):
+    import torch
+
+    def record():
+        return json.loads((run.path / "environment.json").read_text())
+
+    first, other = ({"fingerprint": f, "warnings": [f], "no_label": {"val": 2}} for f in "ab")
+    run = start_run(config, first)
+    start_run(config, other)  # nothing was learned from the first
+    assert record()["data"] == other
+    run.save_checkpoint(LAST, {"x": torch.zeros(1)}, {})
+    before = record()
+    told = r"has learned from other data \(fingerprint 'b' there, 'a' here\); bring that data back"
+    with pytest.raises(ValueError, match=told):
+        start_run(config, first)
+    assert record() == before
+    start_run(config, other | {"warnings": []})
+    assert record() == before
+    monkeypatch.setattr(
+        "grefel_lib.run.describe_environment", lambda: before | {"commit": "c", "torch": "9"}
+    )
+    start_run(config, other)
+    assert record() == before | {"continued": [{"commit": "c", "torch": "9"}]}

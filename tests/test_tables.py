@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 from strict_latex import parse
 
-from grefel_lib.report.tables import latex_table, with_intervals
+from grefel_lib.report.tables import (
+    NO_BREAK,
+    SPLITS,
+    bracketed,
+    interval_table,
+    latex_table,
+    with_intervals,
+)
 
 NASTY = r"100% of a_b & {c} $5 #1 ~x^2 \d <e> |f|"
 
@@ -85,3 +92,30 @@ def test_intervals_stand_in_brackets_behind_their_value():
     table = with_intervals({"best_model": found})
     assert table.loc["accuracy (%)", "best_model"] == "82.1 [80.0, 84.0]"
     assert table.loc["NLL", "best_model"] == "0.50 [0.40, 0.61]"
+
+
+def test_a_zero_has_no_minus():
+    tiny = pd.DataFrame({"value": [-0.0004], "low": [-0.02], "high": [0.0004]}, index=["a"])
+    assert bracketed(tiny, "value").tolist() == ["0.0 [-2.0, 0.0]"]
+    found = {"metrics": {"nll": -0.001}, "intervals": {"nll": [-0.0, 0.001]}}
+    assert with_intervals({"a": found}).loc["NLL", "a"] == "0.00 [0.00, 0.00]"
+    nll = tiny.assign(spread=-0.0, seeds=2)
+    assert (
+        interval_table({"nll": nll}).loc["a", "NLL"].startswith(f"0.000{NO_BREAK}±{NO_BREAK}0.000")
+    )
+    rows = parse(latex_table(tiny, caption="c", label="t", decimals=2))["rows"]
+    assert rows[1] == ["a", "0.00", "$-0.02$", "0.00"]
+
+
+def test_what_is_not_known_is_a_dash_in_text_and_in_latex():
+    nothing = pd.DataFrame({"value": [np.nan, 0.5], "low": [np.nan, 0.0], "high": [np.nan, 1.0]})
+    cells = bracketed(nothing, "value")
+    assert cells.tolist() == ["–", "50.0 [0.0, 100.0]"]
+    rows = parse(latex_table(cells.to_frame("recall (%)"), caption="c", label="t"))["rows"]
+    assert rows[1][1] == "--"
+
+
+def test_any_split_but_test_stands_in_the_head():
+    found = {"metrics": {"accuracy": 0.8}, "intervals": {"accuracy": [0.7, 0.9]}}
+    heads = [with_intervals({"a": found}, split=split).index.name for split in SPLITS]
+    assert heads == ["metric", "metric (val split)", "metric (train split)"]

@@ -3,6 +3,7 @@
 Everything is computed from a table of predictions (see `metrics`).
 """
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,15 +19,20 @@ from grefel_lib.metrics import (
     table_classes,
 )
 
+log = logging.getLogger(__name__)
+LOG_BOUND = 3.0  # temperatures are looked for from exp(-3) to exp(3)
+
 
 def calibration_errors(predictions: pd.DataFrame) -> dict[str, float]:
     """Every calibration number of a table.
 
     Returns:
-        ece (15 bins of equal width), ece_mass (15 bins of equal count), classwise_ece (mean over
-        classes of the error of that class's probability, 15 bins of equal width), brier, nll; and
-        where the table holds votes: soft_nll and soft_brier, against the distribution of all
-        emotion votes instead of the label (faces without an emotion vote left out).
+        ece (debiased, see `metrics.calibration_error`), ece_plain (as others report it: 15 bins of
+        equal width, biased upwards where faces are few), ece_mass (15 bins of equal count),
+        classwise_ece (mean over classes of the error of that class's probability, 15 bins of equal
+        width), brier, nll; and where the table holds votes: soft_nll and soft_brier, against the
+        distribution of all emotion votes instead of the label (faces without an emotion vote left
+        out).
 
     Source: Guo et al. 2017 (ECE); Nixon et al. 2019 (equal mass); Kull et al. 2019 (classwise).
     """
@@ -36,6 +42,7 @@ def calibration_errors(predictions: pd.DataFrame) -> dict[str, float]:
     plain = compute_metrics(predictions)
     errors = {
         "ece": plain["ece"],
+        "ece_plain": _gap(probs.max(axis=1), right),
         "ece_mass": _gap(probs.max(axis=1), right, mass=True),
         "classwise_ece": float(
             np.mean([_gap(p, t) for p, t in zip(probs.T, truth.T, strict=True)])
@@ -69,6 +76,9 @@ def vote_distribution(predictions: pd.DataFrame) -> tuple[np.ndarray | None, np.
 def fit_temperature(validation: pd.DataFrame) -> float:
     """The temperature that makes validation labels most likely: softmax(log p / T).
 
+    Where validation has no best one (every answer right, or no better than chance) it is the
+    nearest bound of the search; this is logged, and `temperature_words` says it.
+
     Raises:
         ValueError: See `check_predictions`.
 
@@ -82,7 +92,26 @@ def fit_temperature(validation: pd.DataFrame) -> float:
         scaled = log_probs / np.exp(log_temperature)
         return float((np.logaddexp.reduce(scaled, axis=1) - scaled[rows, labels]).mean())
 
-    return float(np.exp(optimize.minimize_scalar(nll, bounds=(-3, 3), method="bounded").x))
+    bounds = (-LOG_BOUND, LOG_BOUND)
+    inside = optimize.minimize_scalar(nll, bounds=bounds, method="bounded")
+    end = min(bounds, key=nll)
+    if nll(end) > inside.fun + 1e-6:
+        return float(np.exp(inside.x))
+    temperature = float(np.exp(end))
+    log.warning("validation fits no temperature: %s", temperature_words(temperature))
+    return temperature
+
+
+def at_bound(temperature: float) -> bool:
+    """Whether a fitted temperature is where the search ended, not where validation is fitted."""
+    return abs(np.log(temperature)) > LOG_BOUND - 1e-3
+
+
+def temperature_words(temperature: float) -> str:
+    """A fitted temperature for a head or label: "temperature 1.23"; no number at a bound."""
+    if not at_bound(temperature):
+        return f"temperature {temperature:.2f}"
+    return f"{'sharpest' if temperature < 1 else 'softest'} temperature tried, none fits"
 
 
 def with_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:

@@ -1,13 +1,15 @@
 """Comparison of runs: seeds, means with intervals, paired tests.
 
-A run needs metrics.json and its predictions. No model is needed, so published runs without
-checkpoints can be compared too.
+A run needs metrics.json and its predictions, but no checkpoint: published runs have none.
 """
 
 import gzip
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+import os
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
-from grefel_lib.config import SETTINGS, Config
-from grefel_lib.files import Folder, relative
+from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
+from grefel_lib.files import Folder, relative, without_paths
 from grefel_lib.metrics import (
     bootstrap_intervals,
     compute_metrics,
@@ -25,14 +27,20 @@ from grefel_lib.metrics import (
     paired_difference,
     per_class_metrics,
 )
-from grefel_lib.run import all_runs, outputs_folder
+from grefel_lib.run import all_runs, open_run, outputs_folder
 
+log = logging.getLogger(__name__)
+SAME = ("dataset", "protocol", "split", "fingerprint")  # of runs that can be compared
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
+PLACES = (  # settings that name files or folders; of published runs the last part alone is told
+    "data_dir", "backbone_weights", "landmark_weights", "output_dir", "resume", "checkpoint_path",
+    "checkpoint_dir", "picture",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Variants of a run side by side, each over its seeds; what was not compared is empty."""
+    """Variants of a run side by side, each over its seeds; missing parts are empty."""
 
     about: Mapping[str, Any]  # dataset, protocol, split, faces, selection, training_leaks_dropped
     seeds: pd.DataFrame  # one row a run, see `seed_table`
@@ -53,53 +61,49 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: They cannot be compared, see `check_same_faces`.
+        ValueError: They cannot be compared, see `group_variants`.
     """
-    groups = group_variants(collect_runs(output_dir))
+    groups = group_variants(evaluated_runs(output_dir))
     first = next(iter(groups.values()))[0]
+    if len(groups) == 1:
+        log.warning("one variant, %s: there are no differences to show", *groups)
     names = ("dataset", "protocol", "split", "training_leaks_dropped", "selection")
     classes = per_class_metrics(first.table)
-    recall = pd.DataFrame(
-        {
-            name: np.mean([per_class_metrics(r.table)["recall"] for r in members], axis=0)
-            for name, members in groups.items()
-        },
-        index=classes["class"] + " (" + classes["count"].astype(str) + ")",
-    ).T
+    recall = {
+        name: np.mean([per_class_metrics(r.table)["recall"] for r in members], axis=0)
+        for name, members in groups.items()
+    }
+    columns = classes["class"] + " (" + classes["count"].astype(str) + ")"
     return Comparison(
         about={key: first.saved[key] for key in names} | {"faces": len(first.table)},
         seeds=seed_table(groups),
         summary=summarise_variants(groups),
         differences=paired_differences(groups, next(iter(groups))),
         detection=detection_table(groups),
-        recall=recall.rename_axis(columns=None),
+        recall=pd.DataFrame.from_dict(recall, orient="index", columns=list(columns)),
         agreement=prediction_agreement(groups),
         config=first.config,
         folder=comparison_folder(output_dir),
     )
 
 
-def collect_runs(output_dir: str = "outputs") -> list[Evaluation]:
-    """Every evaluated run in a folder, by name.
+def evaluated_runs(output_dir: str) -> list[Evaluation]:
+    """Every evaluated run in a folder, by name, whatever the data set.
 
-    Raises:
-        FileNotFoundError: There is none.
-        ValueError: See `check_same_faces`.
-    """
-    evaluations = evaluated_runs(output_dir)
-    check_same_faces(evaluations)
-    return evaluations
-
-
-def evaluated_runs(output_dir: str = "outputs") -> list[Evaluation]:
-    """Every evaluated run in a folder, by name, whatever it was scored on.
+    Those of a sweep of fine-tuning lie in their parents; the sweep's table.csv names them.
 
     Raises:
         FileNotFoundError: There is none.
     """
+    table = outputs_folder(output_dir) / "table.csv"
+    named = pd.read_csv(table).get("run", ()) if table.is_file() else ()
+    swept = [
+        open_run(PROJECT_ROOT / p) for p in named if (PROJECT_ROOT / p / "config.json").is_file()
+    ]
+    runs = {run.path.resolve(): run for run in [*swept, *all_runs(output_dir)]}
     evaluations = [
         load_evaluation(run, headline_only=True)
-        for run in all_runs(output_dir)
+        for run in runs.values()
         if (run.path / "metrics.json").is_file()
     ]
     if not evaluations:
@@ -111,13 +115,8 @@ def evaluated_runs(output_dir: str = "outputs") -> list[Evaluation]:
 
 
 def check_same_faces(results: Sequence[Evaluation]) -> None:
-    """Refuse runs that cannot be compared.
-
-    Raises:
-        ValueError: They were scored on different faces, splits or protocols.
-    """
-    keys = ("dataset", "protocol", "split", "fingerprint")
-    for other, key in itertools.product(results[1:], keys):
+    """Raise a ValueError if runs were scored on different faces, splits or protocols."""
+    for other, key in itertools.product(results[1:], SAME):
         if other.saved[key] != results[0].saved[key]:
             raise ValueError(
                 f"{results[0].run.name} and {other.run.name} cannot be compared: {key} is "
@@ -125,22 +124,23 @@ def check_same_faces(results: Sequence[Evaluation]) -> None:
             )
 
 
-def group_variants(results: Iterable[Evaluation]) -> dict[str, list[Evaluation]]:
-    """Runs that differ in nothing but their seed, together and in order of the seeds.
+def group_variants(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
+    """Group runs that differ only in their seed, in order of the seeds.
 
-    A variant is named by what sets it apart: "linear head", or "GReFEL, correction none". Linear
-    heads come first.
+    A variant is named by the settings that differ: "linear head", or "GReFEL, correction none"; the
+    run that a run was fine-tuned from is one of them: "GReFEL, parent A". Linear heads come first.
 
     Raises:
-        ValueError: A variant holds the same seed twice.
+        ValueError: The runs were scored on different faces, splits or protocols, or a variant
+            holds the same seed twice.
     """
-    results = list(results)
-    settings = [_settings(result.config) for result in results]
-    varying = [
-        key
-        for key in settings[0]
-        if key != "head" and len({s[key] for s in settings if s[key] is not None}) > 1
+    check_same_faces(results)
+    settings = [
+        _settings(result.config) | {"parent": parent or "none"}
+        for result, parent in zip(results, _parents(results), strict=True)
     ]
+    values = {key: {own[key] for own in settings} - {None} for key in settings[0]}
+    varying = [key for key, differing in values.items() if key != "head" and len(differing) > 1]
     groups: dict[str, list[Evaluation]] = {}
     order = sorted(zip(settings, results, strict=True), key=lambda p: p[0]["head"] != "linear")
     for own, result in order:
@@ -183,26 +183,24 @@ def summarise_variants(
         of that mean, images resampled), spread (standard deviation over seeds; NaN for one seed),
         seeds (their number).
     """
-    tables: dict[str, dict[str, pd.Series]] = {}
+    tables = {}
     for name, members in groups.items():
         table = bootstrap_intervals(*(result.table for result in members), draws=draws)
         each = pd.DataFrame([compute_metrics(result.table) for result in members])
-        table["spread"] = each.std(ddof=1)
-        table["seeds"] = len(members)
-        for metric, row in table.iterrows():
-            tables.setdefault(metric, {})[name] = row
-    return {metric: pd.DataFrame(rows).T for metric, rows in tables.items()}
+        tables[name] = table.assign(spread=each.std(ddof=1), seeds=len(members))
+    long = pd.concat(tables, names=["variant", "metric"])
+    return {metric: long.xs(metric, level="metric") for metric in long.index.unique("metric")}
 
 
 def paired_differences(
     groups: Mapping[str, Sequence[Evaluation]], reference: str, *, draws: int = 1000
 ) -> pd.DataFrame:
-    """Each variant against one of them, on the same faces.
+    """Each variant against a reference variant, on the same faces.
 
     Returns:
-        One row a variant and metric: difference (means over seeds), low, high (95%, paired
-        bootstrap); and mcnemar (exact p of each pair of equal seeds, in order of the seeds,
-        to two digits).
+        One row a variant and metric: variant, metric, difference (of the means over seeds), low,
+        high (95%, paired bootstrap), and for accuracy mcnemar (exact p of each pair of equal
+        seeds, in order of the seeds, to two digits). No row if there is one variant only.
 
     Raises:
         ValueError: There is no such variant.
@@ -222,28 +220,26 @@ def paired_differences(
             for r in members
             if r.config.seed in by_seed
         ]
-        for metric, row in metrics.iterrows():
-            rows.append({"variant": name, "metric": metric, **row.rename({"value": "difference"})})
-            rows[-1]["mcnemar"] = p if metric == "accuracy" else None
-    return pd.DataFrame(rows)
+        for metric, (value, low, high) in metrics[["value", "low", "high"]].iterrows():
+            rows.append((name, metric, value, low, high, p if metric == "accuracy" else None))
+    columns = ["variant", "metric", "difference", "low", "high", "mcnemar"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def prediction_agreement(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
     """How often two runs predict the same class, within and between variants.
 
     Returns:
-        Rows "two seeds of a variant" and "two variants" (as far as there are such pairs): mean,
-        min, max over the pairs.
+        Rows "two seeds of a variant" and "two variants" (if there are such pairs): mean, min, max
+        over the pairs.
     """
     answers = [(name, r.table["predicted"]) for name, side in groups.items() for r in side]
-    pairs = pd.DataFrame(
-        {
-            "pairs": "two seeds of a variant" if one == other else "two variants",
-            "same": (a == b).mean(),
-        }
+    pairs = [
+        ("two seeds of a variant" if one == other else "two variants", (a == b).mean())
         for (one, a), (other, b) in itertools.combinations(answers, 2)
-    )
-    return pairs.groupby("pairs")["same"].agg(["mean", "min", "max"]).rename_axis(None)
+    ]
+    same = pd.DataFrame(pairs, columns=["pairs", "same"]).groupby("pairs")["same"]
+    return same.agg(["mean", "min", "max"]).rename_axis(None)
 
 
 def detection_table(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
@@ -251,26 +247,23 @@ def detection_table(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
 
     Returns:
         One row a noise and measure: noise_kind, label_noise, measure, auroc (mean), min, max,
-        seeds. Empty where no run was asked.
+        seeds. Empty without such runs.
     """
+    keys = ["noise_kind", "label_noise", "measure"]
     rows = [
-        {"noise_kind": r.config.noise_kind, "label_noise": r.config.label_noise, "measure": name,
-         "auroc": value}
+        (r.config.noise_kind, r.config.label_noise, name, value)
         for members in groups.values() for r in members
         for name, value in r.saved.get("label_detection", {}).items()
     ]  # fmt: skip
-    if not rows:
-        return pd.DataFrame()
-    noise = pd.DataFrame(rows).groupby(["noise_kind", "label_noise", "measure"], sort=False)
-    table = noise["auroc"].agg(["mean", "min", "max", "size"])
-    return table.set_axis(["auroc", "min", "max", "seeds"], axis=1).reset_index()
+    noise = pd.DataFrame(rows, columns=[*keys, "auroc"]).groupby(keys, sort=False)["auroc"]
+    return noise.agg(auroc="mean", min="min", max="max", seeds="size").reset_index()
 
 
 def write_comparison(comparison: Comparison, folder: Folder) -> None:
-    """Write a comparison as tables that name no face, to be shared.
+    """Write a comparison as tables without faces, to be shared.
 
-    tables/: about.json, seeds.csv, summary.csv, differences.csv, and detection.csv where labels
-    were made wrong.
+    tables/: about.json, seeds.csv, summary.csv, differences.csv, and detection.csv for runs with
+    `label_noise`.
     """
     folder.write_json(dict(comparison.about), "tables", "about.json")
     folder.write_table(comparison.seeds, "tables", "seeds.csv")
@@ -288,7 +281,7 @@ def read_comparison(folder: str | Path) -> Comparison:
         folder: Holds the tables; a relative name starts from the project root.
 
     Raises:
-        FileNotFoundError: A table is not there.
+        FileNotFoundError: A table is missing.
     """
     path = outputs_folder(str(folder))
     tables = {name: pd.read_csv(path / f"{name}.csv") for name in ("seeds", "differences")}
@@ -320,39 +313,78 @@ def published_results(dataset: str = "") -> pd.DataFrame:
     return table[rows].reset_index(drop=True)
 
 
-def publish_runs(results: Iterable[Evaluation], destination: Path) -> list[Path]:
-    """Copy what is needed to check a result: settings, history, metrics, predictions.
+def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]:
+    """Copy what is needed to check a result: settings, environment, history, metrics, predictions.
 
     Weights, images and paths of this machine are left out. The predictions keep what the
-    comparison reads, to five significant digits.
+    comparison reads, to five significant digits. What an older version did not write into
+    metrics.json is added, as far as it follows from the predictions; so published runs can be
+    published again, in place.
 
     Raises:
-        FileExistsError: A run of that name is there already, with other predictions.
+        ValueError: The runs were scored on different faces, splits or protocols.
+        FileExistsError: A run of that name exists already, with other predictions.
     """
+    check_same_faces(results)
     folders = []
-    for result in results:
+    for result, parent in zip(results, _parents(results), strict=True):
         target = Folder(destination / result.run.path.name)
         config = result.config.to_dict()
-        for key in ("data_dir", "backbone_weights", "checkpoint_path", "output_dir"):
-            config[key] = Path(config[key]).name
+        places = [config[key] for key in PLACES] + [str(result.run.path.resolve())]
+        config |= {key: Path(config[key]).name for key in PLACES} | {"checkpoint_path": parent}
         shared = ("id", "label", "predicted", "agreed", "reliability")
         columns = [c for c in result.table if c in shared or c.startswith("p_")]
-        text = result.table.to_csv(index=False, float_format="%.5g", columns=columns)
-        content = gzip.compress(text.encode(), mtime=0)  # the same bytes whenever it is made
+        predictions = result.table.to_csv(index=False, float_format="%.5g", columns=columns)
+        predictions = without_paths(predictions, *places)
         name = f"{result.saved['split']}_{result.saved['headline']}.csv.gz"
         there = target.path / "predictions" / name
-        if there.is_file() and there.read_bytes() != content:
+        if there.is_file() and _unzipped(there) != predictions:
             raise FileExistsError(f"{relative(there)} exists with other predictions; move it away")
-        target.write_json(config, "config.json")
-        target.write_json(result.saved, "metrics.json")
-        target.write_text((result.run.path / "history.csv").read_text(), "history.csv")
+        contents = {"config.json": config, "metrics.json": _filled(result.saved, result.metrics)}
+        environment = result.run.path / "environment.json"
+        if environment.is_file():
+            contents["environment.json"] = json.loads(environment.read_text())
+        history = (result.run.path / "history.csv").read_text()
+        for file, content in contents.items():
+            target.write_json(without_paths(content, *places), file)
+        target.write_text(without_paths(history, *places), "history.csv")
+        content = gzip.compress(predictions.encode(), mtime=0)  # the same whenever it is made
         target.write_bytes(content, "predictions", name)
         folders.append(target.path)
     return folders
 
 
+def _unzipped(path: Path) -> str | None:
+    try:
+        return gzip.decompress(path.read_bytes()).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        return None
+
+
+def _filled(saved: Any, computed: Any) -> Any:
+    """What was saved, and what it lacks from the computed."""
+    if isinstance(saved, Mapping) and isinstance(computed, Mapping):
+        both = {key: _filled(saved[key], computed.get(key)) for key in saved}
+        return both | {key: value for key, value in computed.items() if key not in saved}
+    if isinstance(saved, list) and isinstance(computed, list) and len(saved) == len(computed):
+        return [_filled(one, other) for one, other in zip(saved, computed, strict=True)]
+    return saved
+
+
 def _settings(config: Config) -> dict[str, Any]:
-    """What can set a variant apart; None where a setting has no effect."""
+    """The settings by which variants can differ; None where a setting has no effect."""
     names = [name for name, setting in SETTINGS.items() if setting.sets_apart]
     values = {name: None if config.unmet(name) else getattr(config, name) for name in names}
     return values | {"backbone_weights": Path(config.backbone_weights).name}
+
+
+def _parents(results: Sequence[Evaluation]) -> list[str]:
+    """The run or checkpoint that each was fine-tuned from, its path from where all of them lie.
+
+    "" for a run that starts afresh.
+    """
+    paths = [PROJECT_ROOT / r.config.checkpoint_path for r in results]
+    paths = [p.parents[1] / p.stem if p.suffix == ".safetensors" else p for p in paths]
+    parents = [p for p in paths if p != PROJECT_ROOT]
+    root = os.path.commonpath([p.parent for p in parents]) if parents else ""
+    return ["" if p == PROJECT_ROOT else p.relative_to(root).as_posix() for p in paths]

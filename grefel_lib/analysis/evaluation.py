@@ -27,7 +27,8 @@ from grefel_lib.analysis.robustness import evaluate_corruptions
 from grefel_lib.analysis.suspects import label_detection
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
-from grefel_lib.files import Folder, atomic, relative
+from grefel_lib.files import Folder, atomic, read_facts, relative
+from grefel_lib.files import read_table as read_faces_table
 from grefel_lib.metrics import (
     bootstrap_intervals,
     check_predictions,
@@ -41,9 +42,11 @@ from grefel_lib.run import BEST, BEST_EMA, Run
 
 INSIDE = 1000  # faces whose embedding and attention are saved, for maps
 FACTS = (  # of metrics.json, that no table of predictions holds
-    "dataset", "fingerprint", "protocol", "split", "training_leaks_dropped", "labels_made_wrong",
-    "selection", "headline",
+    "dataset", "fingerprint", "protocol", "split", "training_dataset", "training_fingerprint",
+    "training_protocol", "training_leaks_dropped", "validation_copies_dropped",
+    "labels_made_wrong", "selection", "headline",
 )  # fmt: skip
+CHECKPOINT_FACTS = ("epoch", "val_accuracy", "sha256")  # of metrics.json, by checkpoint
 SELECTION = "validation accuracy"
 
 
@@ -52,8 +55,8 @@ class Evaluation:
     """One evaluated run; what was not asked for is None or empty."""
 
     run: Run  # in whose folder it lies
-    config: Config  # of the run, with the split that was evaluated
-    facts: Mapping[str, Any]  # FACTS, and for each checkpoint its epoch and val_accuracy
+    config: Config  # the run was trained with
+    facts: Mapping[str, Any]  # FACTS, and for each checkpoint CHECKPOINT_FACTS
     predictions: Mapping[str, pd.DataFrame]  # by checkpoint
     validation: Mapping[str, pd.DataFrame]  # by checkpoint, of the validation split
     history: pd.DataFrame | None = None
@@ -87,10 +90,11 @@ class Evaluation:
     def metrics(self) -> dict[str, Any]:
         """The content of metrics.json: every number of the evaluation, from its predictions.
 
-        dataset, protocol, split, leaks dropped, the selection rule, the headline checkpoint; for
-        each checkpoint its epoch, validation accuracy, metrics, their 95% intervals (images
-        resampled), calibration, temperature (fitted on validation; null without it) and the
-        calibration after it, sureness (how well errors are predicted), per_class; and of the
+        dataset, protocol, split; the same of the training, and what it dropped; the selection rule,
+        the headline checkpoint; for each checkpoint its epoch, validation accuracy, checksum,
+        metrics, their 95% intervals, calibration, temperature (fitted on validation; null without
+        it) and the calibration after it, sureness (how well errors are predicted),
+        surest_on_validation (the measure that predicts them best there), per_class; and of the
         headline, where known: people (what annotators reach), copies (accuracy on faces that
         training holds too), attributes (accuracy by group of person), label_detection.
 
@@ -160,6 +164,7 @@ def _checkpoint_metrics(table: pd.DataFrame, validation: pd.DataFrame | None) ->
     temperature = None if validation is None else fit_temperature(validation)
     after = None if temperature is None else with_temperature(table, temperature)
     sureness = error_detection(table).replace({float("nan"): None})
+    chosen = None if validation is None else error_detection(validation)["auroc"].dropna()
     return {
         "metrics": {"n": len(table), **intervals["value"]},
         "intervals": {name: [row["low"], row["high"]] for name, row in intervals.iterrows()},
@@ -167,7 +172,11 @@ def _checkpoint_metrics(table: pd.DataFrame, validation: pd.DataFrame | None) ->
         "temperature": temperature,
         "calibration_after": None if after is None else calibration_errors(after),
         "sureness": sureness.to_dict(orient="index"),
-        "per_class": per_class_metrics(table).to_dict(orient="records"),
+        "surest_on_validation": None if chosen is None or chosen.empty else chosen.idxmax(),
+        "per_class": [
+            {k: None if pd.isna(v) else v for k, v in row.items()}  # NaN is no JSON
+            for row in per_class_metrics(table).to_dict(orient="records")
+        ],
     }
 
 
@@ -175,13 +184,15 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
     """Score a run on a split and write everything there is to know of it into a folder.
 
     Both checkpoints score the split and the validation split; the headline alone scores the
-    training faces (`inspect_labels`) and corrupted faces (`robustness_images`).
+    training faces (`inspect_labels`) and corrupted faces (`robustness_images`). What an earlier
+    evaluation left in the folder and this one does not write is removed.
 
     Args:
         run: A trained run.
         faces: All splits.
         config: split, robustness_images, inspect_labels; batch size, device and workers.
-        results: Gets predictions/, inside/, copies.csv and robustness.csv.
+        results: Gets predictions/, inside/, copies.csv and robustness.csv; config.json of the run
+            too, if it is another folder.
 
     Raises:
         ValueError: The classes of the faces are not those of the run.
@@ -204,7 +215,10 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
             name: _written(results, table, "predictions", f"{part}_{name}")
             for name, table in predict_each(nets, faces.split(part), config).items()
         }
-    checkpoints = {n: {k: t.facts[k] for k in ("epoch", "val_accuracy")} for n, t in models.items()}
+    checkpoints = {
+        name: {key: trained.facts.get(key) for key in CHECKPOINT_FACTS}
+        for name, trained in models.items()
+    }
     headline = better_checkpoint(checkpoints)
     net = nets[headline]
     facts = {
@@ -212,8 +226,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         "fingerprint": faces.info["fingerprint"],
         "protocol": faces.info["protocol"],
         "split": split,
-        "training_leaks_dropped": faces.info["leaks_dropped"],
-        "labels_made_wrong": faces.info.get("labels_made_wrong", 0),
+        **training_facts(run),
         "selection": SELECTION,
         "headline": headline,
         "checkpoints": checkpoints,
@@ -232,12 +245,78 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
     if split != "train":
         whole = load_faces(config.replace(drop_leaks=False))
         extra["copies"] = _written(results, find_copies(whole, split), "copies")
+    if results.path != run.path:
+        results.write_json(run.config.to_dict(), "config.json")
+    written = {f"{part}_{name}.csv" for part in tables for name in models}
+    written |= {path.name, f"train_{headline}.csv" if "training" in extra else ""}
+    written |= {f"{name}.csv" for name in extra}
+    for pattern in ("predictions/*", "inside/*", "copies.csv", "robustness.csv"):
+        for old in results.path.glob(pattern):
+            if old.name not in written:
+                old.unlink()
     validation = tables["val"] if split != "val" else {}
-    saved_in = Run(results.path, config)
+    saved_in = Run(results.path, run.config)
     return Evaluation(
-        saved_in, config, facts, tables[split], validation, read_table(run, "history"),
+        saved_in, run.config, facts, tables[split], validation, read_table(run, "history"),
         inside=inside, **extra,
     )  # fmt: skip
+
+
+def training_facts(run: Run) -> dict[str, Any]:
+    """What the training of a run says of its data, from environment.json; None: not recorded."""
+    path = run.path / "environment.json"
+    data = json.loads(path.read_text()).get("data", {}) if path.is_file() else {}
+    protocol = "" if run.config.unmet("protocol") else run.config.protocol
+    return {
+        "training_dataset": run.config.dataset,
+        "training_fingerprint": data.get("fingerprint"),
+        "training_protocol": data.get("protocol", protocol),
+        "training_leaks_dropped": data.get("leaks_dropped"),
+        "validation_copies_dropped": data.get("validation_copies_dropped"),
+        "labels_made_wrong": data.get("labels_made_wrong", 0),
+    }
+
+
+def evaluation_folder(run: Run, config: Config) -> Folder:
+    """Where an evaluation goes: the test split of the run's own data into the run's folder itself.
+
+    Any other gets a folder in there: evaluate_<dataset>[_<protocol>]_<split>.
+
+    Args:
+        run: A trained run.
+        config: Its settings with the dataset, protocol and split to evaluate.
+    """
+    same = (config.dataset, config.protocol) == (run.config.dataset, run.config.protocol)
+    if same and config.split == "test":
+        return run
+    protocol = [] if config.unmet("protocol") else [config.protocol]
+    return Folder(run.path / "_".join(["evaluate", config.dataset, *protocol, config.split]))
+
+
+def _trained_in(run: Run) -> Path:
+    """The folder of the training, also of an evaluation that has a folder of its own in there."""
+    return run.path.parent if run.path.name.startswith("evaluate_") else run.path
+
+
+def stale_because(run: Run) -> str:
+    """Why metrics.json does not fit the checkpoints of its run; empty if it does.
+
+    Args:
+        run: Or the folder of one of its evaluations. Without checkpoints everything fits.
+    """
+    content = json.loads((run.path / "metrics.json").read_text())
+    trained = _trained_in(run)
+    for name, numbers in content["checkpoints"].items():
+        path = trained / "checkpoints" / f"{name}.safetensors"
+        if not path.is_file():
+            continue
+        facts = read_facts(path)
+        if any(facts.get(key) != numbers[key] for key in CHECKPOINT_FACTS if key in numbers):
+            return (
+                f"{relative(run.path / 'metrics.json')} is of {name} at epoch {numbers['epoch']}, "
+                f"and {relative(path)} is now another, of epoch {facts['epoch']}"
+            )
+    return ""
 
 
 def better_checkpoint(checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
@@ -256,18 +335,22 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
 
     Raises:
         FileNotFoundError: The run was not evaluated, or its predictions are gone.
+        ValueError: It was trained on since, see `stale_because`.
     """
     if not (run.path / "metrics.json").is_file():
         raise FileNotFoundError(
             f"run {run.name} was not evaluated; first: grefel evaluate --checkpoint-dir {run.name}"
         )
     content = json.loads((run.path / "metrics.json").read_text())
-    facts = {key: content[key] for key in FACTS if key in content}
-    keys = ("epoch", "val_accuracy")
-    checkpoints = {n: {k: c[k] for k in keys} for n, c in content["checkpoints"].items()}
-    facts |= {"checkpoints": checkpoints}
-    split, headline = content["split"], content["headline"]
-    config = run.config.replace(split=split)
+    if reason := stale_because(run):
+        raise ValueError(f"{reason}; evaluate again: grefel evaluate --checkpoint-dir {run.name}")
+    known = training_facts(run) | content
+    facts = {key: known[key] for key in FACTS if key in known}
+    facts["checkpoints"] = checkpoints = {
+        name: {key: numbers[key] for key in CHECKPOINT_FACTS if key in numbers}
+        for name, numbers in content["checkpoints"].items()
+    }
+    split, headline, config = content["split"], content["headline"], run.config
 
     def read(part: str) -> dict[str, pd.DataFrame]:
         tables = {name: read_table(run, "predictions", f"{part}_{name}") for name in checkpoints}
@@ -287,7 +370,7 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
         facts,
         predictions,
         read("val") if split != "val" else {},
-        history=read_table(run, "history"),
+        history=read_table(Folder(_trained_in(run)), "history"),
         training=read_table(run, "predictions", f"train_{headline}") if split != "train" else None,
         copies=read_table(run, "copies"),
         robustness=read_table(run, "robustness"),
@@ -301,7 +384,7 @@ def read_table(run: Folder, *parts: str) -> pd.DataFrame | None:
     for ending in (".csv", ".csv.gz"):
         path = run.path.joinpath(*parts[:-1], parts[-1] + ending)
         if path.is_file():
-            return pd.read_csv(path)
+            return read_faces_table(path)
     return None
 
 

@@ -286,9 +286,9 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    from grefel_lib.analysis.compare import collect_runs, publish_runs
+    from grefel_lib.analysis.compare import evaluated_runs, publish_runs
 
-    folders = publish_runs(collect_runs(arguments.source), arguments.dest)
+    folders = publish_runs(evaluated_runs(arguments.source), arguments.dest)
     print(f"wrote {len(folders)} runs to {arguments.dest}")
 
 

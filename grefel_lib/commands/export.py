@@ -1,39 +1,96 @@
-"""Export of a run to ONNX, checked against PyTorch and timed."""
+"""Export of a run to ONNX: a face crop in, probabilities out; checked against PyTorch and timed."""
 
 import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
-from grefel_lib.batches import prepare_input, to_float
 from grefel_lib.faces import FaceSet
-from grefel_lib.files import atomic, relative
+from grefel_lib.files import atomic
+from grefel_lib.grefel import Output
+from grefel_lib.labels import FORMATS
+from grefel_lib.predict import score_images
 from grefel_lib.restore import Trained
 
 TOLERANCE = 1e-4  # largest difference of a probability that counts as the same model
 CHECKED, TIMED = 64, 50  # faces that are compared; single faces that are timed
+LUMA, LUMA_BITS = (19595, 38470, 7471), 16  # Pillow's grey of RGB, in integers
+WEIGHT_BITS = 22  # of the integers in which Pillow resizes
 
 
 class _Exported(nn.Module):
-    """The exported graph: images in 0..1 in; class_probs and reliability out."""
+    """The exported graph: all that `score_images` does with face crops of one size.
+
+    Grey and the size of the data set, as in `like_training`, are Pillow's integer arithmetic, in
+    float64: MatMul takes it, and it holds these integers exactly.
+    """
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
         self.net = trained.model
+        self.size, self.mode = FORMATS[trained.config.dataset]
+        eye = torch.eye(self.size)[None, None]
+        enlarge = F.interpolate(
+            eye, size=(trained.config.image_size, self.size), mode="bilinear", antialias=True
+        )
+        self.register_buffer("enlarge", enlarge[0, 0])  # (S, size): bilinear, as a matrix
+        self.register_buffer("luma", torch.tensor(LUMA, dtype=torch.float64))
         self.register_buffer("mean", torch.tensor(trained.model.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(trained.model.std).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        output = self.net((images - self.mean) / self.std)
+        """(B, H, W, 3) uint8 RGB -> class_probs (B, C) and, of a GReFEL head, reliability (B,)."""
+        pixels = images.to(torch.float64)
+        if self.mode == "L":
+            pixels = _shift((pixels * self.luma).sum(dim=3, keepdim=True), LUMA_BITS)
+        pixels = pixels.permute(0, 3, 1, 2)  # (B, 1 or 3, H, W)
+        pixels = resize_as_pillow(pixels, self.size)
+        faces = self.enlarge @ (pixels.to(torch.float32) / 255) @ self.enlarge.T
+        output = self.net((faces.expand(-1, 3, -1, -1) - self.mean) / self.std)
         outputs = (output.class_probs, output.reliability)
         return tuple(value for value in outputs if value is not None)
+
+
+def resize_as_pillow(pixels: Tensor, size: int) -> Tensor:
+    """Pillow's bicubic resize of whole numbers 0 to 255: (..., H, W) -> (..., size, size) float64.
+
+    It begins with the width. Pillow 13 begins with the height of crops much taller than wide,
+    where the two may round differently.
+    """
+    across, down = (_bicubic(length, size) for length in (pixels.shape[-1], pixels.shape[-2]))
+    pixels = _shift(pixels @ across.T, WEIGHT_BITS).clamp(0, 255)
+    return _shift(down @ pixels, WEIGHT_BITS).clamp(0, 255)
+
+
+def _shift(values: Tensor, bits: int) -> Tensor:
+    """Whole numbers divided by 2^bits and rounded, as integers are by a shift."""
+    return torch.floor((values + 2 ** (bits - 1)) / 2**bits)
+
+
+def _bicubic(length: int, size: int) -> Tensor:
+    """Pillow's antialiased bicubic weights for one side: (size, length), times 2^WEIGHT_BITS."""
+    pixels = torch.arange(length, dtype=torch.float64)
+    scale = torch.ones_like(pixels).sum() / size  # a tensor: the length is known at run time only
+    spread = scale.clamp(min=1)
+    centre = (torch.arange(size, dtype=torch.float64)[:, None] + 0.5) * scale
+    inside = pixels >= torch.floor(centre - 2 * spread + 0.5)
+    inside = inside & (pixels < torch.floor(centre + 2 * spread + 0.5))
+    x = ((pixels - centre + 0.5) / spread).abs()
+    near = (1.5 * x - 2.5) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * -0.5
+    weights = torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
+    weights = torch.where(inside, weights, torch.zeros_like(x))
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return weights.sign() * torch.floor(weights.abs() * 2**WEIGHT_BITS + 0.5)
 
 
 @dataclass(frozen=True)
@@ -47,15 +104,18 @@ class ExportReport:
 
 
 def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
-    """Write a model as ONNX, if onnxruntime and PyTorch agree on the given faces.
+    """Write a model as ONNX, if onnxruntime and `score_images` agree on the given faces.
 
-    The file takes `images`, float32 (batch, 3, S, S) in 0..1, and gives `class_probs` (batch, C)
-    and, where the model has it, `reliability` (batch,). Class names, S and where the file comes
-    from are in its metadata.
+    The file takes `images`, face crops (batch, height, width, 3) of any size, uint8 RGB, and gives
+    `class_probs` (batch, C) and, where the model has it, `reliability` (batch,). Whatever
+    `grefel predict` does with a crop (grey, 48 pixels, enlarging, normalising) is in the graph. It
+    computes in float32. Class names, what the graph does and where the file comes from are in its
+    metadata.
 
     Args:
         trained: From `load_model`, on the CPU.
-        faces: Faces to compare on, such as the run's validation split.
+        faces: Faces to compare on, such as the run's validation split: as they are, and as larger
+            crops in colour.
         path: The file; written whole or not at all.
 
     Raises:
@@ -74,20 +134,29 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
         """Euclidean distances, which the exporter does not know: (B, D), (N, D) -> (B, N)."""
         return op.ReduceL2(op.Sub(op.Unsqueeze(a, [-2]), op.Unsqueeze(b, [-3])), [-1], keepdims=0)
 
+    trained = replace(trained, config=trained.config.replace(precision="fp32"))
     module = _Exported(trained).eval()
-    inputs = _inputs(trained, faces)
-    names = ["class_probs", "reliability"][: len(_run(module, inputs[:2]))]
+    crops = _crops(faces)
+    example = torch.from_numpy(np.stack([crops[-1]] * 2))
+    names = ["class_probs", "reliability"][: len(_answers(score_images(trained, crops[:1])))]
+    sides = {axis: torch.export.Dim(name) for axis, name in enumerate(("batch", "height", "width"))}
     program = torch.onnx.export(
-        module, (inputs[:2],), dynamo=True, verbose=False,
+        module, (example,), dynamo=True, verbose=False,
         input_names=["images"], output_names=names,
-        dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
+        dynamic_shapes={"images": sides},
         custom_translation_table={torch.ops.aten._cdist_forward.default: cdist},
     )  # fmt: skip
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # the exporter's stack traces, which hold paths of this machine
+    colour = "grey" if module.mode == "L" else "RGB"
     program.model.metadata_props.update(
         class_names=json.dumps(trained.class_names),
-        image_size=str(trained.config.image_size),
-        values="images are RGB in 0..1; grey faces repeat their channel",
-        source=relative(trained.path),
+        input="images: face crops in RGB, uint8, (batch, height, width, 3), of any size; a grey "
+        "crop repeats its channel",
+        in_the_graph=f"all preprocessing: {colour}, {module.size} x {module.size} pixels (Pillow's "
+        f"bicubic), {trained.config.image_size} x {trained.config.image_size} pixels (bilinear), "
+        f"mean and std",
+        source=f"{trained.path.parents[1].name}, {trained.path.name}",  # no path of this machine
     )
     sessions = []
 
@@ -96,11 +165,18 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(temporary.read_bytes(), options)
-        ours, theirs = _run(module, inputs), session.run(None, {"images": inputs.numpy()})
-        apart = max(np.abs(a - b).max() for a, b in zip(ours, theirs, strict=True))
+        apart = max(
+            np.abs(ours - theirs).max()
+            for crop in crops
+            for ours, theirs in zip(
+                _answers(score_images(trained, [crop])),
+                session.run(None, {"images": crop[None]}),
+                strict=True,
+            )
+        )
         if not apart <= TOLERANCE:
             raise ValueError(
-                f"onnxruntime and PyTorch differ by {apart:.2g} on {len(inputs)} faces, more than "
+                f"onnxruntime and PyTorch differ by {apart:.2g} on {len(crops)} faces, more than "
                 f"{TOLERANCE}; nothing was written"
             )
         sessions.append((session, float(apart)))
@@ -109,34 +185,33 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
     atomic(path, check)
     [(session, apart)] = sessions
     ours, theirs = _latency(
-        lambda face: _run(module, face),
-        lambda face: session.run(None, {"images": face.numpy()}),
-        inputs[:1],
+        lambda: score_images(trained, crops[-1:]),
+        lambda: session.run(None, {"images": crops[-1][None]}),
     )
     return ExportReport(path, apart, ours, theirs)
 
 
-def _inputs(trained: Trained, faces: FaceSet) -> Tensor:
-    """(N, 3, S, S) in 0..1, evenly spaced through the faces."""
+def _crops(faces: FaceSet) -> list[np.ndarray]:
+    """Crops (H, W, 3) evenly spaced through the faces: as they are, then larger and in colour."""
     chosen = np.unique(np.linspace(0, len(faces) - 1, CHECKED).round().astype(int))
-    floats = to_float(faces.gather(chosen))
-    plain = (0.0,) * 3, (1.0,) * 3
-    return prepare_input(floats, trained.config.image_size, *plain).contiguous()
+    plain = [np.asarray(Image.fromarray(face).convert("RGB")) for face in faces.gather(chosen)]
+    tint = np.array([1.0, 0.8, 0.6])
+    large = [Image.fromarray((face * tint).astype(np.uint8)).resize((131, 157)) for face in plain]
+    return plain + [np.asarray(face) for face in large]
 
 
-@torch.inference_mode()
-def _run(module: nn.Module, images: Tensor) -> list[np.ndarray]:
-    return [value.numpy() for value in module(images)]
+def _answers(output: Output) -> list[np.ndarray]:
+    """What the file gives, from the model's output."""
+    values = (output.class_probs, output.reliability)
+    return [value.float().numpy() for value in values if value is not None]
 
 
-def _latency(
-    ours: Callable[[Tensor], Any], theirs: Callable[[Tensor], Any], face: Tensor
-) -> tuple[float, float]:
-    """Median milliseconds for one face, the two taken in turn."""
+def _latency(ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[float, float]:
+    """Median milliseconds of each, the two taken in turn."""
     milliseconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(TIMED):
         for way, times in zip((ours, theirs), milliseconds, strict=True):
             started = time.perf_counter()
-            way(face)
+            way()
             times.append(1000 * (time.perf_counter() - started))
     return statistics.median(milliseconds[0]), statistics.median(milliseconds[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -18,16 +19,20 @@ from IPython import get_ipython
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config as TraitConfig
 
-from grefel_lib.analysis.compare import PUBLISHED, collect_runs, comparison_folder
+from grefel_lib.analysis.compare import PUBLISHED, comparison_folder, evaluated_runs, group_variants
+from grefel_lib.analysis.evaluation import evaluation_folder
 from grefel_lib.backbone import check_backbone
 from grefel_lib.commands import COMMANDS, NotebookError
 from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config, check_name
+from grefel_lib.environment import openmp_settings
 from grefel_lib.faces import load_faces
 from grefel_lib.files import read_facts, relative
 from grefel_lib.fit import fit
+from grefel_lib.report.tables import SPLITS
 from grefel_lib.run import (
     Run,
     check_run,
+    check_same_data,
     checkpoint_file,
     newest_run,
     open_run,
@@ -50,12 +55,35 @@ def notebook_path(command: str) -> Path:
     return NOTEBOOKS / COMMANDS[command][0]
 
 
+def cell_parameters(command: str) -> dict[str, Any]:
+    """What the parameters cell of a command's notebook sets now: the command's own defaults.
+
+    Raises:
+        ValueError: The cell cannot be run, or see `check_parameters`.
+        FileNotFoundError: The notebook is not there.
+    """
+    path = notebook_path(command)
+    _check_notebook(path)
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    tagged = [c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    source = "".join(tagged[0]) if tagged else ""
+    values: dict[str, Any] = {}
+    try:
+        exec(source, values)  # assignments, which the notebook runs as well
+    except Exception as error:
+        raise ValueError(
+            f"the parameters cell of {relative(path)} fails: {type(error).__name__}: {error}"
+        ) from error
+    return check_parameters(command, {n: values[n] for n in _assignments(source) or {}})
+
+
 def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
     """Check settings, data and weights, then run a command's notebook.
 
     Args:
         command: A key of COMMANDS.
-        overrides: Values by parameter name; text is converted as the parameter's type asks.
+        overrides: Values by parameter name, before those of the parameters cell; text is converted
+            as the parameter's type asks.
 
     Returns:
         The run folder.
@@ -64,14 +92,18 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
         ValueError, OSError: Bad settings, a run folder in the way, bad data, no weights.
         NotebookError: See `execute_notebook`.
     """
-    overrides = dict(overrides)
+    cell, overrides = cell_parameters(command), dict(overrides)
     if "output_dir" in overrides:
         overrides["output_dir"] = str(Path(overrides["output_dir"]).expanduser().absolute())
-    folder = _compared(overrides) if command == "compare" else _prepared(command, overrides)
+    settings = cell | overrides
+    folder = _compared(settings) if command == "compare" else _prepared(command, settings)
+    overrides = {name: value for name, value in settings.items() if cell.get(name) != value}
     for key, value in overrides.items():  # typed: papermill would pass text as text
         overrides[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
     source = notebook_path(command)
-    print(f"grefel {command}: {relative(folder)}", flush=True)
+    split = settings.get("split", "test")
+    where = "" if split == "test" else f", {SPLITS[split]}"
+    print(f"grefel {command}: {relative(folder)}{where}", flush=True)
     execute_notebook(source, folder / source.name, overrides)
     return folder
 
@@ -96,7 +128,7 @@ def _prepared(command: str, overrides: dict[str, Any]) -> Path:
         overrides[name] = folder.name
         if config.checkpoint_path:
             overrides[name] = folder.name.removeprefix("finetune_")
-    load_faces(config)
+    check_same_data(Run(folder, config), load_faces(config).info)
     check_backbone(config)
     return folder
 
@@ -104,7 +136,7 @@ def _prepared(command: str, overrides: dict[str, Any]) -> Path:
 def _compared(overrides: dict[str, Any]) -> Path:
 
     output_dir = resolve_comparison(overrides)
-    collect_runs(output_dir)
+    group_variants(evaluated_runs(output_dir))
     return comparison_folder(output_dir).path
 
 
@@ -121,12 +153,9 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
         NotebookError: A cell failed; one line says how.
         OSError: The output folder cannot be made.
     """
-    if not notebook.is_file():
-        raise FileNotFoundError(
-            f"no notebook at {notebook}; grefel works from a checkout of the project, installed "
-            f"with: pip install -e ."
-        )
-    os.environ |= {"GREFEL_PANELS": "0"}  # also when this command runs inside an open notebook
+    _check_notebook(notebook)
+    # the kernel's too; no panels even when this command runs inside an open notebook
+    os.environ |= {"GREFEL_PANELS": "0", **openmp_settings()}
     # papermill warns of settings outside the parameters cell, but passes them on
     logging.getLogger("papermill").addFilter(lambda r: "unknown parameter" not in r.getMessage())
     fresh = not output.parent.exists()
@@ -154,6 +183,14 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
         where = f" (see {relative(output)})" if notebook_kept and not expected else ""
         message = error.evalue if expected else f"{error.ename}: {error.evalue}"
         raise NotebookError(f"{message}{where}") from error
+
+
+def _check_notebook(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no notebook at {path}; grefel works from a checkout of the project, installed "
+            f"with: pip install -e ."
+        )
 
 
 def _remove_if_empty(output: Path, fresh: bool) -> bool:
@@ -291,7 +328,8 @@ def resolve_evaluation(
 ) -> tuple[Run, Run, Config]:
     """The run to evaluate, where the results go, and the config with the given parameters.
 
-    Without `checkpoint_dir` it is the built-in demo run. `output_dir` sends the results elsewhere.
+    Without `checkpoint_dir` it is the built-in demo run. The results go into the run's folder, see
+    `evaluation_folder`; `output_dir` sends them elsewhere.
 
     Args:
         parameters: Values by name; without them, those of the notebook that calls this.
@@ -309,8 +347,10 @@ def resolve_evaluation(
     run = open_run(checked.checkpoint_dir) if checked.checkpoint_dir else demo_run()
     values = {name: getattr(checked, name) for name in overrides if name != "output_dir"}
     config = run.config.on_data(**values)
-    elsewhere = "output_dir" in overrides
-    return run, Run(outputs_folder(checked.output_dir) if elsewhere else run.path, config), config
+    results = evaluation_folder(run, config).path
+    if "output_dir" in overrides:
+        results = outputs_folder(checked.output_dir)
+    return run, Run(results, run.config), config
 
 
 def resolve_comparison(parameters: Mapping[str, Any] | None = None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from grefel_lib.commands.notebook import resolve
+from grefel_lib.commands.notebook import cell_parameters, resolve
 from grefel_lib.environment import pick_device
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
@@ -27,7 +27,7 @@ def train_worker(overrides: Mapping[str, Any]) -> None:
         ValueError: No run_name, or bad settings.
     """
 
-    config = resolve(overrides)
+    config = resolve(cell_parameters("train") | overrides)
     if not (config.run_name or config.resume):
         raise ValueError("under torchrun all processes must know the run folder: pass --run-name")
     world, _ = join_processes(pick_device(config.device))

@@ -18,16 +18,16 @@ PANELS = {
     "face": "FacePanel",
 }
 PICTURES = PROJECT_ROOT / "notebooks/pictures/panels"
-WIDTH = 520  # pixels of a picture that stands in for a panel
+WIDTH = 520  # pixels of the picture that replaces a panel
 
 
 def show_panel(name: str, *arguments: Any) -> None:
-    """Show a panel where a person can click it; elsewhere its picture, and how to get it.
+    """Show a panel in a live notebook; elsewhere its picture, and how to get it.
 
     Args:
         name: A key of PANELS.
-        arguments: What the panel is made of: data takes a config, training a run, confusion an
-            evaluation and a data set, runs a folder, face a run and a photograph.
+        arguments: Of the panel: data takes a config, training a run, confusion an evaluation and a
+            data set, runs a folder, face a run and a photograph.
 
     Raises:
         ValueError: There is no such panel.

@@ -1,8 +1,10 @@
 """Click a cell of the confusion matrix to see its faces with votes and predictions."""
 
+from functools import partial
 from typing import ClassVar
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
@@ -10,12 +12,12 @@ from matplotlib.figure import Figure
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.faces import FaceSet
 from grefel_lib.metrics import confusion_counts, images_in_cell, normalise_rows, table_classes
-from grefel_lib.panels.panel import Pager, Panel, count_faces, html_picture, row
+from grefel_lib.panels.panel import Pager, Panel, count_faces, dropdown, html_picture, share_range
 from grefel_lib.report.faces import face_cards
 from grefel_lib.report.style import BLUES, EMA, INK, paper_style, percent, short_name
 
 ORDERS = {
-    "surest first": ("confidence", False), "least sure first": ("confidence", True),
+    "most confident first": ("confidence", False), "least confident first": ("confidence", True),
     "most reliable first": ("reliability", False), "least reliable first": ("reliability", True),
 }  # fmt: skip
 PAGE = 8  # faces shown at once
@@ -28,7 +30,7 @@ def select_cell(
     true: str,
     predicted: str,
     *,
-    order: str = "surest first",
+    order: str = "most confident first",
     between: tuple[float, float] = (0, 1),
 ) -> pd.DataFrame:
     """The faces of one cell of the confusion matrix.
@@ -37,8 +39,8 @@ def select_cell(
         predictions: See `predict`.
         true: Class of the label.
         predicted: Class of the prediction.
-        order: A key of ORDERS; confidence is the probability of the predicted class.
-        between: Lowest and highest reliability; without reliability all faces are kept.
+        order: A key of ORDERS; confidence here is the probability of the predicted class.
+        between: Lowest and highest reliability; ignored if the head has no reliability.
     """
     rows = images_in_cell(predictions, true, predicted)
     rows = rows.assign(confidence=rows[f"p_{predicted}"])
@@ -60,29 +62,29 @@ class ConfusionPanel(Panel):
         self.names = table_classes(found.table)
         self.chosen: tuple[str, str, str] | None = None  # checkpoint, true, predicted
         reliable = "reliability" in found.table
-        self.order = widgets.Dropdown(
-            options=[o for o, (column, _) in ORDERS.items() if reliable or column == "confidence"],
-            description="order", layout={"width": "260px"},
-        )  # fmt: skip
-        self.between = widgets.FloatRangeSlider(
-            value=(0, 1), min=0, max=1, step=0.05, description="reliability", disabled=not reliable,
-            continuous_update=False, layout={"width": "330px"},
-        )  # fmt: skip
+        orders = [o for o, (column, _) in ORDERS.items() if reliable or column == "confidence"]
+        self.order = dropdown("order", orders, 260)
+        self.between = share_range("reliability")
+        self.between.disabled = not reliable
         self.pager = Pager(PAGE, self.guard(self._draw))
         self.shown = widgets.HTML()
         # shared: thousands of widgets would take the browser many seconds
         self.plain, self.framed = widgets.Layout(**CELL), widgets.Layout(**CELL, border=FRAME)
         self.text = {"layout": widgets.Layout(), "style": widgets.HTML().style}
         self.cells: dict[tuple[str, str, str], widgets.Button] = {}
-        self.styles: dict[int, widgets.ButtonStyle] = {}
+        self.styles = [
+            widgets.ButtonStyle(
+                button_color=to_hex(BLUES(share)), text_color="white" if share > 0.5 else INK
+            )
+            for share in np.linspace(0, 1, 51)
+        ]
         matrices = [self._matrix(name) for name in found.predictions]
-        self.fill(row(*matrices), row(self.order, self.between, self.pager.box), self.shown)
-        for control in (self.order, self.between):
-            control.observe(self.guard(self._select), names="value")
+        self.fill(matrices, [self.order, self.between, self.pager.box], self.shown)
+        self.react(self._select, self.order, self.between)
         self.choose(found.headline, *self._worst())
 
     def choose(self, checkpoint: str, true: str, predicted: str) -> None:
-        """Show the faces of a cell, as a click on it does."""
+        """Show the faces of a cell, like a click on it."""
         if self.chosen is not None:
             self.cells[self.chosen].layout = self.plain
         self.chosen = (checkpoint, true, predicted)
@@ -90,7 +92,7 @@ class ConfusionPanel(Panel):
         self._select()
 
     def _worst(self) -> tuple[str, str]:
-        """The most frequent mistake; without any, the first class and itself."""
+        """The most frequent mistake; without mistakes, the first cell of the diagonal."""
         wrong = self.found.table[self.found.table["label"] != self.found.table["predicted"]]
         if wrong.empty:
             return self.names[0], self.names[0]
@@ -107,32 +109,19 @@ class ConfusionPanel(Panel):
                 key = (checkpoint, true, predicted)
                 count, share = counts[i, j], shares[i, j]
                 self.cells[key] = button = widgets.Button(
-                    description=percent(share, False) if count else "",
+                    description=percent(share, False) if count else "", disabled=not count,
                     tooltip=f"{count_faces(count)}: {true} taken for {predicted} ({checkpoint})",
-                    disabled=not count,
-                    layout=self.plain,
-                    style=self._style(share),
-                )
-                button.on_click(self.guard(lambda key=key: self.choose(*key)))
+                    layout=self.plain, style=self.styles[round(50 * share)],
+                )  # fmt: skip
+                self.react(partial(self.choose, *key), button)
                 children.append(button)
-        columns = f"34px repeat({len(self.names)}, 42px)"
-        grid = widgets.GridBox(
-            children, layout={"grid_template_columns": columns, "grid_gap": "1px"}
-        )
+        columns = {"grid_template_columns": f"34px repeat({len(self.names)}, 42px)"}
+        grid = widgets.GridBox(children, layout=columns | {"grid_gap": "1px"})
         chosen = " (headline)" if checkpoint == self.found.headline else ""
-        accuracy = (counts.trace() / counts.sum()) if counts.sum() else 0
-        title = widgets.HTML(f"{checkpoint}{chosen}: {accuracy:.1%}")
+        accuracy = counts.trace() / max(counts.sum(), 1)
+        split = self.found.facts["split"]
+        title = widgets.HTML(f"{checkpoint}{chosen}, {split} split: {accuracy:.1%}")
         return widgets.VBox([title, grid], layout={"margin": "0 16px 8px 0"})
-
-    def _style(self, share: float) -> widgets.ButtonStyle:
-        """The colour of a share of a row, to the percent."""
-        percent = round(100 * share)
-        if percent not in self.styles:
-            self.styles[percent] = widgets.ButtonStyle(
-                button_color=to_hex(BLUES(percent / 100)),
-                text_color="white" if percent > 50 else INK,
-            )
-        return self.styles[percent]
 
     def _select(self) -> None:
         self.pager.start = 0
@@ -147,7 +136,7 @@ class ConfusionPanel(Panel):
         page_rows = rows.iloc[self.pager.page(len(rows))]
         text = f"{true} taken for {predicted} by {checkpoint}: {count_faces(len(rows))}"
         if page_rows.empty:
-            self.tell(f"{text} of this reliability; widen the range")
+            self.tell(f"{text} with this reliability; widen the range")
             self.shown.value = ""
             return
         self.tell(text)
@@ -155,11 +144,11 @@ class ConfusionPanel(Panel):
 
 
 def _cards(evaluation: Evaluation, faces: FaceSet, checkpoint: str, rows: pd.DataFrame) -> Figure:
-    """The faces with their distributions, and what the other checkpoint says of them."""
+    """The faces with their distributions and the prediction of the other checkpoint."""
     others = {
         ConfusionPanel.short.get(name, name): table.loc[rows.index, "predicted"]
         for name, table in evaluation.predictions.items() if name != checkpoint
     }  # fmt: skip
     images = faces.gather(rows.index.to_numpy())
-    with paper_style("full"):
+    with paper_style():
         return face_cards(images, rows, table_classes(evaluation.table), others)

@@ -1,5 +1,7 @@
 """Browse a data set by split, class, protocol and agreement; jump between copies."""
 
+from functools import partial
+
 import ipywidgets as widgets
 import pandas as pd
 from matplotlib.figure import Figure
@@ -8,7 +10,7 @@ from grefel_lib.config import SETTINGS, Config
 from grefel_lib.faces import SPLITS, FaceSet, load_faces
 from grefel_lib.files import Folder
 from grefel_lib.labels import CLASS_NAMES, VOTE_COLUMNS
-from grefel_lib.panels.panel import Pager, Panel, count_faces, html_picture, row
+from grefel_lib.panels.panel import Pager, Panel, count_faces, dropdown, html_picture, share_range
 from grefel_lib.report.faces import face_grid
 from grefel_lib.report.style import EMA, paper_style, short_name
 from grefel_lib.run import outputs_folder, relative
@@ -16,11 +18,6 @@ from grefel_lib.run import outputs_folder, relative
 ALL = "all"
 PAGE = 20  # faces shown at once
 NCOLS = 10
-
-
-def copied(faces: FaceSet) -> pd.Series:
-    """(N,) whether the pixels of a face occur in another split too."""
-    return faces.table.groupby("image_hash")["split"].transform("nunique") > 1
 
 
 def select_faces(
@@ -31,15 +28,15 @@ def select_faces(
     agreement: tuple[float, float] = (0, 1),
     copies: bool = False,
 ) -> pd.DataFrame:
-    """The rows of a data set that match a selection.
+    """Select rows of a data set.
 
     Args:
         faces: A whole data set.
         split: train, val, test or all.
         label: A class name, or all.
-        agreement: Lowest and highest share of the emotion votes for the label; without votes all
-            faces are kept.
-        copies: Only faces whose pixels occur in another split too.
+        agreement: Lowest and highest share of the emotion votes for the label; ignored if the data
+            set has no votes.
+        copies: Only faces with a pixel-identical copy in another split.
 
     Returns:
         Rows of `faces.table`, with their index.
@@ -53,12 +50,12 @@ def select_faces(
     if "agreement" in table:
         keep &= table["agreement"].between(*agreement)
     if copies:
-        keep &= copied(faces)
+        keep &= table.groupby("image_hash")["split"].transform("nunique") > 1
     return table[keep]
 
 
 def faces_page(faces: FaceSet, rows: pd.DataFrame, *, framed: str = "") -> Figure:
-    """Draw faces with their class and id, and their votes below where there are any.
+    """Draw faces with class, split and id above, and below their votes if there are any.
 
     Args:
         faces: The data set.
@@ -70,7 +67,7 @@ def faces_page(faces: FaceSet, rows: pd.DataFrame, *, framed: str = "") -> Figur
     votes = rows[list(VOTE_COLUMNS)].to_numpy() if "unknown" in rows else None
     lines = -(-len(rows) // NCOLS)
     frames = [EMA if name == framed else "white" for name in rows["id"]]
-    with paper_style("full"):
+    with paper_style():
         height = (1.05 if votes is None else 1.3) * lines + (0.25 if votes is not None else 0)
         fig = Figure(figsize=(6.9, height))
         images = faces.gather(rows.index.to_numpy())
@@ -89,53 +86,38 @@ class DataPanel(Panel):
         self.faces: FaceSet | None = None
         self.rows = pd.DataFrame()
         self.framed = ""
-        small, wide = {"width": "190px"}, {"width": "330px"}
-        datasets_known = list(SETTINGS["dataset"].choices)
-        self.dataset = widgets.Dropdown(
-            options=datasets_known, value=config.dataset, description="data set", layout=small
-        )
-        self.protocol = widgets.Dropdown(
-            options=SETTINGS["protocol"].choices,
-            value=config.protocol,
-            description="protocol",
-            layout=small,
-        )
-        self.split = widgets.Dropdown(options=(ALL, *SPLITS), description="split", layout=small)
-        self.label = widgets.Dropdown(options=(ALL,), description="class", layout=small)
-        self.agreement = widgets.FloatRangeSlider(
-            value=(0, 1), min=0, max=1, step=0.05, readout_format=".2f", continuous_update=False,
-            description="agreement", layout=wide,
-        )  # fmt: skip
+        known, protocols = SETTINGS["dataset"].choices, SETTINGS["protocol"].choices
+        self.dataset = dropdown("data set", known, value=config.dataset)
+        self.protocol = dropdown("protocol", protocols, value=config.protocol)
+        self.split = dropdown("split", (ALL, *SPLITS))
+        self.label = dropdown("class", (ALL,))
+        self.agreement = share_range("agreement")
         self.copies = widgets.Checkbox(
-            description="only with a copy in another split",
-            indent=False,
-            layout=wide | {"margin": "2px 2px 2px 24px"},
-        )
+            description="only with a copy in another split", indent=False,
+            layout={"width": "330px", "margin": "2px 2px 2px 24px"},
+        )  # fmt: skip
         self.pager = Pager(PAGE, self.guard(self._draw))
         self.export = widgets.Button(description="export as CSV", icon="download")
         self.shown = widgets.HTML()
-        self.jumps = [
-            widgets.Button(layout={"display": "none", "width": "auto"}) for _ in range(PAGE)
-        ]
+        hidden = {"display": "none", "width": "auto"}
+        self.jumps = [widgets.Button(layout=hidden) for _ in range(PAGE)]
         self.targets: list[str] = []
         self.fill(
-            row(self.dataset, self.protocol, self.split, self.label),
-            row(self.agreement, self.copies),
-            row(self.pager.box, self.export),
+            [self.dataset, self.protocol, self.split, self.label],
+            [self.agreement, self.copies],
+            [self.pager.box, self.export],
             self.shown,
-            row(*self.jumps),
+            self.jumps,
         )
-        for control in (self.dataset, self.protocol):
-            control.observe(self.guard(self._load), names="value")
-        for control in (self.split, self.label, self.agreement, self.copies):
-            control.observe(self.guard(self._select), names="value")
-        self.export.on_click(self.guard(self._export))
+        self.react(self._load, self.dataset, self.protocol)
+        self.react(self._select, self.split, self.label, self.agreement, self.copies)
+        self.react(self._export, self.export)
         for position, button in enumerate(self.jumps):
-            button.on_click(self.guard(lambda position=position: self._jump(position)))
+            self.react(partial(self._jump, position), button)
         self.guard(self._load)()
 
     def _load(self) -> None:
-        """Read the chosen data set, including the faces that training would drop."""
+        """Read the chosen data set, including the copies that training drops."""
         self.faces, self.shown.value = None, ""
         changes = {"dataset": self.dataset.value, "protocol": self.protocol.value}
         self.faces = load_faces(self.config.on_data(**changes, drop_leaks=False, label_noise=0))
@@ -146,7 +128,7 @@ class DataPanel(Panel):
         self._select()
 
     def _select(self, framed: str = "") -> None:
-        """Apply the selection; show the first page, or the page of the framed face."""
+        """Apply the selection; show its first page, or the page of the framed face."""
         if self.faces is None:
             return
         self.rows = select_faces(
@@ -171,13 +153,13 @@ class DataPanel(Panel):
         self.shown.value = html_picture(fig, words)
 
     def _offer_jumps(self, page_rows: pd.DataFrame) -> None:
-        """A button for each shown face that has a copy in another split."""
+        """Show a button for each face on the page that has a copy in another split."""
         table, self.targets, texts = self.faces.table, [], []
-        for _, face in page_rows.iterrows():
-            same = table[table["image_hash"] == face["image_hash"]]
-            for _, other in same[same["split"] != face["split"]].head(1).iterrows():
-                self.targets.append(other["id"])
-                texts.append(f"{face['split']} {face['id']} → {other['split']} {other['id']}")
+        for face in page_rows.itertuples():
+            same = table[table["image_hash"] == face.image_hash]
+            for other in same[same["split"] != face.split].head(1).itertuples():
+                self.targets.append(other.id)
+                texts.append(f"{face.split} {face.id} → {other.split} {other.id}")
         for button, text in zip(self.jumps, [*texts, *[""] * PAGE], strict=False):
             button.description, button.tooltip = text, "go to the copy" if text else ""
             button.layout.display = None if text else "none"
@@ -192,12 +174,12 @@ class DataPanel(Panel):
         self._select(framed=target)
 
     def _export(self) -> None:
-        """Write the selection, every page of it, under outputs/selections."""
-        parts = [self.dataset.value, self.faces.info["protocol"], self.split.value]
-        low, high = self.agreement.value
-        parts += [self.label.value]
-        parts += [] if self.agreement.disabled else [f"agreement-{low:.2f}-{high:.2f}"]
-        parts += ["copies"] if self.copies.value else []
+        """Write all pages of the selection under outputs/selections."""
+        agreement = "agreement-{:.2f}-{:.2f}".format(*self.agreement.value)
+        parts = [
+            self.dataset.value, self.faces.info["protocol"], self.split.value, self.label.value,
+            "" if self.agreement.disabled else agreement, "copies" if self.copies.value else "",
+        ]  # fmt: skip
         name = "-".join(filter(None, parts)).replace(" ", "_") + ".csv"
         labels = [self.faces.class_names[label] for label in self.rows["label"]]
         table = self.rows.assign(label=labels).drop(columns="row")

@@ -3,17 +3,16 @@
 import base64
 import binascii
 import io
-from pathlib import Path
 
 import ipywidgets as widgets
 import numpy as np
 
 from grefel_lib.analysis.explain import Memory, explain_face, remember_faces
-from grefel_lib.panels.panel import Panel, count_faces, html_picture, row
+from grefel_lib.panels.panel import Panel, count_faces, html_picture, run_dropdown
 from grefel_lib.report.faces import detected_faces, explanation_figure
 from grefel_lib.restore import Trained, load_model
 from grefel_lib.run import BEST, Run, checkpoint_file, every_run, open_run
-from grefel_lib.sources.photo import Box, crop_box, find_faces, read_photo, whole_picture
+from grefel_lib.sources.photo import Box, Photo, crop_box, read_photo, whole_picture
 
 WHOLE = "whole picture"
 
@@ -30,49 +29,42 @@ if (file) reader.readAsDataURL(file);">drop a photograph here</div>"""
 
 
 class FacePanel(Panel):
-    """Upload or drop a picture; choose a run, and one of the faces that were found."""
+    """Upload or drop a picture; choose a run and one of the faces found."""
 
     title = "Try a face (it stays on this machine)"
 
-    def __init__(self, run: Run, photo: np.ndarray | None = None) -> None:
+    def __init__(self, run: Run, picture: np.ndarray | None = None) -> None:
         super().__init__()
         self.add_class("grefel-face")
-        self.photo, self.boxes = photo, []
+        self.picture, self.photo = picture, None
         self.trained: Trained | None = None
         self.memory: Memory | None = None
         self.note = ""  # why no training faces are shown
-        offered = [r.name for r in every_run() if r.has_checkpoint(BEST)]
-        self.chosen = widgets.Dropdown(
-            options=list(dict.fromkeys([run.name, *reversed(offered)])),
-            description="run", layout={"width": "520px"},
-        )  # fmt: skip
+        self.chosen = run_dropdown(run, [r for r in every_run() if r.has_checkpoint(BEST)])
         self.upload = widgets.FileUpload(
             accept="image/*", description="choose a picture", layout={"width": "180px"}
         )
-        self.zone = widgets.HTML(_ZONE)
         self.dropped = widgets.Textarea(continuous_update=False, layout={"display": "none"})
         self.dropped.add_class("grefel-dropped")
         self.face = widgets.ToggleButtons(options=[], style={"button_width": "110px"})
         self.found, self.shown = widgets.HTML(), widgets.HTML()
-        self.fill(
-            row(self.chosen), row(self.upload, self.zone, self.dropped), self.found, self.face,
-            self.shown,
-        )  # fmt: skip
-        self.chosen.observe(self.guard(self._choose_run), names="value")
-        self.upload.observe(self.guard(self._uploaded), names="value")
-        self.dropped.observe(self.guard(self._took), names="value")
-        self.face.observe(self.guard(self._explain), names="value")
+        upload = [self.upload, widgets.HTML(_ZONE), self.dropped]
+        self.fill([self.chosen], upload, self.found, self.face, self.shown)
+        self.react(self._choose_run, self.chosen)
+        self.react(self._take_upload, self.upload)
+        self.react(self._take_drop, self.dropped)
+        self.react(self._explain, self.face)
         self.guard(self._choose_run)()
 
-    def look_at(self, photo: np.ndarray) -> None:
-        """Find the faces of a photograph (H, W, 3) uint8, and show the first."""
-        self.photo, self.boxes = photo, find_faces(photo)
-        names = [f"face {number}" for number in range(1, len(self.boxes) + 1)]
+    def look_at(self, picture: np.ndarray) -> None:
+        """Find the faces of a picture (H, W, 3) uint8, and explain the first."""
+        self.photo = Photo.of(picture)
+        found = self.photo.boxes[: self.photo.found]
         with self.hushed():
-            self.face.options = [*names, WHOLE]
+            self.face.options = [*(f"face {n}" for n in range(1, len(found) + 1)), WHOLE]
             self.face.value = self.face.options[0]
-        words = f"a picture with {count_faces(len(self.boxes))}"
-        self.found.value = html_picture(detected_faces(photo, self.boxes), words)
+        words = f"a picture with {count_faces(len(found))}"
+        self.found.value = html_picture(detected_faces(picture, found), words)
         self._explain()
 
     def _choose_run(self) -> None:
@@ -83,19 +75,18 @@ class FacePanel(Panel):
         notes: list[str] = []
         self.memory = remember_faces(self.trained, run.config, say=notes.append)
         self.note, self.message.value = "".join(f"; {note}" for note in notes), ""
-        if self.photo is not None and not self.boxes:
-            self.look_at(self.photo)
-        elif self.photo is not None:
+        if self.photo is not None:
             self._explain()
+        elif self.picture is not None:
+            self.look_at(self.picture)
 
-    def _uploaded(self) -> None:
-        if not self.upload.value:
-            return
-        file = self.upload.value[0]
-        self._open(bytes(file["content"]), file["name"])
+    def _take_upload(self) -> None:
+        if self.upload.value:
+            file = self.upload.value[0]
+            self.look_at(read_photo(io.BytesIO(file["content"]), file["name"]))
 
-    def _took(self) -> None:
-        """A picture was dropped: its name, a bar, and its content as a data URL."""
+    def _take_drop(self) -> None:
+        """Open a dropped picture, written as its name, a bar and its content as a data URL."""
         if not self.dropped.value:
             return
         name, _, content = self.dropped.value.partition("|")
@@ -105,21 +96,19 @@ class FacePanel(Panel):
             content = base64.b64decode(content.partition(",")[2], validate=True)
         except binascii.Error:
             raise ValueError(f"{name} arrived incomplete; drop it again") from None
-        self._open(content, name)
-
-    def _open(self, content: bytes, name: str) -> None:
-        self.look_at(read_photo(io.BytesIO(content), Path(name).name))
+        self.look_at(read_photo(io.BytesIO(content), name))
 
     def _box(self) -> Box:
         if self.face.value == WHOLE:
-            return whole_picture(self.photo)
-        return self.boxes[self.face.options.index(self.face.value)]
+            return whole_picture(self.photo.picture)
+        return self.photo.boxes[self.face.options.index(self.face.value)]
 
     def _explain(self) -> None:
         if self.photo is None or self.trained is None:
             return
-        explained = explain_face(self.trained, crop_box(self.photo, self._box()), self.memory)
-        none = "no face was found: the whole picture is used; " if not self.boxes else ""
+        crop = crop_box(self.photo.picture, self._box())
+        explained = explain_face(self.trained, crop, self.memory)
+        none = "" if self.photo.found else "no face was found: the whole picture is used; "
         sure = "" if explained.reliability is None else f", reliability {explained.reliability:.2f}"
         text = f"{self.face.value}: {explained.predicted}{sure}"
         self.tell(f"{none}{text}{self.note}")

@@ -5,11 +5,13 @@ import contextlib
 import html
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
 from matplotlib.figure import Figure
+
+from grefel_lib.run import Run
 
 WRONG = "#D32F2F"  # readable on a light and on a dark page
 
@@ -17,8 +19,8 @@ WRONG = "#D32F2F"  # readable on a light and on a dark page
 class Panel(widgets.VBox):
     """A column of widgets, built once and updated in place.
 
-    A subclass calls `fill` once and wraps its handlers in `guard`. Figures are made without pyplot,
-    whose figures belong to the cell that runs: Jupyter calls handlers in threads of their own.
+    A subclass calls `fill` once and connects its handlers with `react`. Figures are made without
+    pyplot, whose figures belong to the cell that runs: Jupyter calls handlers in other threads.
     """
 
     title: ClassVar[str] = ""
@@ -30,12 +32,21 @@ class Panel(widgets.VBox):
         self.layout.border_top = "1px solid #9E9E9E"
         self.layout.padding = "6px 0"
 
-    def fill(self, *children: widgets.Widget) -> None:
-        """Put the panel's own widgets below its title and message."""
-        self.children = (*self.children, *children)
+    def fill(self, *lines: widgets.Widget | list[widgets.Widget]) -> None:
+        """Put widgets below the title and message; those in a list stand side by side."""
+        rows = (row(line) if isinstance(line, list) else line for line in lines)
+        self.children = (*self.children, *rows)
+
+    def react(self, handler: Callable[[], Any], *controls: widgets.Widget) -> None:
+        """Call the guarded handler when a button is clicked or another control changes."""
+        for control in controls:
+            if isinstance(control, widgets.Button):
+                control.on_click(self.guard(handler))
+            else:
+                control.observe(self.guard(handler), names="value")
 
     def guard(self, handler: Callable[[], Any]) -> Callable[..., None]:
-        """A callback that runs the handler and shows its error, if any, in the panel."""
+        """Wrap a handler as a callback that shows its error, if any, in the panel."""
 
         def call(*_: Any) -> None:
             with self.turn:
@@ -53,7 +64,7 @@ class Panel(widgets.VBox):
 
     @contextlib.contextmanager
     def hushed(self) -> Iterator[None]:
-        """While several controls are set at once: guarded handlers do nothing."""
+        """Guarded handlers do nothing while several controls are set at once."""
         self.quiet = True
         try:
             yield
@@ -61,20 +72,17 @@ class Panel(widgets.VBox):
             self.quiet = False
 
     def tell(self, text: str, *, wrong: bool = False) -> None:
-        """Show one line below the title."""
+        """Show one line below the title; an error in red."""
         role, colour = ("alert", WRONG) if wrong else ("status", "inherit")
         self.message.value = (
             f'<span role="{role}" style="color:{colour}">{html.escape(text)}</span>'
         )
 
 
-def html_picture(fig: Figure, words: str, *, dpi: int = 130) -> str:
-    """A figure as HTML, with words for those who cannot see it.
-
-    It keeps its white paper on a dark page.
-    """
+def html_picture(fig: Figure, words: str) -> str:
+    """A figure as HTML with an alternative text, on white paper even on a dark page."""
     content = io.BytesIO()
-    fig.savefig(content, format="png", dpi=dpi, facecolor="white")
+    fig.savefig(content, format="png", dpi=130, facecolor="white")
     width = round(120 * fig.get_figwidth())
     data = base64.b64encode(content.getvalue()).decode()
     style = f"width:{width}px; max-width:100%; background:white"
@@ -82,31 +90,53 @@ def html_picture(fig: Figure, words: str, *, dpi: int = 130) -> str:
 
 
 def count_faces(count: int) -> str:
-    """A count of faces, in words."""
+    """A count of faces: 0 faces, 1 face, 2,345 faces."""
     return f"{count:,} face{'' if count == 1 else 's'}"
 
 
-def row(*children: widgets.Widget) -> widgets.HBox:
+def row(children: list[widgets.Widget]) -> widgets.HBox:
     """Widgets side by side, wrapped where the page is narrow."""
     return widgets.HBox(children, layout={"flex_flow": "row wrap", "align_items": "center"})
 
 
+def dropdown(
+    label: str, options: Sequence[str] = (), width: int = 190, **settings: Any
+) -> widgets.Dropdown:
+    """A labelled dropdown; the width is in pixels."""
+    layout = {"width": f"{width}px"}
+    return widgets.Dropdown(options=options, description=label, layout=layout, **settings)
+
+
+def share_range(label: str) -> widgets.FloatRangeSlider:
+    """A slider for a range of shares, 0 to 1."""
+    return widgets.FloatRangeSlider(
+        value=(0, 1), min=0, max=1, step=0.05, description=label, continuous_update=False,
+        layout={"width": "330px"},
+    )  # fmt: skip
+
+
+def run_dropdown(run: Run, others: Sequence[Run]) -> widgets.Dropdown:
+    """A dropdown of this run, then all others, the newest first."""
+    names = dict.fromkeys([run.name, *(other.name for other in reversed(others))])
+    return dropdown("run", list(names), 520)
+
+
 class Pager:
-    """Two buttons and a text: the page that is shown."""
+    """Two buttons to turn pages, and a text that names the current page."""
 
     def __init__(self, size: int, turned: Callable[[], None]) -> None:
-        """Call `turned` whenever a button changed `start`."""
+        """Call `turned` whenever a button has changed `start`."""
         self.size, self.start, self.total = size, 0, 0
         self.back = widgets.Button(description="previous", icon="arrow-left", disabled=True)
         self.on = widgets.Button(description="next", icon="arrow-right", disabled=True)
         self.where = widgets.Label()
-        self.box = row(self.back, self.on, self.where)
+        self.box = row([self.back, self.on, self.where])
         for button, pages in ((self.back, -1), (self.on, 1)):
             button.layout.width = "110px"
             button.on_click(lambda _, pages=pages: self._turn(pages, turned))
 
     def page(self, total: int) -> slice:
-        """Which of `total` things are to be shown now."""
+        """The items of the current page, out of `total`."""
         self.total = total
         self.start = min(self.start, max(0, (total - 1) // self.size * self.size))
         stop = min(self.start + self.size, total)

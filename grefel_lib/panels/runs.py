@@ -7,7 +7,7 @@ import pandas as pd
 
 from grefel_lib.analysis.compare import (
     PUBLISHED,
-    check_same_faces,
+    SAME,
     evaluated_runs,
     group_variants,
     paired_differences,
@@ -16,9 +16,8 @@ from grefel_lib.analysis.compare import (
 )
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.files import relative
-from grefel_lib.panels.panel import Panel, html_picture, row
+from grefel_lib.panels.panel import Panel, dropdown, html_picture
 from grefel_lib.report.comparison import ablation, differences_figure
-from grefel_lib.report.style import paper_style
 from grefel_lib.report.tables import interval_table
 from grefel_lib.run import outputs_folder
 
@@ -29,16 +28,13 @@ STYLE = """<style>.grefel-runs {line-height: 1.4; font-size: 12px; border-collap
 
 
 def run_folders(first: str) -> list[str]:
-    """The folder asked for, the published runs, and every folder of outputs with evaluated runs."""
+    """The given folder, the published runs, and every folder of outputs with evaluated runs."""
     root = outputs_folder()
-    holding = {path.parents[1] for path in root.glob("*/metrics.json")}
-    holding |= {path.parents[1] for path in root.glob("*/*/metrics.json")}
-    inside = [
-        p for p in holding if not (p / "config.json").is_file()
-    ]  # not a run's fine-tuned ones
-    names = [relative(path) for path in sorted(inside)]
-    first = relative(outputs_folder(first))
-    return list(dict.fromkeys([first, PUBLISHED, *names]))
+    inside = {p.parents[1] for deep in ("*", "*/*") for p in root.glob(f"{deep}/metrics.json")}
+    folders = sorted(p for p in inside if not (p / "config.json").is_file())  # not a run itself
+    return list(
+        dict.fromkeys([relative(outputs_folder(first)), PUBLISHED, *map(relative, folders)])
+    )
 
 
 class ComparisonPanel(Panel):
@@ -49,63 +45,54 @@ class ComparisonPanel(Panel):
     def __init__(self, output_dir: str) -> None:
         super().__init__()
         self.results: dict[str, Evaluation] = {}
-        self.groups: dict[str, list[Evaluation]] = {}  # what is picked, by variant
-        self.tables: dict[str, pd.DataFrame] = {}  # and its means, by metric
-        self.folder = widgets.Dropdown(
-            options=run_folders(output_dir), description="folder", layout={"width": "420px"}
-        )
-        self.picked = widgets.SelectMultiple(
-            options=[], description="runs", layout={"width": "720px"}
-        )
-        self.reference = widgets.Dropdown(
-            options=[], description="against", layout={"width": "420px"}
-        )
+        self.groups: dict[str, list[Evaluation]] = {}  # picked runs by variant
+        self.tables: dict[str, pd.DataFrame] = {}  # their means by metric
+        self.folder = dropdown("folder", run_folders(output_dir), 420)
+        self.picked = widgets.SelectMultiple(description="runs", layout={"width": "720px"})
+        self.reference = dropdown("against", width=420)
         self.shown, self.table = widgets.HTML(), widgets.HTML()
-        self.fill(row(self.folder, self.reference), self.picked, self.shown, self.table)
-        self.folder.observe(self.guard(self._open), names="value")
-        self.picked.observe(self.guard(self._pick), names="value")
-        self.reference.observe(self.guard(self._draw), names="value")
+        self.fill([self.folder, self.reference], self.picked, self.shown, self.table)
+        self.react(self._open, self.folder)
+        self.react(self._pick, self.picked)
+        self.react(self._draw, self.reference)
         self.guard(self._open)()
 
     def _open(self) -> None:
-        """List the evaluated runs of a folder, and pick those that compare with the first."""
+        """List the evaluated runs of a folder; pick those on the same faces as the first."""
         with self.hushed():
             self.picked.options, self.reference.options = [], []
         self.shown.value = self.table.value = ""
         evaluations = evaluated_runs(self.folder.value)
         self.results = {_line(result): result for result in evaluations}
+        first = evaluations[0].saved
+        alike = [k for k, r in self.results.items() if all(r.saved[f] == first[f] for f in SAME)]
         with self.hushed():
             self.picked.options = list(self.results)
             self.picked.rows = min(max(len(evaluations), 3), ROWS)
-            self.picked.value = [k for k, r in self.results.items() if _alike(r, evaluations[0])]
+            self.picked.value = alike
         self._pick()
 
     def _pick(self) -> None:
-        """Offer the variants among the picked runs as reference."""
-        groups, previous = self._groups(), self.reference.value
+        """Compare the picked runs, and offer their variants as reference."""
+        chosen = [self.results[line] for line in self.picked.value]
+        if not chosen:
+            raise ValueError("pick at least one run")
+        groups, previous = group_variants(chosen), self.reference.value
         with self.hushed():
             self.reference.options = list(groups)
             self.reference.value = previous if previous in groups else next(iter(groups))
         self.groups, self.tables = groups, summarise_variants(groups)
         self._draw()
 
-    def _groups(self) -> dict[str, list[Evaluation]]:
-        chosen = [self.results[line] for line in self.picked.value]
-        if not chosen:
-            raise ValueError("pick at least one run")
-        check_same_faces(chosen)
-        return group_variants(chosen)
-
     def _draw(self) -> None:
-        groups, tables = self.groups, self.tables
-        seeds = seed_table(groups)
-        with paper_style("full"):
-            fig = ablation(tables, seeds)
-        self.shown.value = html_picture(fig, "mean and every seed of each variant, four metrics")
-        apart = paired_differences(groups, self.reference.value) if len(groups) > 1 else None
-        if apart is not None:
+        groups, tables, seeds = self.groups, self.tables, seed_table(self.groups)
+        self.shown.value = html_picture(
+            ablation(tables, seeds), "mean and every seed of each variant, four metrics"
+        )
+        if len(groups) > 1:
+            figure = differences_figure(paired_differences(groups, self.reference.value))
             words = f"differences to {self.reference.value} on the same faces"
-            self.shown.value += html_picture(differences_figure(apart), words)
+            self.shown.value += html_picture(figure, words)
         table = interval_table({metric: tables[metric] for metric in SHOWN})
         self.table.value = STYLE + _as_html(table)
         first = next(iter(groups.values()))[0]
@@ -117,7 +104,7 @@ class ComparisonPanel(Panel):
 
 
 def _as_html(table: pd.DataFrame) -> str:
-    """The table, each interval below its mean and spread."""
+    """The table as HTML, each interval below its mean and spread."""
     two_lines = table.map(lambda cell: cell.replace(" [", "<br>["))
     two_lines.index = [html.escape(name) for name in table.index]
     return two_lines.to_html(border=0, classes="grefel-runs", escape=False)
@@ -126,12 +113,5 @@ def _as_html(table: pd.DataFrame) -> str:
 def _line(result: Evaluation) -> str:
     """One run as a line of the list."""
     accuracy = result.saved_headline["metrics"]["accuracy"]
-    return f"{result.run.path.name} · {result.saved['dataset']} · {accuracy:.1%}"
-
-
-def _alike(result: Evaluation, other: Evaluation) -> bool:
-    try:
-        check_same_faces([other, result])
-    except ValueError:
-        return False
-    return True
+    where = f"{result.saved['dataset']} ({result.saved['split']})"
+    return f"{result.run.path.name} · {where} · {accuracy:.1%}"

@@ -1,9 +1,8 @@
-"""Watch a run while it trains, here or on any machine that shares its folder; ask it to stop.
+"""Watch a run while it trains, here or on any machine that shares its folder; stop it.
 
-Everything shown is read from the run folder, so that nothing is lost when the tab is closed.
+Everything shown is read from the run folder, so nothing is lost when the tab is closed.
 """
 
-import contextlib
 import threading
 import time
 from typing import ClassVar
@@ -12,30 +11,29 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from grefel_lib.panels.panel import Panel, html_picture, row
+from grefel_lib.panels.panel import Panel, html_picture, run_dropdown
 from grefel_lib.report.figures import dashboard
 from grefel_lib.run import Run, every_run, open_run
 
-SECONDS = 2.0  # between two looks at the folder
+SECONDS = 2.0  # between two readings of the folder
 
 
 def seconds_left(history: pd.DataFrame, epochs: int, since_last: float) -> float | None:
-    """How long a run still takes, from the median of its last five epochs; None before the first.
+    """Estimate the time left from the median of the last five epochs; None before the first.
 
     Args:
         history: One row an epoch, see outputs/README.md.
-        epochs: How many there will be.
+        epochs: Planned number of epochs.
         since_last: Seconds since the last epoch ended.
     """
-    if not len(history):
+    if history.empty:
         return None
     left = epochs - int(history["epoch"].iloc[-1])
-    typical = float(history["seconds"].tail(5).median())
-    return max(left * typical - since_last, 0.0) if left else 0.0
+    return max(left * float(history["seconds"].tail(5).median()) - since_last, 0.0)
 
 
 def in_words(seconds: float) -> str:
-    """A duration as people say it: 40 s, 12 min, 3 h 05 min."""
+    """Format a duration: 40 s, 12 min, 3 h 05 min."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -43,60 +41,52 @@ def in_words(seconds: float) -> str:
 
 
 class TrainingPanel(Panel):
-    """Curves, time left and a stop button of a run; the run can be changed for another."""
+    """Curves, time left and a stop button of a run; another run can be chosen."""
 
     title = "Training monitor"
-    newest: ClassVar["TrainingPanel | None"] = None  # the one that looks at its folder
+    newest: ClassVar["TrainingPanel | None"] = None  # the one that watches its folder
 
     def __init__(self, run: Run | None = None) -> None:
         super().__init__()
         self.run, self.seen = run or every_run()[-1], None
-        self.chosen = widgets.Dropdown(
-            options=self._offered(),
-            value=self.run.name,
-            description="run",
-            layout={"width": "520px"},
-        )
+        self.chosen = run_dropdown(self.run, every_run())
         self.stop = widgets.Button(
             description="stop after this epoch", icon="stop", layout={"width": "200px"},
-            tooltip="training ends when the epoch is done; everything is saved, and it can go on",
+            tooltip="training stops when the epoch is done; all is saved, and it can continue",
         )  # fmt: skip
         self.bar = widgets.IntProgress(min=0, max=self.run.config.epochs, layout={"width": "240px"})
         self.state = widgets.Label()
         self.shown = widgets.HTML()
-        self.fill(row(self.chosen, self.stop), row(self.bar, self.state), self.shown)
-        self.chosen.observe(self.guard(self._choose), names="value")
-        self.stop.on_click(self.guard(self._ask))
+        self.fill([self.chosen, self.stop], [self.bar, self.state], self.shown)
+        self.react(self._choose, self.chosen)
+        self.react(self._ask, self.stop)
         self.look()
         TrainingPanel.newest = self
         threading.Thread(target=self._watch, daemon=True).start()
 
     def look(self) -> None:
-        """Read the run folder once, and show what changed."""
+        """Read the run folder once, and show the changes."""
         status = self.run.status()
         going = status == "running"
         history, ended = self._history()
-        done = int(history["epoch"].iloc[-1]) if len(history) else 0
-        epochs = self.run.config.epochs
+        epochs, done = self.run.config.epochs, int(history["epoch"].max()) if len(history) else 0
         text = f"{status}: epoch {done} of {epochs}"
         if going:
             left = seconds_left(history, epochs, time.time() - ended)
-            text += ", the first is not done yet" if left is None else f", {in_words(left)} left"
+            text += ", first epoch not finished" if left is None else f", {in_words(left)} left"
         self.bar.max, self.bar.value, self.state.value = epochs, done, text
-        self.bar.bar_style = {"running": "", "ok": "success", "stopped": "warning"}.get(
-            status, "info" if status == "new" else "danger"
-        )
+        styles = {"running": "", "ok": "success", "stopped": "warning", "new": "info"}
+        self.bar.bar_style = styles.get(status, "danger")
         stopping = self.run.asked_to_stop
         self.stop.disabled = not going
         self.stop.description = "go on after all" if stopping else "stop after this epoch"
         self.stop.icon, self.stop.button_style = ("play", "warning") if stopping else ("stop", "")
         if stopping and going:
             self.state.value += "; it stops after this epoch"
-        state = (self.run.path, ended)
-        if state == self.seen:
+        if (self.run.path, ended) == self.seen:
             return
-        self.seen = state
-        if not len(history):
+        self.seen = (self.run.path, ended)
+        if history.empty:
             self.shown.value = ""
             return
         last = history.iloc[-1]
@@ -106,18 +96,13 @@ class TrainingPanel(Panel):
         )
         self.shown.value = html_picture(dashboard(history, epochs), words)
 
-    def _offered(self) -> list[str]:
-        """This run, then all others, the newest first."""
-        names = [run.name for run in every_run()]
-        return list(dict.fromkeys([self.run.name, *reversed(names)]))
-
     def _history(self) -> tuple[pd.DataFrame, float]:
-        """history.csv and when it was written; empty, and the start, before the first epoch."""
+        """history.csv and the time it was written; empty and NaN before the first epoch."""
         path = self.run.path / "history.csv"
-        with contextlib.suppress(FileNotFoundError):
-            written = path.stat().st_mtime
-            return pd.read_csv(path), written
-        return pd.DataFrame(), np.nan
+        if not path.is_file():
+            return pd.DataFrame(), np.nan
+        written = path.stat().st_mtime
+        return pd.read_csv(path), written
 
     def _choose(self) -> None:
         self.run = open_run(self.chosen.value)
@@ -128,7 +113,7 @@ class TrainingPanel(Panel):
         self.look()
 
     def _watch(self) -> None:
-        """Look again and again, until a newer monitor does; a cell that trains does not mind."""
+        """Look every few seconds until a newer monitor does, also while a cell is training."""
         look = self.guard(self.look)
         while TrainingPanel.newest is self:
             time.sleep(SECONDS)

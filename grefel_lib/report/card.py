@@ -4,9 +4,11 @@ from typing import Any
 
 import pandas as pd
 
+from grefel_lib.analysis.calibration import temperature_words
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
-from grefel_lib.report.tables import with_intervals
+from grefel_lib.files import without_paths
+from grefel_lib.report.tables import SPLITS, bracketed, with_intervals
 
 DATA = {  # what each data set is, and its terms
     "synthetic": "drawn faces; they show that the code works, not how it works on people",
@@ -14,6 +16,11 @@ DATA = {  # what each data set is, and its terms
     "fer2013": "FER2013 images and labels (Kaggle, for research)",
     "rafdb": "RAF-DB basic expressions (non-commercial research only, on signed terms)",
     "rafdb_compound": "RAF-DB compound expressions (non-commercial research only, on signed terms)",
+}
+CHOICE = {  # what the split that was scored chose
+    "test": "The test split chose nothing.",
+    "val": "The results below are of the split that chose it: on new faces expect less.",
+    "train": "The results below are of the faces it has learned from: on new faces expect less.",
 }
 RARE = 50  # faces of a class below which its recall is uncertain
 
@@ -35,11 +42,7 @@ def model_card(evaluation: Evaluation) -> str:
         "",
         "## Data",
         "",
-        f"- {facts['dataset']}: {DATA[facts['dataset']]}.",
-        f"- Protocol: {facts['protocol'] or 'the labels as published'}; fingerprint of the files "
-        f"{facts['fingerprint']}.",
-        f"- Training faces dropped as exact copies of validation or test faces: "
-        f"{facts['training_leaks_dropped']}.",
+        *_data(evaluation),
         *_noise(evaluation),
         "",
         "## Training and selection",
@@ -47,24 +50,18 @@ def model_card(evaluation: Evaluation) -> str:
         f"- {config.epochs} epochs at most, batch {config.batch_size}, seed {config.seed}, weights "
         f"to start from: {_start(evaluation)}. Every setting is in config.json.",
         f"- The checkpoint, {evaluation.headline} of epoch {headline['epoch']}, was chosen on "
-        f"{facts['selection']} ({headline['val_accuracy']:.2%}). The {facts['split']} split chose "
-        f"nothing.",
+        f"{facts['selection']} ({headline['val_accuracy']:.2%}). {CHOICE[facts['split']]}",
         "",
-        f"## Results on the {facts['split']} split ({len(evaluation.table)} faces)",
+        f"## Results on {facts['dataset']}, {SPLITS[facts['split']]} "
+        f"({len(evaluation.table)} faces)",
         "",
-        _markdown(with_intervals({evaluation.headline: headline})),
+        _markdown(with_intervals({evaluation.headline: headline}, split=facts["split"])),
         "",
         "Intervals: 95%, faces resampled; other seeds and other data sets vary more.",
         *_people(metrics),
         *_copies(metrics),
         "",
-        "| class | faces | recall (%) |",
-        "|---|---|---|",
-        *(
-            f"| {row['class']} | {row['count']} | {100 * row['recall']:.1f} "
-            f"[{100 * row['recall_low']:.1f}, {100 * row['recall_high']:.1f}] |"
-            for row in headline["per_class"]
-        ),
+        _markdown(_recall(headline)),
         "",
         *_sure(headline),
         *_robust(evaluation),
@@ -79,7 +76,39 @@ def model_card(evaluation: Evaluation) -> str:
         "started from; see above.",
         "",
     ]
-    return "\n".join(lines)
+    return without_paths("\n".join(lines))
+
+
+def _data(evaluation: Evaluation) -> list[str]:
+    """The training data; and what was scored, where that is another data set or protocol."""
+    facts = evaluation.facts
+    trained, scored = (
+        (facts[f"{part}dataset"], facts[f"{part}protocol"], facts[f"{part}fingerprint"])
+        for part in ("training_", "")
+    )
+    lines = [f"- {DATA[trained[0]]}.", f"- {_files('Training data', *trained)}"]
+    for what, key in (
+        ("Training faces dropped as exact copies of validation or test faces", "training_leaks_"),
+        ("Validation faces dropped as exact copies of test faces", "validation_copies_"),
+    ):
+        count = facts.get(f"{key}dropped")
+        lines.append(f"- {what}: {'not recorded' if count is None else count}.")
+    if scored[:2] != trained[:2]:
+        lines.append(f"- {_files('Scored', *scored)} {DATA[scored[0]]}.")
+    return lines
+
+
+def _files(what: str, dataset: str, protocol: str, fingerprint: str | None) -> str:
+    protocol = f"protocol {protocol}" if protocol else "the labels as published"
+    return (
+        f"{what}: {dataset}, {protocol}; fingerprint of the files {fingerprint or 'not recorded'}."
+    )
+
+
+def _recall(headline: dict[str, Any]) -> pd.DataFrame:
+    rows = pd.DataFrame(headline["per_class"]).set_index("class")
+    ends = rows.rename(columns={"recall_low": "low", "recall_high": "high"})
+    return pd.DataFrame({"faces": rows["count"], "recall (%)": bracketed(ends, "recall")})
 
 
 def _head(evaluation: Evaluation) -> str:
@@ -133,10 +162,14 @@ def _sure(headline: dict[str, Any]) -> list[str]:
     lines = [f"- ECE {100 * headline['calibration']['ece']:.1f}% as trained"]
     if headline["temperature"]:
         after = 100 * headline["calibration_after"]["ece"]
-        lines[0] += f", {after:.1f}% at temperature {headline['temperature']:.2f} (from validation)"
+        lines[0] += (
+            f", {after:.1f}% at {temperature_words(headline['temperature'])} (on validation)"
+        )
     for name, row in headline["sureness"].items():
         if row["auroc"] is not None:
             lines.append(f"- {name} detects errors with AUROC {row['auroc']:.3f}")
+    if best := headline.get("surest_on_validation"):
+        lines.append(f"- To sort out doubtful answers use {best}: it was better on validation")
     return ["## Calibration and error detection", "", *(f"{line}." for line in lines), ""]
 
 
@@ -172,7 +205,7 @@ def _limits(metrics: dict[str, Any], headline: dict[str, Any]) -> list[str]:
         "were not tried.",
     ]
     if rare:
-        lines.append(f"- Fewer than {RARE} test faces, so recall is uncertain: {', '.join(rare)}.")
-    if metrics["dataset"] == "synthetic":
+        lines.append(f"- Fewer than {RARE} faces here, so recall is uncertain: {', '.join(rare)}.")
+    if metrics["training_dataset"] == "synthetic":
         lines.append("- It was trained on drawings and must not be used on photographs.")
     return lines

@@ -6,28 +6,81 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from grefel_lib.report.style import EMA, FAINT, INK, QUIET, VAL, paper_style
+from grefel_lib.report.style import (
+    EMA,
+    FAINT,
+    INK,
+    QUIET,
+    VAL,
+    interval_ends,
+    name_rows,
+    paper_style,
+)
 from grefel_lib.report.tables import PERCENT, TITLES
 
 SHOWN_METRICS = ("accuracy", "mean_class_accuracy", "macro_f1", "nll")
 
 
 def ablation(tables: Mapping[str, pd.DataFrame], seeds: pd.DataFrame) -> Figure:
-    """Draw `variant_dots` of four metrics at full width, from `summarise_variants` and seeds."""
-    shown = {metric: tables[metric] for metric in SHOWN_METRICS}
-    rows = len(shown[SHOWN_METRICS[0]])
-    fig = Figure(figsize=(6.9, 0.5 + 0.35 * rows))
-    axes = fig.subplots(1, len(shown))
-    variant_dots(shown, seeds, axes, TITLES, PERCENT)
+    """Draw each variant's mean with its interval and every seed as a hollow dot, four metrics wide.
+
+    Args:
+        tables: By metric, one row a variant: value, low, high (`summarise_variants`).
+        seeds: One row a run: variant, and a column a metric (`seed_table`).
+    """
+    names = list(tables["accuracy"].index)
+    below = pd.Series(np.arange(len(names)) + 0.28, index=names)
+    with paper_style():
+        fig = Figure(figsize=(6.9, 0.5 + 0.35 * len(names)))
+        axes = fig.subplots(1, len(SHOWN_METRICS), sharey=True)
+        for ax, metric in zip(axes, SHOWN_METRICS, strict=True):
+            scale = 100 if metric in PERCENT else 1
+            table = scale * tables[metric][["value", "low", "high"]].astype(float)
+            name_rows(ax, names)
+            ends = interval_ends(table, "value", "low", "high")
+            ax.errorbar(table["value"], range(len(names)), xerr=ends, fmt="o", color=VAL, lw=1.4,
+                        ms=4)  # fmt: skip
+            ax.plot(scale * seeds[metric], seeds["variant"].map(below), "o", color=QUIET, ms=2.6,
+                    mfc="none", mew=0.7)  # fmt: skip
+            ax.axvline(table["value"].iloc[0], color=FAINT, lw=0.8, zorder=0)
+            ax.xaxis.set_major_locator(MaxNLocator(3))
+            ax.set_xlabel(TITLES[metric].replace(" (%)", "\n(%)"))
+    return fig
+
+
+def differences_figure(table: pd.DataFrame) -> Figure | None:
+    """Draw each variant's difference to the reference with its paired interval, four metrics wide.
+
+    A dot is hollow where the interval includes zero.
+
+    Args:
+        table: From `paired_differences`; without a row there is no figure.
+    """
+    names = list(table["variant"].unique())
+    if not names:
+        return None
+    with paper_style():
+        fig = Figure(figsize=(6.9, 0.55 + 0.3 * len(names)))
+        axes = fig.subplots(1, len(SHOWN_METRICS), sharey=True)
+        for ax, metric in zip(axes, SHOWN_METRICS, strict=True):
+            scale = 100 if metric in PERCENT else 1
+            rows = table.loc[table["metric"] == metric, ["difference", "low", "high"]] * scale
+            for row, (value, low, high) in enumerate(rows.to_numpy()):
+                colour, inside = (QUIET, "white") if low <= 0 <= high else (INK, INK)
+                ax.errorbar(value, row, xerr=[[value - low], [high - value]], fmt="o",
+                            color=colour, mfc=inside, ms=4)  # fmt: skip
+            name_rows(ax, names)
+            ax.axvline(0, color=FAINT, lw=0.8, zorder=0)
+            ax.set_xlabel("Δ " + TITLES[metric].replace(" (%)", "\n(points)"))
     return fig
 
 
 def detection_curves(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Draw how well wrong labels are found (`detection_table`), a kind of noise a panel.
+    """Draw how well wrong labels are found (`detection_table`), one panel for each noise kind.
 
-    The band spans the seeds; at one half nothing is found.
+    The band spans the seeds; an AUROC of one half is chance.
     """
     for ax, (kind, rows) in zip(axes, table.groupby("noise_kind", sort=False), strict=True):
         looks = zip((VAL, EMA), ("-", "--"), "os", strict=True)
@@ -40,84 +93,8 @@ def detection_curves(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes
         ax.axhline(0.5, color=FAINT, lw=0.8, zorder=0)
         ax.set(title=f"{kind} noise", xlabel="training labels made wrong", ylim=(0.45, 1))
         ax.set_xticks(sorted(table["label_noise"].unique()))
-        ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        ax.xaxis.set_major_formatter("{x:.0%}")
         ax.grid(axis="y")
-    axes[0].set_ylabel("AUROC of finding them")
+    axes[0].set_ylabel("AUROC of finding wrong labels")
     axes[0].legend(title="measure", loc="lower left")
     return axes
-
-
-def variant_dots(
-    tables: Mapping[str, pd.DataFrame],
-    seeds: pd.DataFrame,
-    axes: Sequence[Axes],
-    titles: Mapping[str, str],
-    percent: Sequence[str] = (),
-) -> Sequence[Axes]:
-    """Draw each variant's mean with its interval, and every seed as a hollow dot, a metric a panel.
-
-    Args:
-        tables: By metric, one row a variant: value, low, high (`summarise_variants`).
-        seeds: One row a run: variant, and a column a metric (`seed_table`).
-        axes: One a metric, side by side; only the first names the variants.
-        titles: By metric, the words under its axis.
-        percent: Metrics drawn times 100.
-    """
-    for column, (ax, (metric, table)) in enumerate(zip(axes, tables.items(), strict=True)):
-        scale = 100 if metric in percent else 1
-        names = list(table.index)
-        for row, name in enumerate(names):
-            value, low, high = (scale * table.loc[name, key] for key in ("value", "low", "high"))
-            ax.plot([low, high], [row, row], color=VAL, linewidth=1.4, solid_capstyle="butt")
-            ax.plot(value, row, "o", color=VAL, markersize=4)
-            each = scale * seeds.loc[seeds["variant"] == name, metric].to_numpy()
-            spread = row + 0.28 * np.ones(len(each))
-            ax.plot(each, spread, "o", color=QUIET, markersize=2.6, markerfacecolor="none",
-                    markeredgewidth=0.7)  # fmt: skip
-        ax.axvline(scale * table["value"].iloc[0], color=FAINT, linewidth=0.8, zorder=0)
-        ax.set_ylim(len(names) - 0.4, -0.6)
-        ax.set_yticks(range(len(names)), names if column == 0 else [])
-        ax.tick_params(axis="y", length=0)
-        ax.spines["left"].set_visible(False)
-        ax.xaxis.set_major_locator(MaxNLocator(3))
-        ax.set_xlabel(titles[metric].replace(" (%)", "\n(%)"))
-    return axes
-
-
-def difference_dots(table: pd.DataFrame, ax: Axes, *, percent: bool = True) -> Axes:
-    """Draw how far each variant lies from the reference, with its paired interval.
-
-    Args:
-        table: One row a variant: variant, difference, low, high (`paired_differences`, one metric).
-        ax: Where to draw; zero is the reference.
-        percent: Times 100.
-    """
-    scale = 100 if percent else 1
-    for row, (_, line) in enumerate(table.iterrows()):
-        clear = line["low"] > 0 or line["high"] < 0  # the interval leaves zero out
-        colour = INK if clear else QUIET
-        ax.plot([scale * line["low"], scale * line["high"]], [row, row], color=colour)
-        ax.plot(scale * line["difference"], row, "o", color=colour, markersize=4,
-                markerfacecolor=colour if clear else "white")  # fmt: skip
-    ax.axvline(0, color=FAINT, linewidth=0.8, zorder=0)
-    ax.set_ylim(len(table) - 0.5, -0.5)
-    ax.set_yticks(range(len(table)), table["variant"])
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
-    return ax
-
-
-def differences_figure(apart: pd.DataFrame) -> Figure | None:
-    """Draw what each variant gains over the reference, with paired intervals, four metrics wide."""
-    rows = apart["variant"].nunique()
-    if not rows:
-        return None
-    metrics = SHOWN_METRICS
-    with paper_style("full"):
-        fig = Figure(figsize=(6.9, 0.55 + 0.3 * rows))
-        axes = fig.subplots(1, len(metrics), sharey=True)
-        for ax, metric in zip(axes, metrics, strict=True):
-            percent = metric in PERCENT
-            difference_dots(apart[apart["metric"] == metric], ax, percent=percent)
-            ax.set_xlabel("Δ " + TITLES[metric].replace(" (%)", "\n(points)"))
-    return fig

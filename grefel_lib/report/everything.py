@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from grefel_lib.analysis.calibration import (
     confidence_measures,
     risk_coverage,
+    temperature_words,
     with_temperature,
 )
 from grefel_lib.analysis.compare import Comparison, write_comparison
@@ -48,10 +49,11 @@ from grefel_lib.report.figures import (
     robustness_curves,
     training_curves,
 )
-from grefel_lib.report.method import anchor_graph, anchor_map, name_clusters
+from grefel_lib.report.method import anchor_graph, anchor_map
 from grefel_lib.report.style import VENUES, WIDTHS, as_drawing, as_photo, paper_style, save_figure
 from grefel_lib.report.tables import (
     PERCENT,
+    SPLITS,
     TITLES,
     bracketed,
     interval_table,
@@ -106,10 +108,18 @@ def write_report(
         shares = normalise_rows(counts)
         folder.write_array(shares, f"confusion_matrix_{name}_normalised.npy")
     tables = evaluation_tables(source)
+    for name in TABLE_TITLES.keys() - tables.keys():
+        _remove(folder, "tables", name)
     for name, table in tables.items():
         folder.write_table(table, "tables", f"{name}.csv", index=True)
         decimals = {"calibration": 2, "sureness": 3}.get(name, 1)
         words = f"{TABLE_TITLES[name]}. {caption(source)}"
+        if (
+            table.astype(str)
+            .apply(lambda cells: cells.str.contains("[", regex=False))
+            .any(axis=None)
+        ):
+            words += " In brackets: 95% intervals."
         latex = latex_table(table, caption=words, label=f"tab:{name}", decimals=decimals)
         folder.write_text(latex, "tables", f"{name}.tex")
     if source.training is not None:
@@ -122,7 +132,7 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
     write_comparison(comparison, folder)
     about = comparison.about
     words = (
-        f"{about['dataset']}, {about['split']} split, protocol {about['protocol'] or 'none'}, "
+        f"{about['dataset']}, {SPLITS[about['split']]}, protocol {about['protocol'] or 'none'}, "
         f"{about['faces']} faces. Mean ± spread over seeds [95% interval over faces]. "
         f"Checkpoints chosen on {about['selection']}."
     )
@@ -178,22 +188,35 @@ def draw(
 
     if name in NEED_FACES and faces is None:
         return None
-    with paper_style("full"):
+    with paper_style():
         fig = figures[name](source, faces) if name in NEED_FACES else figures[name](source, size)
-        if fig is not None and folder is not None:
+        if folder is not None and fig is not None:
             save_figure(fig, folder.file("figures", name))
+    if folder is not None and fig is None:
+        _remove(folder, "figures", name)
     return fig
+
+
+def _remove(folder: Folder, kind: str, name: str) -> None:
+    """Remove what an earlier evaluation, which had the material, left of a figure or table."""
+    for old in folder.path.glob(f"{kind}/{name}.*"):
+        old.unlink()
 
 
 def caption(evaluation: Evaluation) -> str:
     """The facts behind every number: data, protocol, split, faces, selection rule."""
     facts = evaluation.facts
-    protocol = f" (protocol {facts['protocol']})" if facts["protocol"] else ""
-    return (
-        f"{facts['dataset']}{protocol}, {facts['split']} split, {len(evaluation.table)} "
-        f"faces; headline checkpoint: {evaluation.headline}, chosen on "
-        f"{facts['selection']}. Intervals: 95%."
-    )
+    words = [f"{facts['dataset']}{_protocol(facts['protocol'])}, {SPLITS[facts['split']]}; "
+             f"{len(evaluation.table)} faces"]  # fmt: skip
+    trained = facts["training_dataset"], facts["training_protocol"]
+    if trained != (facts["dataset"], facts["protocol"]):
+        words.append(f"trained on {trained[0]}{_protocol(trained[1])}")
+    chosen = f"headline checkpoint: {evaluation.headline}, chosen on {facts['selection']}"
+    return "; ".join([*words, chosen]) + "."
+
+
+def _protocol(name: str) -> str:
+    return f" (protocol {name})" if name else ""
 
 
 def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
@@ -208,7 +231,9 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
     """
     headline = evaluation.metrics["checkpoints"][evaluation.headline]
     tables = {
-        "comparison": with_intervals(evaluation.metrics["checkpoints"]),
+        "comparison": with_intervals(
+            evaluation.metrics["checkpoints"], split=evaluation.facts["split"]
+        ),
         "per_class": _per_class(evaluation),
         "calibration": _calibration(headline),
         "sureness": pd.DataFrame(headline["sureness"]).T.rename(columns=str.upper),
@@ -255,7 +280,7 @@ def _per_class(evaluation: Evaluation) -> pd.DataFrame:
 def _calibration(headline: dict) -> pd.DataFrame:
     columns = {"as trained": headline["calibration"]}
     if headline["temperature"]:
-        columns[f"temperature {headline['temperature']:.2f}"] = headline["calibration_after"]
+        columns[temperature_words(headline["temperature"])] = headline["calibration_after"]
     table = pd.DataFrame(columns)
     shares = [name for name in table.index if name in PERCENT]
     table.loc[shares] *= 100
@@ -326,7 +351,7 @@ def _reliability(evaluation: Evaluation, size: Size) -> Figure:
     temperature = evaluation.metrics["checkpoints"][evaluation.headline]["temperature"]
     if temperature is not None:
         softened = with_temperature(evaluation.table, temperature)
-        label = f"confidence, temperature {temperature:.2f}"
+        label = f"confidence, {temperature_words(temperature)}"
         panels.append((confidence_bins(softened), label, "accuracy"))
     if "reliability" in evaluation.table:
         bins = calibration_bins(evaluation.table["reliability"], evaluation.table["agreed"])
@@ -334,7 +359,7 @@ def _reliability(evaluation: Evaluation, size: Size) -> Figure:
     fig, axes = _subplots(size("full", 2.5), ncols=len(panels))
     for ax, (bins, xlabel, ylabel) in zip(axes[0], panels, strict=True):
         names = {"xlabel": xlabel, "ylabel": ylabel}
-        reliability_diagram(bins, ax, legend=False, **names)
+        reliability_diagram(bins, ax, **names)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 
@@ -364,7 +389,6 @@ def _embedding_map(evaluation: Evaluation, size: Size) -> Figure | None:
     fig, [axes] = _subplots(size("full", 3.0), ncols=2, sharex=True, sharey=True)
     points = plane.transform(embeddings)
     anchor_map(points, labels, places, names, axes[1])
-    name_clusters(points, labels, names, axes[1])
     nearest = nearest.reshape(anchors.shape[:2])
     anchor_graph(anchors, places, nearest, names, axes[0])
     explained = plane.explained_variance_ratio_.sum()
@@ -387,14 +411,14 @@ def _errors(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
     names = table_classes(table)
     confidence = wrong[[f"p_{name}" for name in names]].max(axis=1)
     rows = wrong.loc[confidence.sort_values(ascending=False, kind="stable").index[:4]]
-    images = faces.split(evaluation.config.split).gather(rows.index.to_numpy())
+    images = faces.split(evaluation.facts["split"]).gather(rows.index.to_numpy())
     return face_cards(images, rows, names)
 
 
 def _attention(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
     if "attention" not in evaluation.inside:
         return None
-    sample = faces.split(evaluation.config.split).sample(INSIDE).sample(8)
+    sample = faces.split(evaluation.facts["split"]).sample(INSIDE).sample(8)
     weights = evaluation.attention_of(sample.table["id"])
     fig, axes = _subplots((6.9, 1.0), ncols=len(sample))
     images = sample.gather(np.arange(len(sample)))

@@ -1,4 +1,4 @@
-"""Figures with faces in them: grids, cards with votes and predictions, one face explained."""
+"""Figures with faces: grids, cards with votes and predictions, one face explained."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,6 +25,8 @@ from grefel_lib.report.style import (
 )
 from grefel_lib.sources.photo import Box
 
+GREY = {"cmap": "gray", "vmin": 0, "vmax": 255}  # of a face without colours
+
 
 def attention_overlay(face: np.ndarray, weights: np.ndarray, ax: Axes) -> Axes:
     """Draw a face under the attention of the attentive correction; brighter is higher.
@@ -32,16 +34,13 @@ def attention_overlay(face: np.ndarray, weights: np.ndarray, ax: Axes) -> Axes:
     Args:
         face: (H, W) or (H, W, 3) uint8.
         weights: (h, w) attention over the token grid; any scale.
-        ax: Where to draw; its ticks go.
+        ax: Where to draw; its ticks are removed.
     """
-    height, width = face.shape[:2]
-    ax.imshow(face, cmap="gray", vmin=0, vmax=255, extent=(0, width, height, 0))
-    ax.imshow(weights, cmap="magma", alpha=0.45, extent=(0, width, height, 0),
-              interpolation="bicubic", vmin=0)  # fmt: skip
-    ax.set_xticks([])
-    ax.set_yticks([])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    extent = (0, face.shape[1], face.shape[0], 0)
+    ax.imshow(face, extent=extent, **GREY)
+    look = {"cmap": "magma", "alpha": 0.45, "interpolation": "bicubic", "vmin": 0}
+    ax.imshow(weights, extent=extent, **look)
+    bare(ax)
     return ax
 
 
@@ -50,29 +49,26 @@ def face_cards(
     rows: pd.DataFrame,
     class_names: Sequence[str],
     others: Mapping[str, pd.Series] | None = None,
-    *,
-    ncols: int = 4,
 ) -> Figure:
-    """Draw faces beside what people said and what the model says, before and after correction.
+    """Draw faces beside the distributions of the votes and of the model, four in a row.
 
     Args:
         images: N arrays (H, W) or (H, W, 3), uint8.
         rows: Their N rows of a predictions table.
         class_names: C names.
-        others: By name of another checkpoint, what it predicts for each of them.
-        ncols: Faces in a row.
+        others: By name of another checkpoint, its predictions.
 
     Above each face: label and prediction, id, reliability, the others' predictions.
     """
-    lines = -(-len(images) // ncols)
+    lines = -(-len(images) // 4)
     high = 1.7 + 0.15 * len(others or ())
-    fig = Figure(figsize=(2.2 * ncols, high * lines + 0.2))
-    axes = fig.subplots(lines, 2 * ncols, squeeze=False, width_ratios=[1, 1.15] * ncols)
+    fig = Figure(figsize=(8.8, high * lines + 0.2))
+    axes = fig.subplots(lines, 8, squeeze=False, width_ratios=[1, 1.15] * 4)
     for ax in axes.flat:
         ax.set_axis_off()
     pairs = axes.reshape(-1, 2)
     for (face, bars), image, (index, row) in zip(pairs, images, rows.iterrows(), strict=False):
-        face.imshow(image, cmap="gray", vmin=0, vmax=255)
+        face.imshow(image, **GREY)
         sure = f"reliability {row['reliability']:.2f}" if "reliability" in row else ""
         other_lines = [f"{name}: {table[index]}" for name, table in (others or {}).items()]
         title_lines = [row["label"], f"→ {row['predicted']}", str(row["id"]), sure, *other_lines]
@@ -90,13 +86,13 @@ def face_cards(
 def distribution_bars(
     given: Mapping[str, np.ndarray], class_names: Sequence[str], ax: Axes, *, size: float = 6
 ) -> Axes:
-    """Draw what people, the primary classifier and the corrected one say of a face, as bars.
+    """Draw the distributions of a face as bars: votes, primary classifier, corrected.
 
     Args:
-        given: (C,) by name: people, primary, corrected, as far as they are known.
+        given: (C,) by name: people, primary, corrected; any of them may be missing.
         class_names: C names.
         ax: Where to draw.
-        size: Of the names, in points.
+        size: Font size of the names, in points.
     """
     looks = {"people": "white", "primary": FAINT, "corrected": VAL}
     thick = 0.82 / len(given)
@@ -112,21 +108,19 @@ def distribution_bars(
 
 
 def detected_faces(picture: np.ndarray, boxes: list[Box]) -> Figure:
-    """Draw a picture with its faces numbered, at most page width and half as high."""
+    """Draw a picture with its faces numbered, at most 4.6 in wide and 2.8 in high."""
     height, width = picture.shape[:2]
     scale = min(4.6 / width, 2.8 / height)
-    with paper_style("full"):
+    with paper_style():
         fig = Figure(figsize=(scale * width, scale * height), layout="none")
         ax = fig.add_axes((0, 0, 1, 1))
         ax.imshow(picture)
         ax.set_axis_off()
         for number, (left, top, right, bottom) in enumerate(boxes, 1):
-            frame = {"fill": False, "lw": 1.6}
+            frame, tag = {"fill": False, "lw": 1.6}, {"fc": EMA, "ec": "none", "pad": 1.5}
             ax.add_patch(Rectangle((left, top), right - left, bottom - top, ec=EMA, **frame))
-            ax.annotate(
-                str(number), (max(left, 0), max(top, 0)), (3, -3), textcoords="offset points",
-                va="top", color="white", size=9, bbox={"fc": EMA, "ec": "none", "pad": 1.5},
-            )  # fmt: skip
+            ax.annotate(str(number), (max(left, 0), max(top, 0)), (3, -3), va="top", color="white",
+                        textcoords="offset points", size=9, bbox=tag)  # fmt: skip
         ax.set(xlim=(0, width), ylim=(height, 0))
     return fig
 
@@ -135,23 +129,22 @@ def explanation_figure(face: Explained) -> Figure:
     """Draw a face, its attention, its distributions and the training faces near its anchors.
 
     Args:
-        face: From `explain_face`; its memory, if it has one, gives the faces near the anchors.
+        face: From `explain_face`; the faces near the anchors come from its memory, if any.
     """
     anchors = face.nearest()
-    with paper_style("full"):
+    with paper_style():
         fig = Figure(figsize=(6.9, 2.2 + (0.95 if anchors else 0)))
         parts = fig.subfigures(2, 1, height_ratios=(2.2, 0.95)) if anchors else [fig]
         axes = parts[0].subplots(1, 3, width_ratios=(1, 1, 1.7))
-        axes[0].imshow(face.face, cmap="gray", vmin=0, vmax=255)
+        axes[0].imshow(face.face, **GREY)
         axes[0].set_title("input of the model")
-        axes[0].set_axis_off()
         if face.attention is not None:
             attention_overlay(face.face, face.attention, axes[1])
             axes[1].set_title("attention (brighter: higher)")
-        axes[1].set_axis_off()
-        distributions = {k: face.distributions[k] for k in ("primary", "corrected")
-                 if k in face.distributions}  # fmt: skip
-        distribution_bars(distributions, face.class_names, axes[2], size=7)
+        for ax in axes[:2]:
+            ax.set_axis_off()
+        shown = {k: v for k, v in face.distributions.items() if k in ("primary", "corrected")}
+        distribution_bars(shown, face.class_names, axes[2], size=7)
         title = f"{face.predicted} {face.distributions['corrected'].max():.0%}"
         if face.reliability is not None:
             title += f", reliability {face.reliability:.2f}"
@@ -175,12 +168,9 @@ def _resembling(face: Explained, anchors: list[tuple[int, int]], fig: SubFigure)
             continue
         near = memory.near((label, number))
         for ax, image, position in zip(axes, memory.faces.gather(near), near, strict=False):
-            ax.imshow(image, cmap="gray", vmin=0, vmax=255)
+            ax.imshow(image, **GREY)
             its = memory.faces.class_names[memory.faces.table["label"].iloc[position]]
             ax.set_title(short_name(its), size=6.5, pad=2)
-
-
-FACE_LOOK = {"cmap": "gray", "vmin": 0, "vmax": 255, "interpolation": "bicubic"}
 
 
 def face_grid(
@@ -212,26 +202,25 @@ def face_grid(
     fig.set_layout_engine("constrained" if titles else "compressed", w_pad=0.02, h_pad=0.02)
     heights = [1] * rows if votes is None else [1, 0.32] * rows
     whole = fig.subplots(len(heights), ncols, squeeze=False, height_ratios=heights)
-    axes, below = (whole, []) if votes is None else (whole[::2], whole[1::2].flat)
-    longest = max(
-        (text_width(line) for text in titles or () for line in text.split("\n")), default=1
-    )
+    axes = whole if votes is None else whole[::2]
+    longest = max(map(text_width, "\n".join(titles or [""]).split("\n"))) or 1
     size = 7 * min(1, 0.94 * 72 * fig.get_figwidth() / ncols / longest)
     for ax in whole.flat:
         bare(ax)
     for ax, text in zip(axes[:, 0], row_labels or (), strict=False):
         ax.set_ylabel(text, rotation=0, ha="right", va="center", size=7)
     for i, (image, ax) in enumerate(zip(images, axes.flat, strict=False)):
-        ax.imshow(image, **FACE_LOOK)
+        ax.imshow(image, interpolation="bicubic", **GREY)
         if titles:
             ax.set_title(titles[i], size=size, pad=2)
         if colours:
             ax.spines[:].set(visible=True, color=colours[i], linewidth=1.5)
-    for ax, row in zip(below, () if votes is None else votes, strict=False):
-        ax.bar(range(10), row, 0.9, color=class_colours(VOTE_COLUMNS), ec=INK, lw=0.3)
-        ax.set(ylim=(0, max(1, np.max(votes))), box_aspect=0.3)
     if votes is not None:
-        keys = [Patch(fc=class_colours([name])[0], ec=INK, label=name) for name in VOTE_COLUMNS]
+        colours = class_colours(VOTE_COLUMNS)
+        for ax, row in zip(whole[1::2].flat, votes, strict=False):
+            ax.bar(range(10), row, 0.9, color=colours, ec=INK, lw=0.3)
+            ax.set(ylim=(0, max(1, np.max(votes))), box_aspect=0.3)
+        keys = [Patch(fc=c, ec=INK, label=n) for n, c in zip(VOTE_COLUMNS, colours, strict=True)]
         fig.legend(handles=keys, loc="outside lower center", ncols=5, handlelength=0.8)
     return axes
 
@@ -239,13 +228,13 @@ def face_grid(
 def suspect_faces(table: pd.DataFrame, training: FaceSet) -> Figure:
     """Draw training faces whose labels look wrong (`most_suspect`), with their votes.
 
-    Above each face: its label, what the model says instead.
+    Above each face: its label and the model's prediction.
     """
     titles = [f"{a} → {b}" for a, b in table[["label", "predicted"]].to_numpy()]
     voted = [f"votes_{name}" for name in VOTE_COLUMNS]
     votes = table[voted].to_numpy() if set(voted) <= set(table) else None
     rows = -(-len(table) // 6)
-    with paper_style("full"):
+    with paper_style():
         fig = Figure(figsize=(6.9, (1.75 if votes is not None else 1.3) * rows))
         images = training.gather(table.index.to_numpy())
         face_grid(images, fig, ncols=6, titles=titles, votes=votes)

@@ -1,4 +1,4 @@
-"""Figures of a run and its evaluation: each draws what it is given on the axes it is given."""
+"""Figures of a run and its evaluation. Each function draws its data on the given axes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
 from grefel_lib.metrics import normalise_rows
 from grefel_lib.report.style import (
@@ -19,98 +19,92 @@ from grefel_lib.report.style import (
     QUIET,
     TRAIN,
     VAL,
-    axes_size,
     check_one_each,
-    class_axis,
     class_colours,
-    fitting_names,
+    interval_ends,
+    name_rows,
     paper_style,
     percent,
     short_name,
     text_width,
 )
+from grefel_lib.report.tables import NOTHING
 
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (2.5, 1)), (0, (7, 2)))
 
 
 def accuracy_bars(scores: pd.DataFrame, ax: Axes, *, people: pd.DataFrame | None = None) -> Axes:
-    """Draw accuracies with their intervals as dots, over bands of what people reach.
+    """Draw accuracies as dots with their intervals, over bands of human accuracy.
 
     Args:
         scores: One row a checkpoint or run: value, low, high (shares).
         ax: Where to draw; wide and low.
         people: From `human_ceiling`; the bands are named above the axes.
     """
-    for row, (_, line) in enumerate(scores.iterrows()):
-        ax.plot([line["low"], line["high"]], [row, row], color=VAL, lw=1.4, solid_capstyle="butt")
-        ax.plot(line["value"], row, "o", color=VAL, ms=4.5)
-        ax.annotate(f"{100 * line['value']:.1f}", (line["value"], row), (0, 4), ha="center",
+    ends = interval_ends(scores, "value", "low", "high")
+    ax.errorbar(scores["value"], range(len(scores)), xerr=ends, fmt="o", color=VAL, lw=1.4, ms=4.5)
+    for row, value in enumerate(scores["value"]):
+        ax.annotate(f"{100 * value:.1f}", (value, row), (0, 4), ha="center",
                     textcoords="offset points", size=7)  # fmt: skip
     for judge, line in () if people is None else people.iterrows():
         ax.axvspan(line["low"], line["high"], color=FAINT, lw=0, zorder=0)
         at = ((line["low"] + line["high"]) / 2, 1)
         ax.annotate(judge, at, (0, 2), xycoords=("data", "axes fraction"), ha="center",
                     textcoords="offset points", size=7, color=QUIET)  # fmt: skip
-    ax.set_yticks(range(len(scores)), list(scores.index))
-    ax.set_ylim(len(scores) - 0.5, -0.7)
-    ax.tick_params(axis="y", length=0)
-    ax.spines["left"].set_visible(False)
+    name_rows(ax, list(scores.index))
     ax.margins(x=0.08)
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))  # no half percents
-    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.xaxis.set_major_formatter("{x:.0%}")
     ax.set_xlabel("accuracy")
     return ax
 
 
 def per_class_bars(table: pd.DataFrame, ax: Axes) -> Axes:
-    """Draw recall by class from `per_class_metrics` with its interval and each class's faces."""
+    """Draw each class's recall with its interval and its number of faces (`per_class_metrics`)."""
     names = list(table["class"])
-    slot = class_axis(ax, names, table["count"])
-    ends = np.abs(table[["recall_low", "recall_high"]].T.to_numpy() - table["recall"].to_numpy())
+    slot = _axes_size(ax)[0] / len(names)  # points for each bar
+    below, rotation = _fitting_names(names, slot)
+    join = "{} ({})" if rotation else "{}\n{}"
+    below = [join.format(*pair) for pair in zip(below, table["count"], strict=True)]
+    ax.set_xticks(range(len(names)), below, rotation=rotation)
+    ax.tick_params(axis="x", length=0)
+    ax.grid(axis="y")
+    table = table.mask(table["count"] == 0)  # no faces, no recall
+    ends = interval_ends(table, "recall", "recall_low", "recall_high")
     whisker = {"ecolor": INK, "error_kw": {"lw": 0.8, "capsize": 2, "capthick": 0.8}}
-    place = np.arange(len(names))
-    ax.bar(place, table["recall"], 0.72, color=class_colours(names), ec=INK, yerr=ends, **whisker)
-    for x, value, top in zip(place, table["recall"], table["recall_high"], strict=True):
-        ax.annotate(percent(value, slot > 30), (x, top), (0, 2), ha="center", size=6.5,
-                    textcoords="offset points")  # fmt: skip
-    ax.set(ylabel="recall", ylim=(0, 1.1), yticks=np.linspace(0, 1, 6))
+    look = {"color": class_colours(names), "ec": INK} | whisker
+    ax.bar(range(len(names)), table["recall"], 0.72, yerr=ends, **look)
+    for x, (value, top) in enumerate(zip(table["recall"], table["recall_high"], strict=True)):
+        text, y = (NOTHING, 0) if np.isnan(value) else (percent(value, slot > 30), top)
+        ax.annotate(text, (x, y), (0, 2), ha="center", size=6.5, textcoords="offset points")
+    ax.set(xlim=(-0.55, len(names) - 0.45), ylim=(0, 1.1), yticks=np.linspace(0, 1, 6))
+    ax.set_ylabel("recall")
     ax.yaxis.set_major_formatter("{x:.0%}")
     return ax
 
 
-def reliability_diagram(
-    bins: pd.DataFrame,
-    ax: Axes,
-    *,
-    xlabel: str = "confidence",
-    ylabel: str = "accuracy",
-    legend: bool = True,
-) -> Axes:
-    """Draw the bins of `confidence_bins` or `calibration_bins` on square axes."""
+def reliability_diagram(bins: pd.DataFrame, ax: Axes, *, xlabel: str, ylabel: str) -> Axes:
+    """Draw the bins of `confidence_bins` or `calibration_bins` on square axes, without a legend."""
     low, high, count = (bins[name].to_numpy() for name in ("low", "high", "count"))
     claimed, outcome = bins["confidence"].to_numpy(), bins["accuracy"].to_numpy()
     share = {"color": FAINT, "ec": "white", "label": "share of images"}
     ax.bar(low, 0.3 * count / count.max(), high - low, align="edge", **share)
     ax.plot([0, 1], [0, 1], ls=(0, (4, 2)), lw=0.8, color=QUIET, label="calibrated")
-    low_end, high_end = np.minimum(claimed, outcome), np.maximum(claimed, outcome)
-    ax.vlines(claimed, low_end, high_end, color=EMA, lw=1.6)
-    ax.plot(claimed, outcome, "o-", color=VAL, lw=1, ms=3.5, mec="white", mew=0.4, label="found")
-    ax.plot([], [], color=EMA, lw=1.6, label="gap to what was claimed")
+    ax.plot(claimed, outcome, "o-", color=VAL, lw=1, ms=3.5, mec="white", mew=0.4, label="measured")
+    ax.vlines(claimed, claimed, outcome, color=EMA, lw=1.6, zorder=1.9, label="calibration gap")
     ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.02), box_aspect=1)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:.0%}")
-    if legend:
-        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)  # inside it hides bins
     return ax
 
 
 def risk_coverage_curves(
     curves: Mapping[str, pd.DataFrame], ax: Axes, *, scores: pd.DataFrame
 ) -> Axes:
-    """Draw the error among the surest faces against the share of faces kept.
+    """Draw the error rate of the most confident faces against the share of faces kept.
 
     Args:
-        curves: By measure of sureness, from `risk_coverage`.
+        curves: By confidence measure, from `risk_coverage`.
         ax: Where to draw.
         scores: From `error_detection`; its AURC goes into the legend.
     """
@@ -119,13 +113,12 @@ def risk_coverage_curves(
         ax.plot(curve["coverage"], curve["risk"], color=colour, linestyle=line, label=label)
     whole = next(iter(curves.values()))["risk"].iloc[-1]
     ax.axhline(whole, color=FAINT, linewidth=0.8, zorder=0)
-    ax.annotate(
-        "all faces", (0, whole), (2, 2), textcoords="offset points", color=QUIET, fontsize=7
-    )
-    ax.set(xlabel="share of faces kept", ylabel="error among them", xlim=(0, 1))
+    place = {"xytext": (2, 2), "textcoords": "offset points"}
+    ax.annotate("all faces", (0, whole), color=QUIET, fontsize=7, **place)
+    ax.set(xlabel="share of faces kept", ylabel="error rate of these faces", xlim=(0, 1))
     ax.set_ylim(0, None)
     for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axis.set_major_formatter("{x:.0%}")
     ax.legend(loc="lower right")
     return ax
 
@@ -139,13 +132,14 @@ def robustness_curves(curves: pd.DataFrame, ax: Axes, *, metric: str, label: str
         metric: A column of `curves`.
         label: Words of the vertical axis.
     """
-    colours = list(COLOURS.values())
-    for number, (kind, rows) in enumerate(curves.groupby("corruption", sort=False)):
-        ax.plot(rows["severity"], rows[metric], marker="osD^vP"[number % 6], markersize=3,
-                linestyle=LINES[number % 6], color=colours[number], label=kind)  # fmt: skip
+    looks = zip(COLOURS.values(), LINES, "osD^vP", strict=False)
+    kinds = curves.groupby("corruption", sort=False)
+    for (kind, rows), (colour, line, marker) in zip(kinds, looks, strict=False):
+        look = {"marker": marker, "ms": 3, "ls": line, "color": colour}
+        ax.plot(rows["severity"], rows[metric], label=kind, **look)
     ax.set(xlabel="severity", ylabel=label)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    ax.yaxis.set_major_formatter("{x:.0%}")
     return ax
 
 
@@ -154,32 +148,41 @@ LOSS_PARTS = {"cls": "corrected", "branch": "branches", "anchor": "anchor", "cen
 
 
 def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
-    """Draw a run's health in six panels, over all the epochs it is to have.
+    """Draw a run's health in six panels, over all planned epochs.
 
-    Losses; their parts, unweighted; accuracy; recall of each class (EMA, validation); gradient
+    Losses; their unweighted parts; accuracy; recall of each class (EMA, validation); gradient
     norm before clipping; learning rate and speed.
     """
-    with paper_style("full"):
+    with paper_style():
         fig = Figure(figsize=(8.6, 4.4))
         axes = fig.subplots(2, 3)
         loss, parts, accuracy, classes, norm, speed = axes.flat
         epoch, few = history["epoch"], _markers(history)
         training_curves(history, (loss, accuracy))
         loss.plot(epoch, history["ema_val_loss"], color=EMA, label="EMA", **few)
-        _loss_parts(history, parts, few)
-        prefix = "ema_val_accuracy_"
-        names = [c.removeprefix(prefix) for c in history if c.startswith(prefix)]
+        looks = zip(LOSS_PARTS.items(), COLOURS.values(), LINES, strict=False)
+        for (part, name), colour, line in looks:
+            if f"train_loss_{part}" in history:
+                values = history[f"train_loss_{part}"]
+                parts.plot(epoch, values, color=colour, ls=line, label=name, **few)
+        if not parts.lines:
+            middle = {"xycoords": "axes fraction", "ha": "center"}
+            parts.annotate("linear head: one loss", (0.5, 0.5), **middle)
+            parts.plot([], [], label="cross-entropy")
+        recall = history.filter(regex="^ema_val_accuracy_")
+        names = recall.columns.str.removeprefix("ema_val_accuracy_")
         for name, colour in zip(names, class_colours(names), strict=True):
-            classes.plot(epoch, history[prefix + name], color=colour, label=name, **few)
+            values = recall[f"ema_val_accuracy_{name}"]
+            classes.plot(epoch, values, color=colour, label=name, **few)
         norm.plot(epoch, history["grad_norm"], color=INK, **few)
         norm.axhline(2, color=FAINT, lw=0.8, zorder=0)
-        speed.plot(epoch, history["lr"] / history["lr"].max(), color=TRAIN, label="lr", **few)
-        fast = history["images_per_second"]
-        speed.plot(epoch, fast / fast.max(), color=VAL, ls="--", label="images/s", **few)
+        lr, rate = history["lr"], history["images_per_second"]
+        speed.plot(epoch, lr / lr.max(), color=TRAIN, label="lr", **few)
+        speed.plot(epoch, rate / rate.max(), color=VAL, ls="--", label="images/s", **few)
         titles = (
             "loss", "parts of the loss", "accuracy", "recall by class (EMA)",
             "gradient norm, before clipping",
-            f"lr (up to {history['lr'].max():.1e}), images/s (up to {fast.max():.0f})",
+            f"lr (up to {lr.max():.1e}), images/s (up to {rate.max():.0f})",
         )  # fmt: skip
         for ax, title in zip(axes.flat, titles, strict=True):
             ax.set(title=title, xlim=(0.5, max(epochs, 2) + 0.5))
@@ -188,7 +191,7 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
         accuracy.set_ylim(0, 105)
         for ax in (classes, speed):
             ax.set_ylim(0, 1.05)
-            ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+            ax.yaxis.set_major_formatter("{x:.0%}")
         norm.set_ylim(0, None)
         for ax in axes[1]:
             ax.set_xlabel("epoch")
@@ -200,64 +203,65 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
 
 
 def _markers(history: pd.DataFrame) -> dict[str, Any]:
-    """A dot on each epoch, where there are few."""
+    """A dot on each epoch if there are few."""
     return {"marker": "o", "ms": 2.5} if len(history) < 12 else {}
 
 
-def _loss_parts(history: pd.DataFrame, ax: Axes, few: dict) -> None:
-    for number, (part, name) in enumerate(LOSS_PARTS.items()):
-        column = f"train_loss_{part}"
-        if column in history:
-            colour = list(COLOURS.values())[number]
-            line = LINES[number]
-            ax.plot(history["epoch"], history[column], color=colour, ls=line, label=name, **few)
-    if not ax.lines:
-        ax.annotate("a linear head has one", (0.5, 0.5), xycoords="axes fraction", ha="center")
-        ax.plot([], [], label="cross-entropy")
-
-
 def confusion_matrix(
-    cells: np.ndarray, names: Sequence[str], ax: Axes, normalise: bool = True, counts: bool = True
+    cells: np.ndarray, names: Sequence[str], ax: Axes, *, counts: bool = True
 ) -> Axes:
-    """Draw a confusion matrix with square cells; a nearly square figure suits it.
+    """Draw a confusion matrix in percent of each row, with square cells.
 
     Args:
         cells: (C, C) counts by true class (row) and predicted class (column).
         names: C class names.
         ax: Where to draw.
-        normalise: Colour and write percent of each row; otherwise the counts themselves.
-        counts: Write the counts under the percentages; where the cells are too small for that,
-            each row's sum stands beside its name.
+        counts: Write the counts under the percentages; if the cells are too small for that,
+            write each row's sum beside its name.
     """
     import seaborn  # slow to import
 
     cells = np.asarray(cells)
     check_one_each(names, "names", len(cells), "classes")
-    shares = normalise_rows(cells) if normalise else cells / max(cells.max(), 1)
-    side = min(axes_size(ax)) / len(cells)  # points
+    shares = normalise_rows(cells)
+    side = min(_axes_size(ax)) / len(cells)  # points
     size = float(np.clip(0.34 * side, 5, 8))
-    below = normalise and counts and 0.72 * size > 4.8
+    below = counts and 0.72 * size > 4.8
     look = {"cmap": BLUES, "cbar": False, "square": True, "linewidths": 0.4, "linecolor": "white"}
     seaborn.heatmap(shares, ax=ax, vmin=0, vmax=1, **look)
     for (row, column), share in np.ndenumerate(shares):
         value = cells[row, column]
         colour = "white" if share > 0.63 else INK if value else QUIET
-        text = percent(share, side > 30) if normalise else f"{value:.0f}"
+        text = percent(share, side > 30) if cells[row].any() else NOTHING
         at = {"ha": "center", "va": "center", "color": colour}
         two = size / side if below and value > 0 else 0
-        ax.text(column + 0.5, row + 0.5 - 0.42 * two, text, size=size, **at)
+        place = column + 0.5, row + 0.5 - 0.42 * two
+        ax.text(*place, text, size=size, **at)
         if two:
             ax.text(column + 0.5, row + 0.5 + 0.66 * two, f"{value:.0f}", size=0.72 * size, **at)
     roomy = max(map(text_width, names)) < 0.22 * 72 * ax.figure.get_figwidth()
     left = list(names) if roomy else [short_name(name) for name in names]
-    if normalise and counts and not below:
+    if counts and not below:
         left = [f"{n} ({s:.0f})" for n, s in zip(left, cells.sum(axis=1), strict=True)]
-    bottom, rotation = fitting_names(names, side)
+    bottom, rotation = _fitting_names(names, side)
     ax.set_xticks(np.arange(len(cells)) + 0.5, bottom, rotation=rotation)
     ax.set_yticks(np.arange(len(cells)) + 0.5, left, rotation=0)
     ax.tick_params(length=0)
-    ax.set(xlabel="predicted (% of true class)" if normalise else "predicted", ylabel="true")
+    ax.set(xlabel="predicted (% of true class)", ylabel="true")
     return ax
+
+
+def _fitting_names(names: Sequence[str], slot: float) -> tuple[list[str], int]:
+    """Names for ticks `slot` points apart, and their rotation: full, short or vertical."""
+    short = [short_name(name) for name in names]
+    if max(map(text_width, names)) < 0.94 * slot:
+        return list(names), 0
+    return short, 0 if max(map(text_width, short)) < 0.94 * slot else 90
+
+
+def _axes_size(ax: Axes) -> np.ndarray:
+    """Approximate width and height of axes in points; the layout is not known before drawing."""
+    return 72 * np.array(ax.get_position().size) * ax.figure.get_size_inches()
 
 
 def training_curves(history: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:

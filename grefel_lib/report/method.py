@@ -1,7 +1,4 @@
-"""Figures of the method itself: curves, anchors on their sphere, one decision taken apart.
-
-Each function draws what it is given on the axes it is given.
-"""
+"""Figures of the method: embeddings and anchors. Each function draws on the given axes."""
 
 from collections.abc import Sequence
 
@@ -23,6 +20,8 @@ def anchor_map(
 ) -> Axes:
     """Draw embeddings and anchors in a plane, both in the colours of their classes.
 
+    Each class's short name is written amid its points, so that the map can be read in grey.
+
     Args:
         points: (N, 2) embeddings, already projected.
         labels: (N,) positions in `class_names`.
@@ -31,36 +30,20 @@ def anchor_map(
         ax: Where to draw; the legend stands to its right.
     """
     look = {"ec": INK, "lw": 0.6, "marker": "D", "s": 15, "zorder": 3}
+    halo = [patheffects.withStroke(linewidth=2, foreground="white")]
     for i, name in enumerate(class_names):
         members = points[labels == i]
         ax.scatter(*members.T, s=9, color=COLOURS[name], alpha=0.6, lw=0, zorder=2)
         ax.scatter(*anchors[i].T, color=COLOURS[name], **look)
+        if len(members):
+            ax.text(*np.median(members, axis=0), short_name(name), ha="center", va="center",
+                    size=7, weight="bold", path_effects=halo, zorder=5)  # fmt: skip
     round_, square = {"ls": "", "marker": "o", "mew": 0}, {"ls": "", "marker": "D", "mfc": "white"}
     keys = [Line2D([], [], color=COLOURS[name], ms=4, label=name, **round_) for name in class_names]
     keys.append(Line2D([], [], color=QUIET, ms=3, alpha=0.6, label="a face", **round_))
     keys.append(Line2D([], [], mec=INK, mew=0.6, ms=4, label="an anchor", **square))
     ax.legend(handles=keys, loc="center left", bbox_to_anchor=(1.02, 0.5))
     ax.set_aspect("equal")
-    return ax
-
-
-def name_clusters(
-    points: np.ndarray, labels: np.ndarray, class_names: Sequence[str], ax: Axes
-) -> Axes:
-    """Write each class's short name amid its points, so that a map can be read in grey.
-
-    Args:
-        points: (N, 2).
-        labels: (N,) positions in `class_names`; a class without points is left out.
-        class_names: C names.
-        ax: Where the points are drawn.
-    """
-    halo = [patheffects.withStroke(linewidth=2, foreground="white")]
-    for i, name in enumerate(class_names):
-        if (labels == i).any():
-            x, y = np.median(points[labels == i], axis=0)
-            ax.text(x, y, short_name(name), ha="center", va="center", size=7, weight="bold",
-                    path_effects=halo, zorder=5)  # fmt: skip
     return ax
 
 
@@ -71,12 +54,12 @@ def anchor_graph(
     class_names: Sequence[str],
     ax: Axes,
 ) -> Axes:
-    """Draw each anchor where it lies, as large as the faces nearest to it, tied to its neighbour.
+    """Draw each anchor, sized by the faces nearest to it, with a line to its nearest anchor.
 
     Args:
-        anchors: (C, K, D) on their sphere; a line joins each to the one at the smallest angle.
+        anchors: (C, K, D) on their sphere; the nearest is at the smallest angle.
         places: (C, K, 2) where they are drawn.
-        faces: (C, K) faces whose nearest anchor it is; an anchor of none is hollow.
+        faces: (C, K) number of faces nearest to it; an unused anchor is hollow.
         class_names: C names.
         ax: Where to draw.
     """

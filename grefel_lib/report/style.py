@@ -1,6 +1,6 @@
-"""Figures for papers and notebooks: each function draws what it is given on the axes it is given.
+"""The style of figures for papers and notebooks; how they are saved and shown.
 
-Make the figure inside `paper_style`, in the size that it has on the page; then `save` it.
+Make a figure inside `paper_style`, in its size on the page; then save it with `save_figure`.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from cycler import cycler
 from IPython.display import Image, display
 from matplotlib.axes import Axes
@@ -30,7 +31,6 @@ VENUES = {  # column and full width of their templates; two of them have one col
 }  # fmt: skip
 INK, QUIET, FAINT = "#222222", "#767676", "#D9D9D9"
 TRAIN, VAL, EMA = "#8C8C8C", "#0072B2", "#D55E00"
-SHADES = ("#004468", "#3E91CE", "#CEE1F7")  # of splits; far enough apart for print in grey
 
 # One hue; lightness L* falls in even steps from 99 to 27.
 _RAMP = ("#FCFCFC", "#CEE1F7", "#A0C6EE", "#72ABE0", "#3E91CE", "#0177B3", "#005D8D", "#004468")
@@ -49,24 +49,16 @@ _STYLE = {
     "axes.prop_cycle": cycler(color=list(COLOURS.values())),
 }  # fmt: skip
 
-# Read at save time, when `paper_style` may have ended. Submission systems refuse Type 3 fonts, a
+# Used when saving, after `paper_style` may have ended. Submission systems refuse Type 3 fonts, a
 # tight box changes the width, and hinted letters have another width at each resolution.
 _SAVING = {"pdf.fonttype": 42, "savefig.bbox": None, "savefig.dpi": 300, "text.hinting": "none"}
 _ONE_AT_A_TIME = threading.RLock()  # the style is global, and panels draw in threads of their own
 
 
 @contextlib.contextmanager
-def paper_style(width: str | float = "column", *, aspect: float = 0.68) -> Iterator[None]:
-    """Look of a paper's figure while the block lasts.
-
-    Without a figsize of their own, figures are column (3.3 in), full (6.9 in) or so many inches
-    wide, and `aspect` times as high.
-    """
-    inches = WIDTHS.get(width, width)
-    if isinstance(inches, str) or not 0 < inches < 100:
-        raise ValueError(f"width {width!r}; choose {', '.join(WIDTHS)}, or a number of inches")
-    size = {"figure.figsize": (inches, inches * aspect)}
-    with _ONE_AT_A_TIME, matplotlib.rc_context({**_STYLE, **_SAVING, **size}):
+def paper_style() -> Iterator[None]:
+    """The matplotlib style of a paper's figures, inside the block."""
+    with _ONE_AT_A_TIME, matplotlib.rc_context(_STYLE | _SAVING):
         yield
 
 
@@ -90,49 +82,35 @@ def short_name(name: str) -> str:
     return "-".join(word[:3] for word in name.split())
 
 
-def fitting_names(names: Sequence[str], slot: float) -> tuple[list[str], int]:
-    """Names for ticks `slot` points apart, and their rotation: full, short, or short upright."""
-    short = [short_name(name) for name in names]
-    if max(map(text_width, names)) < 0.94 * slot:
-        return list(names), 0
-    return short, 0 if max(map(text_width, short)) < 0.94 * slot else 90
-
-
-def class_axis(ax: Axes, names: Sequence[str], counts: Sequence[int] | None = None) -> float:
-    """Name the classes below an axis of bars; how many points each has."""
-    slot = axes_size(ax)[0] / len(names)
-    texts, rotation = fitting_names(names, slot)
-    if counts is not None:
-        join = "{} ({})" if rotation else "{}\n{}"
-        texts = [join.format(text, count) for text, count in zip(texts, counts, strict=True)]
-    ax.set_xticks(range(len(names)), texts, rotation=rotation)
-    ax.tick_params(axis="x", length=0)
-    ax.set_xlim(-0.55, len(names) - 0.45)
-    ax.grid(axis="y")
-    return slot
-
-
 def class_colours(names: Sequence[str]) -> list[str]:
     """The colour of each class or column of votes."""
     return [{"unknown": FAINT, "NF": "white", **COLOURS}.get(name, VAL) for name in names]
 
 
-def text_width(text: str, size: float = 7) -> float:
-    """Width of a text in points."""
-    return TextPath((0, 0), text, size=size).get_extents().width if text.strip() else 0
-
-
-def axes_size(ax: Axes) -> np.ndarray:
-    """Width and height of axes in points, roughly: the layout is not known before drawing."""
-    return 72 * np.array(ax.get_position().size) * ax.figure.get_size_inches()
+def text_width(text: str) -> float:
+    """Width of a text of 7 pt, in points."""
+    return TextPath((0, 0), text, size=7).get_extents().width if text.strip() else 0
 
 
 def percent(share: float, fine: bool) -> str:
-    """A share in percent, without a sign; `fine` gives a decimal. Not 0 where there is a little."""
+    """A share in percent without the sign, with a decimal if `fine`; "<1" for a small share."""
     least = 0.1 if fine else 1
     if 0 < 100 * share < least / 2:
         return f"<{least}"
     return f"{100 * share:.1f}" if fine and share else f"{100 * share:.0f}"
+
+
+def name_rows(ax: Axes, names: Sequence[str]) -> None:
+    """Name the rows of a chart, from top to bottom, without ticks or a vertical line."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.45, -0.6)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+
+
+def interval_ends(table: pd.DataFrame, column: str, low: str, high: str) -> np.ndarray:
+    """(2, N) lengths of the error bars of a column with the ends of its interval."""
+    return np.abs(table[[low, high]].to_numpy().T - table[column].to_numpy())
 
 
 def bare(ax: Axes) -> None:
@@ -146,7 +124,7 @@ def check_one_each(given: Sequence | None, what: str, number: int, things: str) 
 
 
 def _settle(fig: Figure) -> None:
-    """Lay a figure out; beside square axes one pass leaves labels outside it."""
+    """Lay a figure out; with square axes one pass leaves labels outside it."""
     for _ in range(4):
         fig.draw_without_rendering()
 
@@ -157,43 +135,38 @@ def paper_figure(
     height: float,
     *,
     photo: bool = False,
-    save: Path | None = None,
     **subplots: Any,
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure in the paper's style, shown small in the notebook when the block ends.
+    """A figure in the paper's style, shown in the notebook when the block ends.
 
     Args:
         width: Inches.
         height: Inches.
-        photo: Show it as a JPEG: right for faces, whose grain bloats a PNG five times.
-        save: Also write <save>.pdf and <save>.png, see `save_figure`.
+        photo: Show it as a JPEG, for faces: their grain makes a PNG five times as large.
         subplots: For `Figure.subplots`, as ncols=3; axes=False leaves the figure empty.
 
     Yields:
         The figure, and its axes (None if left empty).
     """
-    with paper_style("full"):
+    with paper_style():
         fig = Figure(figsize=(width, height))
         axes = fig.subplots(**subplots) if subplots.pop("axes", True) else None
         yield fig, axes
         _settle(fig)
-        if save is not None:
-            save_figure(fig, save)
         display(as_photo(fig) if photo else as_drawing(fig))
 
 
-def as_photo(fig: Figure, *, dpi: int = 72) -> Image:
-    """A figure full of faces as a JPEG for a notebook; their grain bloats a PNG five times."""
+def as_photo(fig: Figure) -> Image:
+    """A figure full of faces as a JPEG for a notebook; a PNG would be five times as large."""
     content = io.BytesIO()
-    fig.savefig(content, format="jpeg", dpi=dpi, pil_kwargs={"quality": 66})
+    fig.savefig(content, format="jpeg", dpi=72, pil_kwargs={"quality": 66})
     return Image(content.getvalue(), format="jpeg")
 
 
-def as_drawing(fig: Figure, *, dpi: int = 100) -> Image:
+def as_drawing(fig: Figure) -> Image:
     """A figure of lines and areas as a PNG of 64 colours, a fifth of the usual size."""
     content, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(content, format="png", dpi=dpi)
-    width = round(100 * fig.get_figwidth())
+    fig.savefig(content, format="png", dpi=100)
     colours = PillowImage.open(content).convert("RGB").quantize(64, dither=PillowImage.Dither.NONE)
     colours.save(small, format="png", optimize=True)
-    return Image(small.getvalue(), format="png", width=width)
+    return Image(small.getvalue(), format="png", width=round(100 * fig.get_figwidth()))

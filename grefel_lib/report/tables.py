@@ -1,5 +1,6 @@
 """Tables for notebooks and papers: intervals as text, LaTeX."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -7,16 +8,23 @@ from typing import Any
 import pandas as pd
 
 PERCENT = (
-    "accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "ece_mass",
-    "classwise_ece",
+    "accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "ece_plain",
+    "ece_mass", "classwise_ece",
 )  # fmt: skip
 TITLES = {
     "accuracy": "accuracy (%)", "mean_class_accuracy": "mean class accuracy (%)",
     "macro_f1": "macro F1 (%)", "weighted_f1": "weighted F1 (%)", "ece": "ECE (%)", "nll": "NLL",
-    "brier": "Brier", "ece_mass": "ECE, equal mass (%)", "classwise_ece": "classwise ECE (%)",
+    "brier": "Brier", "ece_plain": "ECE, not debiased (%)",
+    "ece_mass": "ECE, equal mass (%)", "classwise_ece": "classwise ECE (%)",
     "soft_nll": "NLL of the votes", "soft_brier": "Brier of the votes",
 }  # fmt: skip
+SPLITS = {  # in words; on two of the three a number says little of new faces
+    "test": "test split",
+    "val": "validation split, which chose the checkpoint",
+    "train": "training split, which the model has learned from",
+}
 NO_BREAK = "\N{NO-BREAK SPACE}"
+NOTHING = "–"  # where there is no number: a class without faces has no recall
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -26,11 +34,14 @@ _LATEX = {
 }  # fmt: skip
 
 
-def with_intervals(checkpoints: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+def with_intervals(
+    checkpoints: Mapping[str, Mapping[str, Any]], *, split: str = "test"
+) -> pd.DataFrame:
     """Checkpoints side by side, a row a metric: "82.1 [80.7, 83.4]"; a decimal more of NLL, Brier.
 
     Args:
         checkpoints: By name, metrics and intervals as in metrics.json.
+        split: That was scored; any but test stands in the head of the table.
     """
     columns = {}
     for name, numbers in checkpoints.items():
@@ -40,17 +51,25 @@ def with_intervals(checkpoints: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame
         texts = [bracketed(rows[shares], "value"),
                  bracketed(rows[~shares], "value", scale=1, decimals=2)]  # fmt: skip
         columns[name] = pd.concat(texts)[rows.index]
-    return pd.DataFrame(columns).rename(index=TITLES).rename_axis("metric")
+    return (
+        pd.DataFrame(columns)
+        .rename(index=TITLES)
+        .rename_axis("metric" if split == "test" else f"metric ({split} split)")
+    )
 
 
 def bracketed(
     table: pd.DataFrame, column: str, *, scale: float = 100, decimals: int = 1
 ) -> pd.Series:
-    """A column with the columns low and high as text: "82.1 [80.7, 83.4]"."""
-    values = (scale * table[[column, "low", "high"]]).to_numpy(dtype=float)
+    """A column with low and high as text: "82.1 [80.7, 83.4]", or "82.1" where they are NaN.
+
+    A dash where the value is NaN.
+    """
+    values = scale * table[[column, "low", "high"]].to_numpy(dtype=float)
+    numbers = [[f"{number:z.{decimals}f}" for number in row] for row in values]
     texts = [
-        f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
-        for value, low, high in values
+        NOTHING if math.isnan(row[0]) else value + f" [{low}, {high}]" * (not math.isnan(row[1]))
+        for row, (value, low, high) in zip(values, numbers, strict=True)
     ]
     return pd.Series(texts, index=table.index)
 
@@ -70,7 +89,7 @@ def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         cells = bracketed(table, "value", scale=scale, decimals=decimals)
         cells = cells.str.replace(", ", f",{NO_BREAK}")
         for name, spread in table["spread"].dropna().items():
-            between = f"{NO_BREAK}±{NO_BREAK}{scale * spread:.{decimals}f} ["
+            between = f"{NO_BREAK}±{NO_BREAK}{scale * spread:z.{decimals}f} ["
             cells[name] = cells[name].replace(" [", between)
         columns[TITLES[metric]] = cells
     return pd.DataFrame(columns).rename_axis("variant")
@@ -145,5 +164,5 @@ def _cell(value: Any, decimals: int) -> str:
         return "--"
     if not pd.api.types.is_float(value):
         return escape(value)
-    text = f"{value:.{decimals}f}"
+    text = f"{value:z.{decimals}f}"
     return f"${text}$" if text.startswith("-") else text  # a minus, not a hyphen

@@ -1,1 +1,1 @@
-"""Pictures in: published data sets on disk, drawn faces, photographs."""
+"""Where faces come from: published data sets on disk, drawn faces, photographs."""

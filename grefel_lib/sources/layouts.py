@@ -1,5 +1,7 @@
 """The published layouts on disk: which files belong to a data set, and how they are read."""
 
+import itertools
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,19 +14,22 @@ from filelock import FileLock
 from PIL import Image, UnidentifiedImageError
 
 from grefel_lib.config import DATA_DIRS, PROJECT_ROOT, Config
-from grefel_lib.labels import (
-    CLASS_NAMES,
-    FOLDER_NAMES,
-    FORMATS,
-    RAFDB_ATTRIBUTES,
-    VOTE_COLUMNS,
-    class_index,
-)
+from grefel_lib.labels import CODES, FOLDER_NAMES, FORMATS, RAFDB_ATTRIBUTES, VOTE_COLUMNS
 from grefel_lib.sources.synthetic import write_synthetic
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 FERPLUS_FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
 RAFDB_SIZE, _ = FORMATS["rafdb"]
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+CLASS_FOLDERS = {  # name of a folder -> label code
+    "fer2013": {
+        folder: code for code, emotion in CODES["fer2013"].items()
+        for folder, meant in FOLDER_NAMES.items() if meant == emotion
+    },
+    "rafdb": {str(code): code for code in CODES["rafdb"]},
+}  # fmt: skip
+
+Content = tuple[pd.DataFrame, Iterable[np.ndarray]]  # a row an image: id, split, file, and labels
 
 
 @dataclass(frozen=True)
@@ -34,27 +39,28 @@ class Source:
     kind: str
     root: Path
     files: list[Path]  # everything whose change makes the cache stale
-    read: Callable[[], tuple[pd.DataFrame, Iterable[np.ndarray]]]
-    notes: list[str] = field(default_factory=list)  # remarks on what was chosen, for the user
+    read: Callable[[], Content]
+    notes: list[str] = field(default_factory=list)  # warnings about what was chosen, for the user
 
 
 def find_source(config: Config) -> Source:
+    """Find the files of the data set that a config names.
+
+    Raises:
+        NotADirectoryError: data_dir is a file.
+        FileNotFoundError: There is no such folder, or it holds no layout of the data set.
+    """
     root = _root(config)
-    if config.dataset == "synthetic":
-        return _ferplus(root)
-    if root.is_file() and config.dataset != "fer2013":
+    if config.dataset == "fer2013":  # its csv may lie beside a folder that is not there
+        return _fer2013(root)
+    if root.is_file():
         raise NotADirectoryError(f"{root} is a file; data_dir is the folder of {config.dataset}")
-    beside = config.dataset == "fer2013" and (root.parent / "fer2013.csv").is_file()
-    if not root.exists() and not beside:
+    if not root.exists():
         raise FileNotFoundError(
             f"no folder {root} for {config.dataset}; pass data_dir, or see data/README.md for "
             f"where to put the files"
         )
-    if config.dataset == "ferplus":
-        return _ferplus(root)
-    if config.dataset == "fer2013":
-        return _fer2013(root)
-    return _rafdb(root, config)
+    return _rafdb(root, config) if config.dataset.startswith("rafdb") else _ferplus(root)
 
 
 def _root(config: Config) -> Path:
@@ -84,10 +90,7 @@ def _ferplus(root: Path) -> Source:
     for base in (root / "Images", root / "data", root):
         if (base / FERPLUS_FOLDERS["train"]).is_dir():
             folders = {split: base / name for split, name in FERPLUS_FOLDERS.items()}
-            files = [
-                votes,
-                *(f for folder in folders.values() for f in list_images(folder)),
-            ]
+            files = [votes, *itertools.chain(*map(list_images, folders.values()))]
             return Source("votes", root, files, partial(_read_ferplus, votes, folders))
     for pixels in (root / "fer2013.csv", root.parent / "fer2013.csv"):
         if pixels.is_file():
@@ -100,137 +103,128 @@ def _ferplus(root: Path) -> Source:
     )
 
 
-def _votes_table(path: Path) -> pd.DataFrame:
-    table = read_csv(path, ("Usage", "Image name", *VOTE_COLUMNS))
-    _check_usages(path, table["Usage"])
-    votes = table[list(VOTE_COLUMNS)].apply(pd.to_numeric, errors="coerce")
-    if votes.isna().any(axis=None) or (votes < 0).any(axis=None):
-        row = int(np.flatnonzero((votes.isna() | (votes < 0)).any(axis=1))[0])
-        raise ValueError(
-            f"{path}: row {row} has a vote that is no count: {table.loc[row].tolist()}"
-        )
-    split = table["Usage"].map(USAGES)
-    ids = [f"{name}_{row:05d}" for row, name in enumerate(split)]  # never from the file name
-    named = table["Image name"].notna()
-    named_rows = pd.DataFrame({"id": ids, "split": split, "file": table["Image name"]})
-    return pd.concat([named_rows, votes.astype(int)], axis=1)[named]
-
-
-def _check_usages(path: Path, usages: pd.Series) -> None:
+def _ids_and_splits(path: Path, usages: pd.Series) -> pd.DataFrame:
     unknown = sorted(set(map(str, usages)) - set(USAGES))
     if unknown:
         raise ValueError(f"{path} has the Usage {unknown[0]!r}; known: {', '.join(USAGES)}")
+    split = usages.map(USAGES)
+    ids = [f"{name}_{row:05d}" for row, name in enumerate(split)]  # never from the file name
+    return pd.DataFrame({"id": ids, "split": split})
 
 
-def _read_ferplus(path: Path, folders: dict[str, Path]) -> tuple[pd.DataFrame, Iterable]:
-    table = _votes_table(path)
+def _read_votes(path: Path) -> pd.DataFrame:
+    """Every row of fer2013new.csv; its file is NaN if it is not a face."""
+    table = read_csv(path, ("Usage", "Image name", *VOTE_COLUMNS))
+    votes = table[list(VOTE_COLUMNS)].apply(pd.to_numeric, errors="coerce")
+    wrong = np.flatnonzero(~(votes >= 0).all(axis=1))
+    if len(wrong):
+        raise ValueError(
+            f"{path}, line {wrong[0] + 2}: a vote is not a count: {table.loc[wrong[0]].tolist()}"
+        )
+    rows = _ids_and_splits(path, table["Usage"]).assign(file=table["Image name"])
+    return pd.concat([rows, votes.astype(int)], axis=1)
+
+
+def _read_ferplus(path: Path, folders: dict[str, Path]) -> Content:
+    table = _read_votes(path).dropna(subset="file")
     files = [
         folders[split] / name for split, name in zip(table["split"], table["file"], strict=True)
     ]
-    table["file"] = [str(file.relative_to(path.parent)) for file in files]
-    return table, decode(files, "L")
+    names = [str(file.relative_to(path.parent)) for file in files]
+    return table.assign(file=names), decode(files, "L")
 
 
-def _read_ferplus_pixels(path: Path, pixels: Path) -> tuple[pd.DataFrame, Iterable]:
-    table = _votes_table(path)
-    emotions, images = _read_fer2013_csv(pixels)
-    rows = len(pd.read_csv(path, usecols=["Usage"]))
-    if len(emotions) != rows:
+def _read_ferplus_pixels(path: Path, pixels: Path) -> Content:
+    table = _read_votes(path)
+    rows, images = _read_fer2013_csv(pixels)
+    if len(rows) != len(table):
         raise ValueError(
-            f"{path.name} has {rows} rows but {pixels} has {len(emotions)}: they are joined row by "
-            f"row and must be of the same edition"
+            f"{path.name} has {len(table)} rows but {pixels} has {len(rows)}: they are joined row "
+            f"by row and must be of the same edition"
         )
-    if not (emotions["split"].to_numpy()[table.index] == table["split"]).all():
+    if not rows["split"].equals(table["split"]):
         raise ValueError(f"{path.name} and {pixels} name different splits for the same row")
-    table["file"] = [f"{pixels.name}:{row + 2}" for row in table.index]
-    return table, (image for row, image in enumerate(images) if row in table.index)
+    named = table["file"].notna()
+    return table.assign(file=rows["file"])[named], itertools.compress(images, named)
 
 
 def _fer2013(root: Path) -> Source:
-    candidates = (
-        root,
-        root / "fer2013.csv",
-        root / "fer2013/fer2013.csv",
-        root.parent / "fer2013.csv",
-    )
-    for path in candidates:
+    name = "fer2013.csv"
+    for path in (root, root / name, root / "fer2013" / name, root.parent / name):
         if path.is_file():
             return Source("fer2013", path.parent, [path], partial(_read_fer2013_csv, path))
     for base in (root, root / "fer2013"):
         if (base / "train").is_dir() and (base / "test").is_dir():
-            files = [f for part in ("train", "test") for f in list_images(base / part, deep=True)]
-            return Source(
-                "fer2013-folders", base, files, partial(_read_fer2013_folders, base, files)
-            )
+            files, read = _class_folders(base, "fer2013")
+            return Source("fer2013-folders", base, files, read)
     raise FileNotFoundError(
         f"no FER2013 in {root}: looked for fer2013.csv in it and beside it, and for train/ and "
-        f"test/ with a folder an emotion"
+        f"test/ with a folder for each emotion; pass data_dir, or see data/README.md"
     )
 
 
-def _read_fer2013_csv(path: Path) -> tuple[pd.DataFrame, Iterable]:
+def _read_fer2013_csv(path: Path) -> Content:
     table = read_csv(path, ("emotion", "pixels", "Usage"))
-    _check_usages(path, table["Usage"])
-    split = table["Usage"].map(USAGES)
-    rows = pd.DataFrame(
-        {
-            "id": [f"{name}_{row:05d}" for row, name in enumerate(split)],
-            "split": split,
-            "file": [f"{path.name}:{row + 2}" for row in range(len(table))],
-            "code": table["emotion"],
-        }
+    rows = _ids_and_splits(path, table["Usage"]).assign(
+        file=[f"{path.name}:{line}" for line in range(2, len(table) + 2)], code=table["emotion"]
     )
 
-    def images() -> Iterable[np.ndarray]:
-        for row, text in enumerate(table["pixels"]):
+    def images() -> Iterator[np.ndarray]:
+        for line, text in enumerate(table["pixels"].astype(str), start=2):
             try:
-                values = np.array(str(text).split(), dtype=int)
-                if len(values) != 48 * 48 or values.min() < 0 or values.max() > 255:
-                    raise ValueError
-            except ValueError:
+                image = np.array(text.split(), dtype=np.uint8).reshape(48, 48)
+            except (ValueError, OverflowError):
                 raise ValueError(
-                    f"{path}, line {row + 2}: expected {48 * 48} pixel values of 0 to 255, found "
-                    f"{len(str(text).split())}"
+                    f"{path}, line {line}: expected {48 * 48} pixel values of 0 to 255, found "
+                    f"{len(text.split())} values"
                 ) from None
-            yield values.astype(np.uint8).reshape(48, 48)
+            yield image
 
     return rows, images()
 
 
-def _read_fer2013_folders(base: Path, files: list[Path]) -> tuple[pd.DataFrame, Iterable]:
+def _class_folders(base: Path, dataset: str, tables: Sequence[Path] = ()) -> tuple[list, Callable]:
+    """The images below train/ and test/, in a folder for each class, and how to read them."""
+    files = [f for part in ("train", "test") for f in list_images(base / part, deep=True)]
+    return files, partial(_read_class_folders, base, dataset, files, tables)
+
+
+def _read_class_folders(
+    base: Path, dataset: str, files: list[Path], tables: Sequence[Path]
+) -> Content:
+    codes, fer2013 = CLASS_FOLDERS[dataset], dataset == "fer2013"
+    listed: dict[str, int] = {}
+    for path in tables:
+        listed |= read_csv(path, ("image", "label")).set_index("image")["label"].to_dict()
     rows = []
     for file in files:
-        folder = file.parent.name.lower()
-        if folder not in FOLDER_NAMES:
+        part, folder = file.relative_to(base).parts[0], file.parent.name.lower()
+        if folder not in codes:
             raise ValueError(
-                f"{file.parent} is no emotion folder; known: {', '.join(sorted(set(FOLDER_NAMES)))}"
+                f"{file.parent} is no emotion folder; known: {', '.join(sorted(codes))}"
             )
-        part = file.relative_to(base).parts[0]
-        public = file.name.startswith("PublicTest")
-        split = "train" if part == "train" else "val" if public else "test"
-        emotion = CLASS_NAMES["fer2013"].index(FOLDER_NAMES[folder])
-        code = [class_index("fer2013", c) for c in range(7)].index(emotion)
-        rows.append((f"{part}_{folder}_{file.stem}", split, str(file.relative_to(base)), code))
-    return pd.DataFrame(rows, columns=["id", "split", "file", "code"]), decode(files, "L")
+        if listed.get(file.name, codes[folder]) != codes[folder]:
+            raise ValueError(
+                f"{file} lies in folder {folder} but its table says {listed[file.name]}"
+            )
+        split = "val" if part == "test" and file.name.startswith("PublicTest") else part
+        name = f"{part}_{folder}_{file.stem}" if fer2013 else file.stem.removesuffix("_aligned")
+        rows.append((name, split, str(file.relative_to(base)), codes[folder]))
+    table = pd.DataFrame(rows, columns=["id", "split", "file", "code"])
+    return table, decode(files, "L") if fer2013 else decode(files, "RGB", size=RAFDB_SIZE)
 
 
 def _rafdb(root: Path, config: Config) -> Source:
     subset = "compound" if config.dataset == "rafdb_compound" else "basic"
-    for base in (root / subset, root):
-        for folder in ("EmoLabel", "Annotation"):
-            listing = base / folder / "list_patition_label.txt"
-            if listing.is_file():
-                return _rafdb_original(base, listing, config.rafdb_images)
+    for base, folder in itertools.product((root / subset, root), ("EmoLabel", "Annotation")):
+        listing = base / folder / "list_patition_label.txt"
+        if listing.is_file():
+            return _rafdb_original(base, listing, config.rafdb_images)
     for base in (root / "DATASET", root):
         if (base / "train/1").is_dir() and (base / "test").is_dir() and subset == "basic":
-            files = [f for part in ("train", "test") for f in list_images(base / part, deep=True)]
             tables = [p for d in (base, root) for p in sorted(d.glob("*_labels.csv"))]
-            return Source(
-                "rafdb-kaggle",
-                root,
-                files + tables,
-                partial(_read_rafdb_kaggle, base, files, tables),
-            )
+            files, read = _class_folders(base, "rafdb", tables)
+            return Source("rafdb-kaggle", root, files + tables, read)
     raise FileNotFoundError(
         f"no RAF-DB {subset} in {root}: looked for {subset}/EmoLabel/list_patition_label.txt (also "
         f"under Annotation/) and for the Kaggle mirror DATASET/train/1..7; see data/README.md"
@@ -241,21 +235,19 @@ def _rafdb_original(base: Path, listing: Path, kind: str) -> Source:
     folder = base / "Image" / kind
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; rafdb_images is aligned or original")
-    files, notes, boxes = list_images(folder), [], None
-    if kind == "original":
-        boxes = base / "Annotation/boundingbox"
-        if not boxes.is_dir():
-            notes.append(f"no Annotation/boundingbox in {base.name}: whole pictures are used")
-    about = base / "Annotation/manual"
-    watched = [listing, *files, *(sorted(boxes.glob("*.txt")) if boxes else [])]
-    watched += sorted(about.glob("*.txt"))
-    read = partial(_read_rafdb, listing, files, boxes, about)
-    return Source(f"rafdb-{base.name}-{kind}", base, watched, read, notes)
+    files, notes = list_images(folder), []
+    boxes, attributes = base / "Annotation/boundingbox", base / "Annotation/manual"
+    if kind == "original" and not boxes.is_dir():
+        notes.append(f"no Annotation/boundingbox in {base.name}: whole pictures are used")
+    boxes = boxes if kind == "original" and boxes.is_dir() else None
+    texts = [p for d in (boxes, attributes) if d for p in sorted(d.glob("*.txt"))]
+    read = partial(_read_rafdb, listing, folder, files, boxes, attributes)
+    return Source(f"rafdb-{base.name}-{kind}", base, [listing, *files, *texts], read, notes)
 
 
 def _read_rafdb(
-    listing: Path, files: list[Path], boxes: Path | None, about: Path
-) -> tuple[pd.DataFrame, Iterable]:
+    listing: Path, folder: Path, files: list[Path], boxes: Path | None, attributes: Path
+) -> Content:
     by_id: dict[str, Path] = {}
     for file in files:
         name = file.stem.removesuffix("_aligned")
@@ -264,39 +256,28 @@ def _read_rafdb(
         by_id[name] = file
     rows = []
     for number, line in enumerate(listing.read_text().splitlines(), start=1):
-        parts = line.split()
-        if not parts:
-            continue
-        if (
-            len(parts) != 2
-            or not parts[1].isdigit()
-            or parts[0].split("_")[0] not in ("train", "test")
-        ):
+        row = re.fullmatch(r"\s*((train|test)_\S+)\s+(\d+)\s*", line)
+        if row:
+            rows.append((Path(row[1]).stem, row[2], int(row[3])))
+        elif line.strip():
             raise ValueError(
                 f"{listing}, line {number}: expected `train_00001.jpg 5`, found {line!r}"
             )
-        rows.append((Path(parts[0]).stem, parts[0].split("_")[0], int(parts[1])))
     if not rows:
         raise ValueError(f"{listing} is empty")
     table = pd.DataFrame(rows, columns=["id", "split", "code"])
     if table["id"].duplicated().any():
-        twice = table["id"][table["id"].duplicated()].iloc[0]
-        raise ValueError(f"{listing} lists {twice} twice")
-    absent = [name for name in table["id"] if name not in by_id]
-    if absent:
-        raise FileNotFoundError(missing(files[0].parent if files else listing.parent, absent))
-    chosen = [by_id[name] for name in table["id"]]
-    table["file"] = [str(file.relative_to(listing.parents[1])) for file in chosen]
-    if about.is_dir():
-        attributes = [_attributes(about / f"{name}_manu_attri.txt") for name in table["id"]]
-        table = table.join(pd.DataFrame(attributes, columns=list(RAFDB_ATTRIBUTES), dtype=object))
-    crops = None
-    if boxes is not None and boxes.is_dir():
-        crops = [boxes / f"{name}_boundingbox.txt" for name in table["id"]]
-    return table, decode(chosen, "RGB", size=RAFDB_SIZE, boxes=crops)
+        raise ValueError(f"{listing} lists {table['id'][table['id'].duplicated()].iloc[0]} twice")
+    files = [by_id.get(name, folder / name) for name in table["id"]]
+    table["file"] = [str(file.relative_to(listing.parents[1])) for file in files]
+    if attributes.is_dir():
+        people = [_people(attributes / f"{name}_manu_attri.txt") for name in table["id"]]
+        table = table.join(pd.DataFrame(people, columns=list(RAFDB_ATTRIBUTES), dtype=object))
+    crops = [boxes / f"{name}_boundingbox.txt" for name in table["id"]] if boxes else None
+    return table, decode(files, "RGB", size=RAFDB_SIZE, boxes=crops)
 
 
-def _attributes(path: Path) -> list[str | None]:
+def _people(path: Path) -> list[str | None]:
     """Gender, race and age group of a face; None without the annotation file."""
     if not path.is_file():
         return [None] * len(RAFDB_ATTRIBUTES)
@@ -310,34 +291,7 @@ def _attributes(path: Path) -> list[str | None]:
     return words
 
 
-def _read_rafdb_kaggle(
-    base: Path, files: list[Path], tables: list[Path]
-) -> tuple[pd.DataFrame, Iterable]:
-    rows = []
-    for file in files:
-        if not file.parent.name.isdigit():
-            raise ValueError(f"{file.parent} is no class folder; expected 1 to 7")
-        part = file.relative_to(base).parts[0]
-        name = str(file.relative_to(base))
-        rows.append((file.stem.removesuffix("_aligned"), part, int(file.parent.name), name))
-    table = pd.DataFrame(rows, columns=["id", "split", "code", "file"])
-    listed = {
-        row.image: row.label
-        for path in tables
-        for row in read_csv(path, ("image", "label")).itertuples(index=False)
-    }
-    for file, code in zip(files, table["code"], strict=True):
-        if listed.get(file.name, code) != code:
-            raise ValueError(
-                f"{file.name} lies in folder {code} but its table says {listed[file.name]}"
-            )
-    return table, decode(files, "RGB", size=RAFDB_SIZE)
-
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-
-
-def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Read a table that must have these columns."""
     try:
         table = pd.read_csv(path)
@@ -357,7 +311,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
 
 
 def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
-    """Image files of a folder (with `deep` of its subfolders), sorted by name."""
+    """Image files of a folder (with `deep` also of its subfolders), sorted by name."""
     if not folder.is_dir():
         raise FileNotFoundError(f"no image folder {folder}")
     entries = folder.rglob("*") if deep else folder.iterdir()
@@ -366,10 +320,10 @@ def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
 
 
 def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Image files named directly or inside folders (not below), sorted within a folder.
+    """Image files given by name, and those of given folders (not of subfolders), sorted.
 
     Raises:
-        FileNotFoundError: A path is not there, or a folder holds no image.
+        FileNotFoundError: A path does not exist, or a folder holds no image.
     """
     files: list[Path] = []
     for path in map(Path, paths):
@@ -383,10 +337,10 @@ def find_images(paths: Sequence[str | Path]) -> list[Path]:
 
 
 def open_image(path: Path, mode: str | None = None) -> Image.Image:
-    """Decode one image file, into a mode of Pillow's or, without one, into L or RGB.
+    """Decode one image file into a Pillow mode, by default L for grey images and RGB for others.
 
     Raises:
-        ValueError: The file is no readable image.
+        ValueError: The file is not a readable image.
     """
     try:
         with Image.open(path) as image:
@@ -401,18 +355,15 @@ def read_face(path: Path) -> np.ndarray:
     return np.array(open_image(path))
 
 
-def missing(folder: Path, names: list) -> str:
-    """The message about images that a table lists but a folder lacks."""
-    return f"{len(names)} images are missing in {folder}, the first is {names[0]}"
-
-
 def decode(
     files: list[Path], mode: str, *, size: int | None = None, boxes: list[Path] | None = None
 ) -> Iterator[np.ndarray]:
-    """Decode image files in order; all take the size given, or that of the first."""
+    """Decode image files in order, each resized to `size`, or else to the size of the first."""
     absent = [file for file in files if not file.is_file()]
     if absent:
-        raise FileNotFoundError(missing(absent[0].parent, [file.name for file in absent]))
+        raise FileNotFoundError(
+            f"{len(absent)} images are missing in {absent[0].parent}, the first is {absent[0].name}"
+        )
 
     def read(file: Path, box: Path | None) -> Image.Image:
         image = open_image(file, mode)

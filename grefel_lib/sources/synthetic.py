@@ -1,23 +1,24 @@
 """The built-in data: drawn faces with simulated votes, in the file layout of FERPlus."""
 
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from grefel_lib.labels import EMOTIONS, VOTE_COLUMNS
 
 # fmt: off
-# Emotions that people take for each other, in the order of labels.EMOTIONS.
+# Emotions that people confuse, in the order of labels.EMOTIONS.
 _CONFUSED = np.array([(3, 4, 7), (0, 0, 2), (6, 6, 0), (0, 0, 5), (5, 5, 0), (4, 4, 3), (2, 2, 3),
                       (0, 0, 1)])
 
 # How often each class occurs in FERPlus.
 _COUNTS = (8740, 7287, 3149, 3014, 2100, 119, 532, 119)
+SIZE = 48  # pixels of a side
 _FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 
 
@@ -27,7 +28,7 @@ _FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTe
 def mix_emotions(emotions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Soften the emotion (N,) of each face, an index, into its true mixture (N, 8).
 
-    A mostly small share goes to neutral and to an emotion that people take for the main one.
+    A share, usually small, goes to neutral and to an emotion that people confuse with the main one.
     """
     rows, mixtures = np.arange(len(emotions)), np.zeros((len(emotions), 8))
     share = 0.7 * rng.beta(1.2, 3.0, len(emotions))
@@ -38,15 +39,12 @@ def mix_emotions(emotions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return mixtures
 
 
-def simulate_votes(
-    mixtures: np.ndarray, rng: np.random.Generator, *, annotators: int = 10
-) -> np.ndarray:
-    """Let simulated annotators vote on faces.
+def simulate_votes(mixtures: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Let ten simulated annotators vote on each face.
 
     Args:
         mixtures: (N, 8) true emotions of each face; rows sum to one.
-        rng: Where the annotators' choices come from.
-        annotators: Votes an image.
+        rng: Source of the annotators' choices.
 
     Returns:
         (N, 10) counts in the order of `labels.VOTE_COLUMNS`.
@@ -55,14 +53,14 @@ def simulate_votes(
     seen = mixtures**1.5 / (mixtures**1.5).sum(axis=1, keepdims=True)
     shares = np.tile([0.0] * 8 + [0.02, 0.005], (len(mixtures), 1))
     shares[:, :8] = 0.975 * (0.9 * seen + 0.1 * seen @ confusion)
-    return rng.multinomial(annotators, shares)
+    return rng.multinomial(10, shares)
 
 
 def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
     """Write drawn faces in the file layout of FERPlus; a seed fixes every byte.
 
     Args:
-        dest: A new or empty folder. It stays as it was if writing fails.
+        dest: A new or empty folder; left as it was if writing fails.
         images: Rows of the data set, 100 or more.
         seed: Another seed draws other people.
 
@@ -80,36 +78,29 @@ def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
         raise NotADirectoryError(f"{dest} is a file; name a new or empty folder for drawn faces")
     if dest.is_dir() and any(dest.iterdir()):
         raise ValueError(f"{dest} is not empty, and nothing is overwritten; name an empty folder")
-    whole = dest.absolute()
-    unfinished = whole.with_name(f".{whole.name}.unfinished-{os.getpid()}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    try:
-        _write_ferplus(unfinished, images, seed)
-        if not dest.exists():
-            unfinished.rename(dest)
-        else:  # the folder itself stays: it may be a mount, or where the caller stands
-            for child in unfinished.iterdir():
+    beside = dest.absolute().parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".unfinished-") as temporary:
+        whole = Path(temporary, "faces")
+        rows = []
+        for usage, name, votes, face in ferplus_rows(images, seed):
+            rows.append((usage, name, *votes))
+            if name:
+                path = whole / "Images" / _FOLDERS[usage] / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(face).save(path)
+        table = pd.DataFrame(rows, columns=["Usage", "Image name", *VOTE_COLUMNS])
+        table.to_csv(whole / "fer2013new.csv", index=False, lineterminator="\n")
+        if dest.exists():  # the folder itself stays: it may be a mount, or the current folder
+            for child in whole.iterdir():
                 child.rename(dest / child.name)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        else:
+            whole.rename(dest)
     return dest
 
 
-def _write_ferplus(folder: Path, images: int, seed: int) -> None:
-    lines = [("Usage", "Image name", *VOTE_COLUMNS)]
-    for usage, name, votes, face in ferplus_rows(images, seed):
-        lines.append((usage, name, *votes))
-        if name:
-            path = folder / "Images" / _FOLDERS[usage] / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(face).save(path)
-    text = "".join(",".join(map(str, line)) + "\n" for line in lines)
-    (folder / "fer2013new.csv").write_text(text, encoding="utf-8", newline="\n")
-
-
 def deal_classes(counts: Sequence[int], total: int, rng: np.random.Generator) -> np.ndarray:
-    """Shuffled class indices (N,), as imbalanced as the counts but a handful of each class."""
+    """Shuffled class indices (N,), as imbalanced as the counts, but at least a few of each."""
     shares = np.array(counts) / sum(counts)
     dealt = np.rint(shares * total).astype(int)
     dealt = np.maximum(dealt, max(total // 50, min(total // (2 * len(shares)), 8), 1))
@@ -149,8 +140,7 @@ def ferplus_rows(images: int, seed: int) -> Iterator[tuple[str, str, np.ndarray,
     usages = tuple(_FOLDERS)
     for row in rows:
         own = np.random.default_rng([seed, 2, source[row]])
-        blend = dict(zip(EMOTIONS, mixtures[row], strict=True))
-        face = draw_non_face(own) if emotions[row] == -1 else draw_face(blend, own)
+        face = draw_non_face(own) if emotions[row] == -1 else draw_face(mixtures[row], own)
         number = source[row] if row == twin else row
         name = "" if emotions[row] == -1 else f"fer{number:07d}.png"
         yield usages[split[row]], name, votes[row], face
@@ -202,42 +192,24 @@ _STYLES = {"short": 0.05, "parted": 0.08, "fringe": 0.09, "long": 0.09, "curly":
 # fmt: on
 
 
-def draw_face(
-    expression: str | Mapping[str, float],
-    rng: np.random.Generator,
-    *,
-    strength: float = 1.0,
-    size: int = 48,
-    colour: bool = False,
-) -> np.ndarray:
+def draw_face(mixture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw one face. The same generator state gives the same person, pose and light.
 
     Args:
-        expression: One of `labels.EMOTIONS`, or a blend as {emotion: weight}.
-        rng: Where identity, pose, light and noise come from.
-        strength: 0 draws the neutral face, 1 the full expression.
-        size: Height and width in pixels.
-        colour: RGB instead of grey.
+        mixture: (8,) weight of each of `labels.EMOTIONS`; 1 is the full expression, all zero is a
+            neutral face.
+        rng: Source of identity, pose, light and noise.
 
     Returns:
-        (size, size) uint8, or (size, size, 3) with `colour`.
-
-    Raises:
-        ValueError: `expression` names an unknown emotion.
+        (48, 48) uint8.
     """
-    weights = {expression: 1.0} if isinstance(expression, str) else expression
-    for emotion in weights:
-        if emotion not in EMOTIONS:
-            known = ", ".join(EMOTIONS)
-            raise ValueError(f"cannot draw the emotion {emotion!r}; choose from: {known}")
-    mixture = np.array([strength * weights.get(emotion, 0.0) for emotion in EMOTIONS])
-    return Sketch(mixture, rng, (size, size), (size / 2, size / 2), 0.385 * size, colour).picture()
+    return Sketch(mixture, rng, (SIZE, SIZE), (SIZE / 2, SIZE / 2), 0.385 * SIZE).picture()
 
 
 class Sketch:
-    """One face on its canvas. Lengths are in half face widths, x to the right and y down."""
+    """One drawn face. Lengths are in half face widths, x to the right and y down."""
 
-    def __init__(self, mixture, rng, shape, centre, radius, colour):
+    def __init__(self, mixture, rng, shape, centre, radius, colour=False):
         p = SimpleNamespace(**dict(zip(_RANGES, rng.uniform(_LOW, _HIGH).tolist(), strict=True)))
         gains = rng.uniform(0.75, 1.2, len(PARTS)) * np.where(np.isin(PARTS, "gap"), p.ajar, 1)
         parts = dict(zip(PARTS, (mixture @ _VECTORS * gains).tolist(), strict=True))
@@ -423,7 +395,7 @@ class Sketch:
 
 
 def _oval(x, y, cx, cy, rx, ry):
-    """Signed distance to an ellipse, near enough close to its edge."""
+    """Signed distance to an ellipse, accurate close to its edge."""
     return (np.sqrt(((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2) - 1) * min(rx, ry)
 
 
@@ -452,11 +424,11 @@ def _outline(p, x, y, jaw=0.0):
     return (np.abs(x / wide) ** 2.2 + np.abs(y / tall) ** 2.4) ** 0.45 - 1
 
 
-def draw_non_face(rng: np.random.Generator, size: int = 48) -> np.ndarray:
-    """Draw what is not a face, (size, size) uint8: a blank, a texture or an object."""
-    y, x = np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]
+def draw_non_face(rng: np.random.Generator) -> np.ndarray:
+    """Draw something other than a face, (48, 48) uint8: a blank, a texture or an object."""
+    y, x = np.mgrid[-1 : 1 : SIZE * 1j, -1 : 1 : SIZE * 1j]
     kind, (tone, fx, fy) = rng.integers(3), rng.uniform((60, 4, 4), (160, 12, 12))
     texture = 50 * np.sin(fx * x + fy * y) * np.sin(fy * x * y)
     box = 60 * np.tanh(20 * (np.maximum(np.abs(x) * fx, np.abs(y) * fy) - 3))
-    picture = tone + (0, texture, box)[kind] + rng.normal(0, 4, (size, size)) * (kind > 0)
+    picture = tone + (0, texture, box)[kind] + rng.normal(0, 4, (SIZE, SIZE)) * (kind > 0)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

@@ -1,15 +1,17 @@
-"""Two things timed in turn, in one process; their ratio is what counts."""
+"""Two things timed in turn, in one process; their ratio is what counts, told with its spread."""
 
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from grefel_lib.environment import describe_environment
+
+WIDEST = 2.0  # rounds whose largest ratio is more than so many times the smallest are no result
 
 
 def seconds(call: Callable[[], Any]) -> float:
@@ -25,7 +27,7 @@ def ratio(ours: Callable[[], Any], other: Callable[[], Any], *, rounds: int) -> 
     """Time two calls in turn, after one warm-up of each.
 
     Returns:
-        Median seconds of each, the median of the rounds' ratios (ours / other) and all of them.
+        Median seconds of each, and the rounds' ratios (ours / other).
     """
     for call in (ours, other):
         call()
@@ -34,9 +36,21 @@ def ratio(ours: Callable[[], Any], other: Callable[[], Any], *, rounds: int) -> 
     return {
         "ours_seconds": statistics.median(a for a, _ in pairs),
         "other_seconds": statistics.median(b for _, b in pairs),
-        "ratio": statistics.median(ratios),
         "ratios": ratios,
     }
+
+
+def told(ratios: Sequence[float]) -> str:
+    """The median of the rounds with the smallest and the largest, or that they are no result."""
+    low, middle, high = (f"{f(ratios):#.3g}" for f in (min, statistics.median, max))
+    if max(ratios) > WIDEST * min(ratios):
+        return f"not a result: rounds from {low} to {high}"
+    return f"{middle} ({low} to {high})" if len(ratios) > 1 else f"{middle} (one round)"
+
+
+def load() -> float | None:
+    """Processes that ran or waited to run, averaged over the last minute; None on Windows."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def machine() -> dict[str, Any]:

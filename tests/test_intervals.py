@@ -1,0 +1,63 @@
+"""Do the 95% intervals hold the truth 95 times in a hundred? `interval_coverage` says how."""
+
+import numpy as np
+import pytest
+from interval_coverage import coverage, perfect_world, world
+
+from grefel_lib.metrics import bootstrap_intervals, calibration_error, compute_metrics
+
+SAMPLES = 300  # three standard deviations of a share of 95% are 3.8 points
+
+
+@pytest.fixture(scope="module")
+def found():
+    return coverage(SAMPLES, draws=200)
+
+
+def test_intervals_cover(found):
+    shares = found["coverage"]
+    few = shares.index.isin([("difference", "mean_class_accuracy"), ("difference", "macro_f1")])
+    low = shares[shares < np.where(few, 0.92, 0.95) - 0.038]  # as `paired_difference` says
+    assert low.empty, f"too narrow: {low.to_dict()}"
+    assert (shares[["one model", "difference"]] < 0.95 + 0.038).all()
+
+
+def test_misses_lie_on_both_sides(found):
+    one = found.loc["one model"].drop("ece of a calibrated model")  # which none can lie below
+    assert (one[["below", "above"]] < 0.07).all(axis=None)
+
+
+def test_the_calibration_error_has_no_bias_where_the_plain_one_has():
+    first, perfect = world(100_000)[0], perfect_world(100_000)
+    for pool in (first, perfect):
+        truth = calibration_error(pool)[0]
+        rng = np.random.default_rng(3)
+        samples = [pool.iloc[rng.integers(len(pool), size=500)] for _ in range(100)]
+        debiased = np.mean([calibration_error(sample)[0] for sample in samples])
+        plain = np.mean([plain_error(sample) for sample in samples])
+        assert abs(debiased - truth) < 0.5 * (plain - truth)
+        assert plain > truth + 0.01
+
+
+def plain_error(predictions):
+    confidence = predictions.filter(like="p_").max(axis=1)
+    right = predictions["label"] == predictions["predicted"]
+    gaps = (right - confidence).groupby(np.minimum((confidence * 15).astype(int), 14)).sum()
+    return gaps.abs().sum() / len(predictions)
+
+
+def test_many_faces_need_no_correction():
+    pool = world()[0]
+    value, low, high = calibration_error(pool)
+    assert value == pytest.approx(plain_error(pool), rel=0.02)
+    assert low < value < high < low + 0.005
+
+
+def test_a_constant_answer_has_a_mean_class_accuracy_without_doubt():
+    predictions = world(3000)[0]
+    first = "p_neutral"
+    certain = {c: float(c == first) for c in predictions.filter(like="p_").columns}
+    constant = predictions.assign(predicted="neutral", **certain)
+    row = bootstrap_intervals(constant, draws=200).loc["mean_class_accuracy"]
+    assert list(row) == pytest.approx([1 / 8] * 3)
+    assert compute_metrics(constant)["mean_class_accuracy"] == pytest.approx(1 / 8)

@@ -1,0 +1,145 @@
+"""Published runs: no path of this machine in any file; what older versions left out is added."""
+
+import gzip
+import json
+
+import pytest
+
+from grefel_lib.analysis.compare import PUBLISHED, evaluated_runs
+from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
+from grefel_lib.commands.cli import main
+from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.faces import load_faces
+from grefel_lib.files import without_paths
+from grefel_lib.fit import fit
+from grefel_lib.report.card import model_card
+from grefel_lib.run import open_run, start_run
+from grefel_lib.sources.synthetic import write_synthetic
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A person's home folder, with a space in its name, as faces and weights lie in many."""
+    home = tmp_path_factory.mktemp("homes") / "ann lee"
+    home.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="module")
+def disk(home):
+    """Where the faces lie: outside the home folder, with a space in the name as well."""
+    return home.parent / "my disk"
+
+
+@pytest.fixture(scope="module")
+def evaluated(home, disk):
+    """An evaluated run whose settings, environment and numbers name the person's folders."""
+    data = write_synthetic(disk / "FERPlus", images=200)
+    config = Config.resolve(
+        {"profile": "demo", "dataset": "ferplus", "data_dir": str(data), "epochs": 1,
+         "robustness_images": 0, "inspect_labels": False, "output_dir": str(home / "outputs"),
+         "run_name": "own"}
+    )  # fmt: skip
+    faces = load_faces(config)
+    info = {**faces.info, "warnings": [f"no table in {data}/Images, nor in {PROJECT_ROOT}/data"]}
+    run = start_run(config, info)
+    fit(faces, run)
+    named = {"landmark_weights": f"{home}/weights/marks.pth", "picture": "~/me.jpg",
+             "checkpoint_path": f"{home}/outputs/parent", "resume": "/mnt/disk/run"}  # fmt: skip
+    evaluation = evaluate_run(run, faces, config, run)
+    run.write_json(evaluation.metrics | {"note": f"read from {data}"}, "metrics.json")
+    run.write_json(config.to_dict() | named, "config.json")
+    history = run.history().assign(file=str(data / "Images/a.png"))
+    run.write_table(history, "history.csv")
+    return run.path
+
+
+def contents(folder):
+    """Every file of a folder as text, by its path; what is gzipped is unzipped."""
+    raw = {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {
+        str(path): (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+        for path, content in raw.items()
+    }
+
+
+def test_no_published_file_holds_a_path_of_this_machine(evaluated, home, disk, tmp_path):
+    for name in ("config.json", "metrics.json", "environment.json", "history.csv"):
+        assert str(disk) in (evaluated / name).read_text()
+    assert main(["publish", str(evaluated.parent), str(tmp_path / "shared")]) == 0
+    files = contents(tmp_path / "shared")
+    headline = json.loads(files["own/metrics.json"])["headline"]
+    assert files.keys() == {
+        *(f"own/{n}" for n in ("config.json", "environment.json", "history.csv", "metrics.json")),
+        f"own/predictions/test_{headline}.csv.gz",
+    }
+    for name, text in files.items():
+        for leak in (home, home.name, disk, disk.name, "~/", "/mnt/", PROJECT_ROOT, tmp_path):
+            assert str(leak) not in text, name
+    config = json.loads(files["own/config.json"])
+    assert (config["data_dir"], config["picture"]) == ("FERPlus", "me.jpg")
+    assert config["backbone_weights"] == "none"
+    assert json.loads(files["own/environment.json"])["torch"]
+
+
+def test_the_model_card_names_no_folder_of_this_machine(evaluated, home):
+    evaluation = load_evaluation(open_run(evaluated))
+    assert str(home) in evaluation.config.checkpoint_path
+    card = model_card(evaluation)
+    assert "weights to start from: the run parent" in " ".join(card.split())
+    assert str(home) not in card
+
+
+def test_of_an_absolute_path_the_last_part_is_left_and_nothing_else_changes(home):
+    texts = {
+        "read from /mnt/d/FER, or (/srv/a)": "read from FER, or (a)",
+        r"C:\Users\ann\faces": "faces",
+        f"'{home}/x/z.png' and {home}": "'z.png' and ~",
+        f"{PROJECT_ROOT}/data/x: none": f"{PROJECT_ROOT.name}/data/x: none",
+        "~/faces/1.png": "1.png",
+        "file:///mnt/faces": "faces",
+        "no picture in /my disk/faces": "no picture in faces",
+    }
+    for text, shared in texts.items():
+        assert without_paths(text, "/my disk/faces") == shared
+    for text in ("notebooks/published_runs", "https://arxiv.org/abs/2410.15927", "and/or", "1 / 2"):
+        assert without_paths({"a": [text, 1, None]}) == {"a": [text, 1, None]}
+
+
+def test_a_published_run_gets_what_an_older_version_did_not_write(evaluated, tmp_path):
+    there = tmp_path / "shared"
+    assert main(["publish", str(evaluated.parent), str(there)]) == 0
+    now = json.loads((there / "own/metrics.json").read_text())
+    headline, old = now["headline"], json.loads(json.dumps(now))
+    for checkpoint in old["checkpoints"].values():
+        for name in ("intervals", "calibration", "sureness", "temperature", "calibration_after"):
+            del checkpoint[name]
+        for row in checkpoint["per_class"]:
+            del row["recall_low"], row["recall_high"]
+    old["checkpoints"][headline]["metrics"]["accuracy"] = 0.123  # what was saved stays
+    (there / "own/metrics.json").write_text(json.dumps(old))
+    (there / "own/environment.json").unlink()
+    before = (there / "own/predictions" / f"test_{headline}.csv.gz").read_bytes()
+    assert main(["publish", str(there), str(there)]) == 0
+    filled = json.loads((there / "own/metrics.json").read_text())["checkpoints"]
+    assert filled[headline]["metrics"]["accuracy"] == 0.123
+    ours, theirs = filled[headline], now["checkpoints"][headline]
+    assert ours["per_class"] == theirs["per_class"]
+    assert ours["intervals"]["accuracy"] == theirs["intervals"]["accuracy"]
+    assert ours.keys() == theirs.keys()
+    assert filled[headline]["temperature"] is None  # fitted on faces that are not published
+    [other] = filled.keys() - {headline}
+    assert "intervals" not in filled[other]  # its predictions are not published
+    assert not (there / "own/environment.json").exists()
+    assert (there / "own/predictions" / f"test_{headline}.csv.gz").read_bytes() == before
+
+
+def test_the_committed_runs_hold_the_settings_and_numbers_of_today():
+    for result in evaluated_runs(PUBLISHED):
+        config = json.loads((result.run.path / "config.json").read_text())
+        assert config == result.config.to_dict(), f"grefel publish {PUBLISHED} {PUBLISHED} mends it"
+        computed = result.metrics["checkpoints"][result.headline]
+        assert result.saved_headline.keys() == computed.keys()
+        assert result.saved_headline["per_class"] == computed["per_class"]
