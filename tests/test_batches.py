@@ -97,6 +97,13 @@ def test_zoom_takes_so_much_more_of_the_picture(largest):
     torch.testing.assert_close(zoomed[:, :, :16, :16], corner, atol=1e-4, rtol=0)
 
 
+def test_a_turned_face_is_as_small_as_an_upright_one(largest):
+    images = two_faces()
+    turned = _move(images, strength(degrees=90, zoom=0.5))
+    upright = _move(images, strength(zoom=0.5))
+    torch.testing.assert_close(turned, upright.rot90(1, dims=(2, 3)), atol=1e-3, rtol=0)
+
+
 def test_a_shift_is_a_share_of_the_size_in_both_directions(largest):
     images = two_faces()
     shifted = _move(images, strength(shift=0.25))
@@ -261,6 +268,16 @@ def test_mixup_blends_every_pixel_and_cutmix_takes_whole_ones():
     assert sum(kinds) / 300 == pytest.approx(0.5, abs=0.1)  # equal chances
 
 
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_a_small_alpha_leaves_more_of_a_face_than_a_large_one(kind):
+    images, targets = torch.rand(4, 1, 8, 8), torch.eye(4)
+    shares = [
+        np.mean([mix(images, targets, **{kind: a})[1].max(dim=1).values[0] for _ in range(200)])
+        for a in (0.1, 20.0)
+    ]
+    assert shares[0] > shares[1] + 0.08
+
+
 @pytest.mark.parametrize("prob", [0.2, 0.8])
 def test_so_many_batches_are_mixed(prob):
     images, targets = torch.rand(4, 1, 8, 8), torch.eye(4)
@@ -351,4 +368,6 @@ def test_a_batch_holds_the_faces_and_targets_of_its_indices(workers):
 
 def test_memory_is_pinned_when_asked_for():
     assert batch_loader(numbered(), [], pin=True).pin_memory
-    assert not batch_loader(numbered(), []).pin_memory
+    plain = batch_loader(numbered(), [])
+    assert not plain.pin_memory
+    assert plain.num_workers == 0
