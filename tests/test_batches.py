@@ -270,12 +270,12 @@ def test_mixup_blends_every_pixel_and_cutmix_takes_whole_ones():
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_a_small_alpha_leaves_more_of_a_face_than_a_large_one(kind):
-    images, targets = torch.rand(4, 1, 8, 8), torch.eye(4)
+    images, targets = torch.rand(4, 1, 32, 32), torch.eye(4)
     shares = [
         np.mean([mix(images, targets, **{kind: a})[1].max(dim=1).values[0] for _ in range(200)])
         for a in (0.1, 20.0)
     ]
-    assert shares[0] > shares[1] + 0.08
+    assert shares[0] > shares[1] + 0.05
 
 
 @pytest.mark.parametrize("prob", [0.2, 0.8])
