@@ -73,6 +73,11 @@ def again(module: str) -> None:
     """Try the mutants of functions that changed, and all survivors on the tests as they are now."""
     for part, folder in (("grefel_lib", "."), ("tests", "."), ("tests", "mutants")):
         shutil.copytree(ROOT / part, WORK / module / folder / part, dirs_exist_ok=True)
+    path = WORK / module / "mutants/mutmut-stats.json"  # which tests reach which function: anew
+    stats = json.loads(path.read_text())
+    path.write_text(
+        json.dumps(stats | {"tests_by_mangled_function_name": {}, "duration_by_test": {}})
+    )
     mutmut(module, "run")
     if names := unnoticed(module):
         mutmut(module, "run", *names)

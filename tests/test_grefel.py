@@ -297,6 +297,14 @@ def test_the_head_is_as_wide_as_the_pooled_feature(changes, width):
     assert net(torch.randn(1, 3, 64, 64)).log_probs.shape == (1, C)
 
 
+def test_a_network_that_names_one_width_has_no_other(monkeypatch):
+    backbone = nn.Identity()
+    backbone.num_features = 12
+    monkeypatch.setattr("grefel_lib.grefel.build_backbone", lambda *_, **options: backbone)
+    head = build_model(Config(), C).head
+    assert head.reduce.in_features == head.attention.kdim == 12
+
+
 def test_the_head_sees_the_feature_before_a_backbones_own_classifier():
     config = Config(backbone="test_resnet", image_size=48, backbone_weights="none")
     backbone = build_backbone(config, num_classes=1000)
