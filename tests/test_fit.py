@@ -242,7 +242,7 @@ def test_a_non_finite_gradient_of_a_finite_loss_updates_nothing_and_names_its_ow
             parts["loss"] = parts["loss"] + (output.log_probs.mean() * 0).sqrt()
         return parts
 
-    config = small(faces_dir, tmp_path)
+    config = small(faces_dir, tmp_path, variant="spoiled")
     faces = load_faces(config)
     before = {}
 
