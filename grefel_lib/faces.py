@@ -95,7 +95,7 @@ def load_faces(config: Config) -> FaceSet:
     source = find_source(config)
     table, images, fingerprint = _cached(source)
     warnings = list(source.notes)
-    if config.dataset.startswith("rafdb") or not (table["split"] == "val").any():
+    if not (table["split"] == "val").any():
         table = _with_validation(table)
         if not config.dataset.startswith("rafdb"):
             warnings.append("no validation split here: a stratified tenth of train is used")

@@ -188,6 +188,14 @@ def test_a_set_without_a_validation_split_gets_a_stratified_tenth(given, dataset
     assert faces.info["warnings"] == (said if dataset == "fer2013" else [])  # usual for RAF-DB
 
 
+def test_only_a_class_of_one_face_is_left_out_of_the_tenth(given):
+    labels = np.repeat([0, 1, 2, 3], [40, 19, 2, 1])  # a tenth of 61, rounded up
+    given(coded_table(["train"] * 62, labels), flat(range(62)), "fer2013")
+    faces = load_faces(Config(dataset="fer2013"))
+    assert (faces.table["split"] == "val").sum() == 7
+    assert faces.table["split"].iloc[-1] == "train"
+
+
 def test_the_validation_split_of_a_set_that_has_one_stays(given):
     table = coded_table(["train"] * 30 + ["val"] * 3 + ["test"], [0] * 34)
     given(table, flat(range(34)), "fer2013")
@@ -388,7 +396,20 @@ def test_pictures_are_decoded_once_and_equal_ones_have_equal_hashes(given, tmp_p
     assert first == third != second
     assert len(first) == 16
     assert len(folders(tmp_path)) == 1
-    assert not list((tmp_path / "cache").glob(".filling-*"))
+    assert list(faces.table) == ["id", "split", "file", "row", "image_hash", "label"]
+
+
+def test_a_cache_is_filled_beside_its_place_so_that_it_appears_whole(given, tmp_path):
+    def pictures():
+        yield np.zeros((4, 4), np.uint8)
+        (filling,) = folders(tmp_path)
+        assert filling.startswith(".filling-")
+        yield from flat([2, 3], (4, 4))
+
+    given(coded_table(["train", "val", "test"], [0, 1, 0]), pictures(), "fer2013")
+    assert len(load_faces(Config(dataset="fer2013"))) == 3
+    (place,) = folders(tmp_path)
+    assert not place.startswith(".")
 
 
 def test_ids_and_files_that_look_like_numbers_stay_text(given):
