@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-cell-timeout 120 --nbval-kernel-name python3 -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-.PHONY: demo test lab screenshots notebooks bench clean
+.PHONY: demo test lab screenshots notebooks bench mutate clean
 
 
 demo: .venv/ready        ## every notebook, headless, on the built-in faces
@@ -29,6 +29,10 @@ notebooks: .venv/ready   ## run the committed notebooks again, in place
 bench: .venv/ready       ## speed, each as a ratio of two things measured in turn; about 20 minutes
 	$(BIN)/python tests/benchmarks/run.py
 
+mutate: .venv/ready      ## do the tests notice small faults? tests/mutation.md; MODULES="losses optim" for some
+	$(BIN)/pip install --quiet --editable '.[mutate]'
+	GREFEL_PANELS=0 OMP_NUM_THREADS=1 $(BIN)/python tests/mutate.py $(MODULES)
+
 .venv/ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed: make PYTHON=...' if sys.version_info < (3, 11) else 0)"
 	$(PYTHON) -m venv .venv
@@ -36,5 +40,5 @@ bench: .venv/ready       ## speed, each as a ratio of two things measured in tur
 	touch $@
 
 clean:                   ## remove the environment and the caches; runs and data stay
-	rm -rf .venv .pytest_cache .ruff_cache data/cache *.egg-info
+	rm -rf .venv .pytest_cache .ruff_cache .mutation data/cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -133,7 +133,7 @@ def mix_batch(
         The mixed images and targets, of the same shapes.
     """
     ways = [
-        way(alpha=alpha, num_classes=targets.shape[1])
+        way(alpha=alpha)
         for way, alpha in ((v2.MixUp, mixup_alpha), (v2.CutMix, cutmix_alpha))
         if alpha > 0
     ]

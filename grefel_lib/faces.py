@@ -95,7 +95,7 @@ def load_faces(config: Config) -> FaceSet:
     source = find_source(config)
     table, images, fingerprint = _cached(source)
     warnings = list(source.notes)
-    if config.dataset.startswith("rafdb") or not (table["split"] == "val").any():
+    if not (table["split"] == "val").any():
         table = _with_validation(table)
         if not config.dataset.startswith("rafdb"):
             warnings.append("no validation split: using a stratified tenth of the training split")
@@ -218,20 +218,13 @@ def _take_top(votes: np.ndarray) -> np.ndarray:
     emotions = len(EMOTIONS)
     left, taken = votes.copy(), np.zeros_like(votes)
     total, count = votes.sum(axis=1), np.zeros(len(votes))
-    stopped = np.zeros(len(votes), dtype=bool)
     for _ in range(3):
-        going = (taken.sum(axis=1) < 0.75 * total) & (count < 3) & ~stopped
+        going = (taken.sum(axis=1) < 0.75 * total) & (count < 3)
         top = (left == left.max(axis=1, keepdims=True)) & going[:, None]  # one column, or a tie
-        chosen = top[:, :emotions]
+        chosen = top[:, :emotions]  # unknown and NF are never taken: once on top, they stay there
         taken[:, :emotions] += left[:, :emotions] * chosen
         left[:, :emotions] *= ~chosen
         count += chosen.sum(axis=1)
-        no_emotion = top[:, emotions:].any(axis=1)  # unknown, or not a face
-        alone = np.flatnonzero(no_emotion & (taken.sum(axis=1) == 0))
-        column = emotions + top[alone, emotions:].argmax(axis=1)
-        taken[alone, column] = left[alone, column]
-        count[alone] += 1
-        stopped |= no_emotion
     integrated = (taken.sum(axis=1) > 0.5 * total) & (count <= 3)
     return taken * integrated[:, None]
 

@@ -53,10 +53,27 @@ def test_anchor_loss_does_not_depend_on_the_scale():
     torch.testing.assert_close(anchor_loss(anchors), anchor_loss(anchors * 10))
 
 
-def test_anchor_loss_by_hand():
-    anchors = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[-1.0, 0.0]]])
+@pytest.mark.parametrize("shape", [(3, 1, 2), (1, 3, 2)])
+def test_anchor_loss_by_hand_counts_every_pair_of_any_class(shape):
+    anchors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]).view(shape)
     by_hand = math.log((math.exp(-4) + math.exp(-8) + math.exp(-4)) / 3)
     assert anchor_loss(anchors).item() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_a_single_anchor_has_nothing_to_leave():
+    anchor = on_sphere(1, 1, D).requires_grad_()
+    loss = anchor_loss(anchor)
+    loss.backward()
+    assert loss.item() == 0
+    assert not anchor.grad.any()
+
+
+def test_a_step_down_the_anchor_loss_drives_the_nearest_anchors_apart():
+    anchors = torch.tensor([[[1.0, 0.1]], [[1.0, -0.1]], [[-1.0, 0.0]]]).requires_grad_()
+    anchor_loss(anchors).backward()
+    down = -anchors.grad[:, 0, 1]
+    assert down[0] > 0.1  # up, away from the second
+    assert down[1] < -0.1
 
 
 def test_center_loss_by_hand_and_its_bounds():
@@ -68,6 +85,25 @@ def test_center_loss_by_hand_and_its_bounds():
     assert beside.item() == pytest.approx(2.0)  # nearest of its anchors is 2 away, D is 2
     farthest = center_loss(face, -face[None], torch.ones(1, 1))
     assert farthest.item() == pytest.approx(4.0)
+    two = center_loss(torch.cat([face, face]), anchors, torch.tensor([[1.0, 0.0], [0.25, 0.75]]))
+    assert two.item() == pytest.approx((0 + 0.75 * 2) / 2)
+
+
+def test_a_face_on_an_anchor_of_its_class_costs_nothing_in_any_batch():
+    anchors = on_sphere(40, 1, 128)
+    assert center_loss(anchors[:, 0], anchors, torch.eye(40)).item() == 0
+
+
+def test_center_loss_pulls_a_face_to_its_nearest_anchor_and_no_other():
+    anchors = torch.tensor(
+        [[[1.0, 1.0], [-1.0, -1.0]], [[1.0, -1.0], [-1.0, 1.0]]]
+    ).requires_grad_()
+    face = torch.tensor([[1.2, 0.8]], requires_grad=True)
+    center_loss(face, anchors, torch.tensor([[1.0, 0.0]])).backward()
+    torch.testing.assert_close(face.grad, torch.tensor([[0.2, -0.2]]))  # 2 (e - a) / D
+    torch.testing.assert_close(anchors.grad[0, 0], torch.tensor([-0.2, 0.2]))
+    assert not anchors.grad[0, 1].any()
+    assert not anchors.grad[1].any()
 
 
 def test_reliability_loss_targets_the_share_of_the_predicted_class_and_nothing_else():
@@ -77,6 +113,78 @@ def test_reliability_loss_targets_the_share_of_the_predicted_class_and_nothing_e
     reliability_loss(logits, log_probs, targets).backward()
     assert log_probs.grad is None
     assert logits.grad.item() == pytest.approx(1 / (1 + math.exp(-0.4)) - 0.3, abs=1e-6)
+
+
+@pytest.mark.parametrize(("logit", "mass"), [(80.0, 1 + 1e-6), (-80.0, -1e-6)])
+def test_a_rounding_error_of_the_target_gives_no_negative_reliability_loss(logit, mass):
+    log_probs = torch.tensor([[0.6, 0.4]]).log()
+    loss = reliability_loss(torch.tensor([logit]), log_probs, torch.tensor([[mass, 1 - mass]]))
+    assert loss.item() >= 0
+
+
+def all_parts():
+    """An output with every part of the loss, its leaves, and targets."""
+    leaves = {
+        "p": torch.randn(B, C), "g": torch.randn(B, C), "t": torch.randn(B, C),
+        "q": torch.randn(B, C), "embeddings": on_sphere(B, D), "anchors": on_sphere(C, K, D),
+        "rel": torch.randn(B),
+    }  # fmt: skip
+    leaves = {name: leaf.requires_grad_() for name, leaf in leaves.items()}
+    q, p, g, t = (leaves[name].log_softmax(dim=1) for name in "qpgt")
+    output = Output(q, p, g, t, embeddings=leaves["embeddings"], anchors=leaves["anchors"],
+                    reliability_logits=leaves["rel"])  # fmt: skip
+    return output, leaves, torch.randn(B, C).softmax(dim=1)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts_by_hand():
+    output, _, targets = all_parts()
+    config = Config(
+        label_smoothing=0.2, lambda_branch=2, lambda_anchor=3, lambda_center=5, lambda_rel=7
+    )
+    weights = torch.tensor([0.5, 1.0, 2.0, 4.0])
+    y = (0.8 * targets + 0.2 / C) * weights
+
+    def cross_entropy(log_probs):
+        return -(y * log_probs).sum() / B
+
+    branches = (output.primary_log_probs, output.geometric_log_probs, output.attentive_log_probs)
+    by_hand = {
+        "cls": cross_entropy(output.log_probs),
+        "branch": sum(map(cross_entropy, branches)) / 3,
+        "anchor": anchor_loss(output.anchors),
+        # these two see the targets themselves
+        "center": center_loss(output.embeddings, output.anchors, targets),
+        "rel": reliability_loss(output.reliability_logits, output.log_probs, targets),
+    }
+    by_hand["loss"] = sum(
+        factor * by_hand[name]
+        for name, factor in (("cls", 1), ("branch", 2), ("anchor", 3), ("center", 5), ("rel", 7))
+    )
+    parts = total_loss(output, targets, config, weights)
+    assert parts.keys() == by_hand.keys()
+    for name, value in by_hand.items():
+        torch.testing.assert_close(parts[name], value, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.parametrize(
+    ("off", "leaf"),
+    [("branch", "p"), ("branch", "g"), ("branch", "t"), ("rel", "rel"), ("anchor", "anchors"),
+     ("center", "embeddings")],
+)  # fmt: skip
+def test_a_part_with_weight_zero_has_no_gradient(off, leaf):
+    alone = {f"lambda_{name}": 0 for name in ("branch", "rel", "anchor", "center")}
+    for weight in (0, 1):
+        output, leaves, targets = all_parts()
+        total_loss(output, targets, Config(**alone | {f"lambda_{off}": weight}))["loss"].backward()
+        assert (leaves[leaf].grad is None) == (weight == 0)
+
+
+def test_an_output_without_branches_has_the_classification_loss_alone():
+    log_probs = torch.randn(B, C).log_softmax(1)
+    for output in (Output(log_probs), Output(log_probs, log_probs)):  # linear; correction "none"
+        assert total_loss(output, torch.eye(C)[[0, 1, 2, 3, 0, 1]], Config()).keys() == {
+            "loss", "cls"
+        }  # fmt: skip
 
 
 def test_a_part_with_weight_zero_is_reported_but_not_added():
@@ -96,6 +204,21 @@ def test_class_weights_scale_each_class():
     weights = torch.tensor([1.0, 2.0, 3.0, 4.0])
     by_hand = -(log_probs.diagonal() * weights).mean()
     torch.testing.assert_close(total_loss(output, torch.eye(C), config, weights)["loss"], by_hand)
+
+
+def test_logit_adjustment_asks_more_of_a_rare_class():
+    config = Config(label_smoothing=0, class_weights="logit_adjusted")
+    logits = torch.randn(C, C)
+    shares = torch.tensor([0.7, 0.2, 0.1, 0.0])
+    found = total_loss(Output(logits.log_softmax(1)), torch.eye(C), config, shares)["loss"]
+    # softmax(z + log prior) = prior_c e^z_c / sum_k prior_k e^z_k, worked without logarithms
+    mass = logits.exp() * shares.clamp(min=1e-6)
+    torch.testing.assert_close(found, -(mass / mass.sum(1, keepdim=True)).diagonal().log().mean())
+    undecided = Output(torch.full((2, C), 1 / C).log())
+    costs = [
+        total_loss(undecided, torch.eye(C)[[c, c]], config, shares)["loss"].item() for c in (0, 2)
+    ]
+    assert costs == pytest.approx([-math.log(0.7), -math.log(0.1)], rel=1e-5)  # its share
 
 
 class _Largest(TorchDispatchMode):
