@@ -29,7 +29,7 @@ notebooks: .venv/ready   ## run the committed notebooks again, in place
 bench: .venv/ready       ## speed, each as a ratio of two things measured in turn; about 20 minutes
 	$(BIN)/python tests/benchmarks/run.py
 
-mutate: .venv/ready      ## do the tests notice small faults? tests/mutation.md; MODULES="losses optim" for some
+mutate: .venv/ready      ## do the tests notice small faults? tests/README.md; MODULES="losses optim" for some
 	$(BIN)/pip install --quiet --editable '.[mutate]'
 	GREFEL_PANELS=0 OMP_NUM_THREADS=1 $(BIN)/python tests/mutate.py $(MODULES)
 
