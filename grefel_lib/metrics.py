@@ -217,8 +217,7 @@ def paired_difference(
 
     Each side may have several seeds; their metrics are averaged. A draw gives the same weights to
     the images on both sides, so the interval covers other test images, not other seeds. The ECE's
-    difference has no interval (NaN): resampling cannot provide one. For classes with few faces, the
-    intervals of mean class accuracy and macro F1 have a coverage of about 92%.
+    difference has no interval (NaN): resampling cannot provide one.
 
     Returns:
         One row a metric: value (second minus first), low, high.

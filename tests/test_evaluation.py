@@ -161,7 +161,7 @@ def test_an_evaluation_older_than_the_checkpoint_is_refused(faces_dir, tmp_path,
     run.save_checkpoint(LAST, tensors, facts)
     fit(faces, start_run(config, faces.info))
     for folder in (run.path, run.path / "evaluate_ferplus_official_val"):
-        with pytest.raises(ValueError, match=r"at epoch 1, and .* of epoch 2; evaluate again"):
+        with pytest.raises(ValueError, match=r"epoch 1, but .* epoch 2; evaluate again"):
             load_evaluation(Run(folder, config))
         assert main(["report", str(folder)]) == 1
     assert main(["publish", str(tmp_path), str(tmp_path / "shared")]) == 1
@@ -246,7 +246,7 @@ def test_classes_come_in_any_order(found):
     np.testing.assert_array_equal(confusion_counts(other.table), counts[::-1, ::-1])
     np.testing.assert_array_equal(other.inside["anchors"], found.inside["anchors"][::-1])
     assert compute_metrics(other.table) == pytest.approx(compute_metrics(found.table))
-    with pytest.raises(ValueError, match=r"must hold each of neutral, .* once"):
+    with pytest.raises(ValueError, match=r"must contain each of neutral, .* once"):
         found.in_order(names[1:])
 
 
@@ -323,7 +323,7 @@ def test_the_card_says_what_a_reader_must_know(run, found, told):
     for word in (
         "ferplus", "official", "validation accuracy", found.headline, f"{mine['val_accuracy']:.2%}",
         f"{100 * mine['metrics']['accuracy']:.1f} [", "one annotator", "temperature", "Limits",
-        "Licence", "made wrong on purpose", "severity 3",
+        "Licence", "corrupted on purpose", "severity 3",
     ):  # fmt: skip
         assert word in text, word
     assert "None" not in text

@@ -19,7 +19,6 @@ from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
 from grefel_lib.grefel import build_model
-from grefel_lib.labels import EMOTIONS
 from grefel_lib.restore import Trained, load_model
 from grefel_lib.run import checkpoint_file, start_run
 from grefel_lib.sources.photo import Photo
@@ -57,8 +56,11 @@ def pictures(tmp_path_factory):
     for number, size in enumerate(np.linspace(40, 160, 24).round().astype(int).tolist()):
         for kind in ("colour", "grey"):
             rng = np.random.default_rng(number)
-            face = draw_face(EMOTIONS[number % 8], rng, size=size, colour=kind == "colour")
-            Image.fromarray(face).save(folder / f"{kind}_{number}.png")
+            face = Image.fromarray(draw_face(np.eye(8)[number % 8], rng)).resize((size, size))
+            if kind == "colour":
+                tint = np.array([1.0, 0.8, 0.6]) * rng.uniform(0.7, 1, 3)
+                face = Image.fromarray((np.asarray(face)[..., None] * tint).astype(np.uint8))
+            face.save(folder / f"{kind}_{number}.png")
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as photograph:
         photographs = {"hopper": np.asarray(photograph.convert("RGB"))}
     try:

@@ -221,7 +221,7 @@ def test_without_memory_the_parts_are_halved_until_they_fit(
     assert seen == sizes
     assert training.micro == sizes[0]
     assert said == [
-        f"out of memory: micro-batches of {n} from here on, the effective batch stays 8"
+        f"out of memory: micro-batches of {n} from here on, the effective batch size stays 8"
         for n in (4, 2, 1) if n >= sizes[0]
     ]  # fmt: skip
 
@@ -242,7 +242,7 @@ def test_when_not_even_the_fewest_faces_fit_the_error_is_torchs_own(
         backward(training, images, torch.eye(CLASSES), 4, print)
     assert training.micro == training.fewest == fewest
     training.world, training.micro = World(0, 2), 8
-    with pytest.raises(ValueError, match="several processes need a micro_batch_size below 4"):
+    with pytest.raises(ValueError, match="with several processes, set micro_batch_size below 4"):
         backward(training, images, torch.eye(CLASSES), 8, print)
 
 
@@ -412,7 +412,7 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_epoch_and_goes_on(config, fa
             run.ask_to_stop()
 
     assert len(fit(faces, run, say=ask)) == 1
-    assert said[-1] == f"asked to stop; to go on: grefel train --resume {run.name}"
+    assert said[-1] == f"stopped on request; to continue: grefel train --resume {run.name}"
     assert run.status() == "stopped"
     assert not run.asked_to_stop
     said.clear()
@@ -433,7 +433,7 @@ def test_early_stopping_says_why(config, faces, tmp_path, monkeypatch):
     monkeypatch.setattr(fitting, "validate", lambda training: validate(training) | score)
     said, run = [], Run(tmp_path / "r", config.replace(epochs=9, early_stopping=2))
     assert len(fit(faces, run, say=said.append)) == 3
-    assert said[-1] == "no better validation accuracy for 2 epochs: stop"
+    assert said[-1] == "no better validation accuracy for 2 epochs: stopping"
     assert run.status() == "ok"
 
 
@@ -478,10 +478,10 @@ def test_a_split_of_one_face_is_refused(config, tmp_path, train, val, match):
 
 def test_what_is_ones_own_trains_in_one_process(config, faces, tmp_path):
     run = Run(tmp_path / "r", config.replace(processes=2, variant="mine"))
-    match = "a network or loss of your own trains in one process; processes is 1"
+    match = "your own network or loss trains in one process only: set processes=1"
     with pytest.raises(ValueError, match=match):
         fit(faces, run, loss=total_loss)
-    with pytest.raises(ValueError, match="own needs a name: the setting variant"):
+    with pytest.raises(ValueError, match="needs a name: set variant"):
         fit(faces, Run(tmp_path / "r", config), loss=total_loss)
 
 

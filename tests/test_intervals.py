@@ -6,7 +6,7 @@ from interval_coverage import coverage, perfect_world, world
 
 from grefel_lib.metrics import bootstrap_intervals, calibration_error, compute_metrics
 
-SAMPLES = 300  # three standard deviations of a share of 95% are 3.8 points
+SAMPLES = 300
 
 
 @pytest.fixture(scope="module")
@@ -15,11 +15,9 @@ def found():
 
 
 def test_intervals_cover(found):
-    shares = found["coverage"]
-    few = shares.index.isin([("difference", "mean_class_accuracy"), ("difference", "macro_f1")])
-    low = shares[shares < np.where(few, 0.92, 0.95) - 0.038]  # as `paired_difference` says
-    assert low.empty, f"too narrow: {low.to_dict()}"
-    assert (shares[["one model", "difference"]] < 0.95 + 0.038).all()
+    shares = found["coverage"]  # measured with 1,000 samples: 93.3 to 96.9%, tests/README.md
+    assert shares.min() > 0.93 - 0.03, shares.to_dict()  # two standard deviations of 300 samples
+    assert shares[["one model", "difference"]].max() < 0.97 + 0.02
 
 
 def test_misses_lie_on_both_sides(found):

@@ -167,7 +167,7 @@ def test_claims_of_zero_and_one_fall_into_the_outer_bins():
 def test_a_claim_that_is_no_probability_is_refused(claim):
     with pytest.raises(ValueError, match=r"1 of 2 values are not in 0\.\.1"):
         calibration_bins(np.array([0.5, claim]), np.ones(2))
-    with pytest.raises(ValueError, match="bins=0"):
+    with pytest.raises(ValueError, match="bins must be at least 1; got 0"):
         calibration_bins(np.array([0.5]), np.ones(1), bins=0)
 
 

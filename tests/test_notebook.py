@@ -173,8 +173,11 @@ def test_an_edited_source_of_evaluation_and_fine_tuning_is_taken(
     edited, executed, small_run, tmp_path, capsys
 ):
     edited("evaluate", checkpoint_dir=repr(str(small_run.path)), split='"val"')
-    assert run_command("evaluate", {}) == small_run.path
-    assert capsys.readouterr().out.endswith("small, validation split, which chose the checkpoint\n")
+    folder = small_run.path / "evaluate_ferplus_official_val"
+    assert run_command("evaluate", {}) == folder
+    assert capsys.readouterr().out.endswith(
+        "official_val, validation split, which chose the checkpoint\n"
+    )
     run_command("evaluate", {"split": "test"})
     assert capsys.readouterr().out.endswith("small\n")
     edited("finetune", checkpoint_path=repr(str(small_run.path)), finetune_name='"mine"')

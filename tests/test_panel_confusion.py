@@ -70,7 +70,7 @@ def test_it_opens_on_the_most_frequent_mistake(explorer, found):
 
 @pytest.mark.parametrize("split", ["test", "val"])
 def test_the_accuracy_above_a_matrix_names_its_split(explorer, found, split):
-    explorer.found = dataclasses.replace(found, config=found.config.replace(split=split))
+    explorer.found = dataclasses.replace(found, facts={**found.facts, "split": split})
     title = explorer._matrix(found.headline).children[0].value
     assert title.startswith(f"{found.headline} (headline), {split} split: ")
 

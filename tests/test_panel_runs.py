@@ -23,7 +23,8 @@ def table(other_outputs, monkeypatch):
         monkeypatch.setattr(f"grefel_lib.panels.runs.{name}", lambda *_: Figure(figsize=(1, 1)))
     drawn = _resampled
     monkeypatch.setattr(
-        "grefel_lib.metrics._resampled", lambda tables, _, seed: drawn(tables, 20, seed)
+        "grefel_lib.metrics._resampled",
+        lambda tables, _, seed, **side: drawn(tables, 20, seed, **side),
     )
     return ComparisonPanel(PUBLISHED)
 
@@ -45,7 +46,7 @@ def test_all_published_runs_are_listed_picked_and_compared(table):
 
 def test_what_is_picked_is_compared_and_the_reference_stays_while_it_can(table):
     table.reference.value = "GReFEL, correction none"
-    assert "differences to GReFEL, correction none" in table.shown.value
+    assert "differences from GReFEL, correction none" in table.shown.value
     table.picked.value = lines(table, "correction=none", "correction=paper", "linear")
     assert "9 runs, 3 variants" in table.message.value
     assert table.reference.value == "GReFEL, correction none"

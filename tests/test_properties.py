@@ -211,7 +211,7 @@ BREAKS = [
      "-(targets * log_probs).sum(dim=1).mean()",
      "-(targets.mean(dim=1, keepdim=True) * log_probs).sum(dim=1).mean()"),
     (a_non_finite_loss_names_its_images, "fit",  # replaced by a constant, silently
-     """if not math.isfinite(parts["loss"]):""", "if False:"),
+     """if not (math.isfinite(parts["loss"]) and math.isfinite(norm)):""", "if False:"),
 ]  # fmt: skip
 
 

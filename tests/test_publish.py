@@ -88,7 +88,7 @@ def test_the_model_card_names_no_folder_of_this_machine(evaluated, home):
     evaluation = load_evaluation(open_run(evaluated))
     assert str(home) in evaluation.config.checkpoint_path
     card = model_card(evaluation)
-    assert "weights to start from: the run parent" in " ".join(card.split())
+    assert "weights: the run parent" in " ".join(card.split())
     assert str(home) not in card
 
 

@@ -46,7 +46,7 @@ def test_a_path_as_a_value_gives_a_folder_name():
     ({"grid": ["delta=1,1"]}, "two points of the sweep are identical"),
     ({"grid": ["delta=1", "delta=2"]}, "delta is set twice"),
     ({"grid": ["epochs=1"], "given": {"epochs": "2"}}, "epochs is set twice"),
-    ({"given": {"run_name": "x"}}, "leave --run-name out"),
+    ({"given": {"run_name": "x"}}, "remove --run-name"),
     ({"seeds": "0,one"}, "seed must be a whole number; got 'one'"),
 ])  # fmt: skip
 def test_a_bad_grid_is_refused_before_the_first_run(options, told):

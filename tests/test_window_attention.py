@@ -274,8 +274,11 @@ REFUSED = [
         {"backbone": "inception_v3"},
         "'inception_v3'.*no feature maps for window_cross_attention at image_size 64",
     ),
-    ({"image_size": 32}, "image_size 32.*4x4, 2x2, 1x1.*64 on"),
-    ({"landmark_weights": "nowhere.pth"}, "no weight file at nowhere.pth; landmark_weights is"),
+    ({"image_size": 32}, "image_size 32.*4x4, 2x2, 1x1.*at least 64"),
+    (
+        {"landmark_weights": "nowhere.pth"},
+        "no weight file at nowhere.pth; landmark_weights must",
+    ),
 ]
 
 
