@@ -270,8 +270,8 @@ def test_run_table(opened):
     panel.get_by_label("runs").select_option(some)
     expect(panel.get_by_role("status")).to_contain_text("6 runs, 2 variants")
     expect(panel.locator("table")).not_to_contain_text("correction trust")
-    panel.get_by_label("against").select_option(index=1)
-    expect(panel.locator("img").nth(1)).to_have_attribute("alt", re.compile("to GReFEL"))
+    panel.get_by_label("baseline").select_option(index=1)
+    expect(panel.locator("img").nth(1)).to_have_attribute("alt", re.compile("from GReFEL"))
 
 
 @pytest.mark.parametrize("app", ["lab", "notebook"])
