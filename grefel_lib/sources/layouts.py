@@ -14,7 +14,7 @@ import pandas as pd
 from filelock import FileLock
 from PIL import Image, UnidentifiedImageError
 
-from grefel_lib.config import DATA_DIRS, PROJECT_ROOT, Config
+from grefel_lib.config import DATA_DIRS, PROJECT_ROOT, Config, from_here
 from grefel_lib.labels import CODES, FOLDER_NAMES, FORMATS, RAFDB_ATTRIBUTES, VOTE_COLUMNS
 from grefel_lib.sources.synthetic import write_synthetic
 
@@ -90,8 +90,7 @@ def _find(root: Path, config: Config) -> Source:
 
 def _root(config: Config) -> Path:
     if config.data_dir:
-        path = Path(config.data_dir).expanduser()
-        return path.absolute() if path.exists() else PROJECT_ROOT / path
+        return PROJECT_ROOT / from_here(config.data_dir)
     if config.dataset != "synthetic":
         return PROJECT_ROOT / DATA_DIRS[config.dataset]
     folder = PROJECT_ROOT / f"{DATA_DIRS['synthetic']}-{config.synthetic_images}"
@@ -150,7 +149,7 @@ def _not_listed(images: Iterable[Path], listed: Iterable[Path], path: Path) -> l
 
 
 def _ids_and_splits(path: Path, usages: pd.Series) -> pd.DataFrame:
-    usages = usages.astype(str).str.strip()
+    usages = usages.map(lambda usage: str(usage).strip(), na_action="ignore")
     _check_rows(path, usages.isin(USAGES), usages, f"Usage must be {', '.join(USAGES)}")
     split = usages.map(USAGES)
     ids = [f"{name}_{row:05d}" for row, name in enumerate(split)]  # not from the file name
@@ -161,7 +160,8 @@ def _check_rows(path: Path, good: pd.Series, values: pd.Series, rule: str) -> No
     """Every row of a table keeps a rule; the index of its values is the line in the file."""
     if not good.all():
         line = good.index[~good][0]
-        raise ValueError(f"{path}, line {line}: {rule}; found {values[line]!r}")
+        found = "an empty cell" if pd.isna(values[line]) else repr(str(values[line]))
+        raise ValueError(f"{path}, line {line}: {rule}; found {found}")
 
 
 def _read_votes(path: Path) -> pd.DataFrame:
@@ -241,7 +241,10 @@ def _face(path: Path, line: int, text: str) -> np.ndarray:
             f"{path}, line {line}: expected {48 * 48} pixel values, found {len(words)} in "
             f"{text[:20]!r}"
         )
-    values = pd.to_numeric(np.array(words, dtype=object), errors="coerce")
+    try:
+        values = np.array(words, dtype=float)
+    except ValueError:  # slower: which of them is no number
+        values = pd.to_numeric(np.array(words, dtype=object), errors="coerce")
     wrong = np.flatnonzero(~((values >= 0) & (values <= 255) & (values % 1 == 0)))
     if len(wrong):
         raise ValueError(
