@@ -215,7 +215,7 @@ VOTE = 2 + VOTE_COLUMNS.index("sadness")
                                ("", "empty cell"), ("many", "'many'"), ("9" * 30, "999")]],
         ("ferplus", cell(4, 0, "Train"), r"new\.csv, line 5: Usage must be .*found 'Train'"),
         ("ferplus", lambda text: text.replace("Usage", "Use"), r"new\.csv lacks the columns Usage"),
-        ("fer2013", cell(3, 0, "9"), r"2013\.csv, line 4: emotion must be one of 0 anger.*found '9'"),
+        ("fer2013", cell(3, 0, "9"), r"2013\.csv, line 4: emotion must be one of 0 ang.*found '9'"),
         ("fer2013", cell(3, 0, "happy"), r"2013\.csv, line 4: emotion .*found 'happy'"),
         ("fer2013", cell(3, 0, ""), r"2013\.csv, line 4: emotion .*found an empty cell"),
         ("fer2013", cell(3, 2, ""), r"2013\.csv, line 4: Usage .*found an empty cell"),
@@ -288,3 +288,14 @@ def test_tables_of_other_releases_name_the_first_row_that_differs(drawn, copy):
     rewrite(folder / "fer2013.csv", cell(3, 2, "PublicTest"))
     with pytest.raises(ValueError, match="row 3 is train in the first and val in the second"):
         load(folder, "ferplus")
+
+
+def test_a_row_that_is_there_twice_is_counted_aloud(copy):
+    folder = copy("ferplus")
+    path = folder / PLACES["ferplus"]
+    row = next(line for line in path.read_text().splitlines() if ".png" in line)
+    rewrite(path, lambda text: text + row + "\n")
+    (warning,) = load(folder, "ferplus").info["warnings"]
+    assert warning == (
+        f"1 rows of {path.name} repeat an earlier row and count again, first: {row.split(',')[1]}"
+    )

@@ -120,6 +120,12 @@ def _ferplus(root: Path) -> Source:
             table = _read_votes(votes).dropna(subset="file")
             files = _in_folders(votes, table, folders)
             notes = _not_listed(images, files, votes)
+            again = table["file"][table.drop(columns="id").duplicated()]
+            if len(again):
+                notes.append(
+                    f"{len(again)} rows of {votes.name} repeat an earlier row and count again, "
+                    f"first: {again.iloc[0]}"
+                )
             read = partial(_read_ferplus, table, files, root)
             return Source("votes", root, [votes, *images], read, notes)
     for pixels in (folder / name for folder in (root, root.parent) for name in FER2013_TABLES):
