@@ -2,15 +2,20 @@
 
 import difflib
 import logging
+import pickle
 import sys
+import zipfile
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
-from timm.models import load_state_dict
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from grefel_lib.config import Config
 from grefel_lib.window_attention import REDUCTIONS, WindowCrossAttention, window_sides
@@ -22,7 +27,8 @@ def check_backbone(config: Config) -> None:
     """Reject a backbone or weight file that does not exist, before anything is built.
 
     Raises:
-        ValueError: timm has no such backbone, or it lacks the maps the window extractor needs.
+        ValueError: timm has no such backbone, or it lacks what the head or the window extractor
+            needs.
         FileNotFoundError: `backbone_weights` or `landmark_weights` names no file.
         ConnectionError: The hub weights are not cached and the hub cannot be reached.
     """
@@ -45,6 +51,53 @@ def check_backbone(config: Config) -> None:
                 f"no weight file at {path}; {setting} must be hub, none, or the path of a "
                 f".safetensors or state-dict file"
             )
+    if config.extractor == "timm":
+        _check_features(config.backbone, config.image_size, config.output_stride, config.head)
+
+
+@lru_cache
+def _check_features(name: str, image_size: int, output_stride: int, head: str) -> None:
+    """Pass two faces without content through a timm network, as the model does."""
+    linear, reason = head == "linear", ""
+    try:
+        with torch.device("meta"):  # shapes alone: nothing is allocated, computed or drawn
+            network = _network(name, image_size, output_stride, num_classes=3 if linear else 0)
+            features = network.forward_features(torch.empty(2, 3, image_size, image_size))
+            if linear or getattr(features, "ndim", 0) in (3, 4):
+                pooled = network.forward_head(features, pre_logits=not linear)
+                reason = _unfit(network, features, pooled, linear)
+            else:
+                reason = "its features are not one map, or tokens of one width"
+    except ValueError:
+        raise
+    except Exception as error:  # of any kind: this is timm's code
+        own = timm.get_pretrained_cfg(name).input_size[-1]
+        line = str(error).split("\n")[0] or "it does not support this size"
+        reason = line if own == image_size else f"{line} (timm's own size is {own})"
+    if reason:
+        raise ValueError(
+            f"backbone {name!r} cannot be used with head={head} at image_size {image_size}: "
+            f"{reason}"
+        )
+
+
+def _unfit(network: nn.Module, features: Tensor, pooled: Tensor, linear: bool) -> str:
+    """Why a head cannot read what a network gives for two faces; empty if it can."""
+    if linear:
+        classifiers = network.get_classifier()  # a pair, where timm distils
+        for part in classifiers if isinstance(classifiers, tuple) else (classifiers,):
+            if not all(hasattr(part, name) for name in ("weight", "bias")):
+                return f"its classifier is a {type(part).__name__}, not one linear layer"
+        return ""
+    last = features.ndim == 3 or getattr(network, "output_fmt", "NCHW") == "NHWC"
+    width = network.num_features
+    rows = (2, getattr(network, "head_hidden_size", width))
+    if features.shape[-1 if last else 1] != width or pooled.shape != rows:
+        return (
+            f"its features {tuple(features.shape)} and {tuple(pooled.shape)} are not as wide as it "
+            f"says: {width} and {rows[1]}"
+        )
+    return ""
 
 
 def _reach_hub(name: str, setting: str) -> None:
@@ -76,35 +129,46 @@ def build_backbone(config: Config, *, num_classes: int = 0) -> nn.Module:
             num_classes=num_classes,
             drop_rate=config.drop_rate,
         )
-    hub = config.backbone_weights == "hub"
-    options: dict[str, object] = {"num_classes": num_classes, "drop_rate": config.drop_rate}
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg is not None and cfg.fixed_input_size:
-        options["img_size"] = config.image_size
-    elif config.output_stride or config.image_size < 4 * 32:
-        # with a single position, the attention's query and key would get no gradient
-        options["output_stride"] = config.output_stride or 16
-    try:
-        try:
-            backbone = timm.create_model(name, pretrained=hub, **options)
-        except TypeError:
-            options.pop("output_stride", None)  # some networks do not support it
-            if config.output_stride:
-                log.warning("%s does not support output_stride; using its default", name)
-            backbone = timm.create_model(name, pretrained=hub, **options)
-    except (AssertionError, TypeError, NotImplementedError) as error:
-        raise ValueError(
-            f"backbone {name!r} does not support image_size {config.image_size} with output_stride "
-            f"{options.get('output_stride', 'unset')}: {error or 'not divisible by its patches'}"
-        ) from error
-    patch = getattr(getattr(backbone, "patch_embed", None), "patch_size", (1, 1))[0]
-    if config.image_size % patch:
-        raise ValueError(
-            f"image_size {config.image_size} is not a multiple of the {patch}-pixel patches of "
-            f"{name!r}; the nearest is {max(1, round(config.image_size / patch)) * patch}"
-        )
+    backbone = _network(
+        name, config.image_size, config.output_stride, num_classes=num_classes,
+        pretrained=config.backbone_weights == "hub", drop_rate=config.drop_rate,
+    )  # fmt: skip
     if config.backbone_weights not in ("hub", "none"):
         load_backbone_weights(backbone, config.backbone_weights)
+    return backbone
+
+
+def _network(name: str, image_size: int, output_stride: int, **options: Any) -> nn.Module:
+    """Create a timm network at an image size, with the output stride where it supports one."""
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is not None and cfg.fixed_input_size:
+        options["img_size"] = image_size
+    elif output_stride or image_size < 4 * 32:
+        # with a single position, the attention's query and key would get no gradient
+        options["output_stride"] = output_stride or 16
+    # some networks do not support output_stride: those that refuse a value may have another
+    refusals = TypeError if output_stride else (AssertionError, TypeError, NotImplementedError)
+    try:
+        try:
+            backbone = timm.create_model(name, **options)
+        except refusals:
+            options.pop("output_stride", None)
+            if output_stride:
+                log.warning("%s does not support output_stride; using its default", name)
+            backbone = timm.create_model(name, **options)
+    except (AssertionError, TypeError, NotImplementedError) as error:
+        raise ValueError(
+            f"backbone {name!r} does not support image_size {image_size} with output_stride "
+            f"{options.get('output_stride', 'unset')}: {error or 'not divisible by its patches'}"
+        ) from error
+    embed = getattr(backbone, "patch_embed", None)
+    patch = getattr(getattr(embed, "proj", None), "stride", getattr(embed, "patch_size", 1))
+    patch = patch if isinstance(patch, int) else patch[0]  # overlapping patches: their distance
+    if image_size % patch:
+        raise ValueError(
+            f"image_size {image_size} is not a multiple of the {patch}-pixel patches of "
+            f"{name!r}; the nearest is {max(1, round(image_size / patch)) * patch}"
+        )
     return backbone
 
 
@@ -170,22 +234,93 @@ def _pyramid(name: str, weights: str, image_size: int) -> nn.Module:
     return pyramid
 
 
+# where projects keep the tensors in a file, and what they put before each name
+_KEYS = (
+    "state_dict_ema", "model_ema", "model_state_dict", "state_dict", "model", "net", "encoder",
+)  # fmt: skip
+_PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.")
+_BESIDE = (  # often there besides tensors; files from before 2020 do not list what they contain
+    *(f"numpy.{c}.multiarray.{n}" for c in ("core", "_core") for n in ("scalar", "_reconstruct")),
+    "numpy.dtype", "numpy.ndarray", "_codecs.encode", "argparse.Namespace",
+)  # fmt: skip
+
+
+class _Ignored(dict):
+    """Stands for whatever in a weight file is not a tensor: its own code never runs."""
+
+    def __new__(cls, *arguments: Any) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    """The one dict of tensors in a safetensors file or a file of `torch.save`."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        unknown = set(_BESIDE)
+        if zipfile.is_zipfile(path):
+            unknown |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        with torch.serialization.safe_globals([(_Ignored, name) for name in unknown]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"cannot read weights from {path}: it is not a file of torch.save, or contains more "
+            f"than tensors, numbers and text; save the network's state_dict() alone"
+        ) from error
+    except Exception as error:  # of any kind: a damaged file
+        line = str(error).split("\n")[0]
+        raise ValueError(f"cannot read weights from {path}: {line}") from error
+    return _tensors(content, path)
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    """The dict of tensors in a file's content: under a known name, at the top, or the only one."""
+    entries = content if isinstance(content, Mapping) else {}
+    inner = {k: v for k, v in entries.items() if isinstance(v, Mapping) and v}
+    for key in _KEYS:
+        if key in inner:
+            return _tensors(inner[key], path)
+    tensors = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    found = [v for v in inner.values() if any(isinstance(t, Tensor) for t in v.values())]
+    if not tensors and len(found) == 1:
+        return _tensors(found[0], path)
+    if not tensors:
+        raise ValueError(
+            f"{path} holds no dict of tensors at the top or under {', '.join(_KEYS)}; it holds: "
+            f"{', '.join(map(str, list(entries)[:8])) or type(content).__name__}"
+        )
+    return tensors
+
+
 def load_backbone_weights(backbone: nn.Module, path: str | Path) -> None:
     """Load a local weight file into a timm backbone, except for the classifier.
 
     Args:
         backbone: A timm model.
-        path: A safetensors file or a state dict (`torch.save`), with timm's parameter names or
-            names that timm can convert.
+        path: A safetensors file or a file of `torch.save` with one dict of tensors, at the top
+            or under the names that projects use, with timm's parameter names or names that timm
+            can convert.
 
     Raises:
         ValueError: The file cannot be read, or its tensors are not this backbone's.
     """
     path = Path(path).expanduser()
-    try:
-        state = load_state_dict(str(path), weights_only=True)
-    except Exception as error:
-        raise ValueError(f"cannot read weights from {path}: {error}") from error
+    state = _read_weights(path)
+    while prefix := next(
+        (
+            p
+            for p in _PREFIXES
+            if not hasattr(backbone, p[:-1]) and any(k.startswith(p) for k in state)
+        ),
+        "",
+    ):  # the rest of the file is another project's head
+        state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
     names = backbone.pretrained_cfg.get("classifier") or ()
     classifier = (names,) if isinstance(names, str) else tuple(names)

@@ -255,6 +255,8 @@ class Config:
         overrides = {name: value for name, value in parameters.items() if value is not None}
         for name in overrides:
             check_name(name, SETTINGS, "parameter")
+        if overrides.get("data_dir"):
+            overrides["data_dir"] = from_here(_convert("data_dir", overrides["data_dir"], str))
         profile = overrides.pop("profile", "auto")
         if parent is not None:
             values = dataclasses.asdict(parent)
@@ -406,6 +408,16 @@ FINETUNE_PROFILES: dict[str, dict[str, Any]] = {
         "epochs": 2, "lr": 8e-4, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 0.2,
     },
 }  # fmt: skip
+
+
+def from_here(path: str) -> str:
+    """The absolute path of what lies in the working folder, or else in the project root.
+
+    A run keeps it so, and finds its data from any working folder. A path to nothing stays as given.
+    """
+    given = Path(path).expanduser()
+    there = next((p for p in (given.absolute(), PROJECT_ROOT / given) if p.exists()), given)
+    return str(there)
 
 
 def command_settings(command: str) -> dict[str, Setting]:

@@ -235,7 +235,8 @@ def _with_validation(table: pd.DataFrame) -> pd.DataFrame:
     from sklearn.model_selection import train_test_split
 
     train = table.index[table["split"] == "train"]
-    codes = table.loc[train, "code"]
+    codes = table["code"] if "code" in table else table[list(VOTE_COLUMNS)].idxmax(axis=1)
+    codes = codes[train]
     rare = codes.map(codes.value_counts()) < 2  # a class with one face cannot be split
     try:
         _, val = train_test_split(

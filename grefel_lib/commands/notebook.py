@@ -23,7 +23,7 @@ from grefel_lib.analysis.compare import PUBLISHED, comparison_folder, evaluated_
 from grefel_lib.analysis.evaluation import evaluation_folder
 from grefel_lib.backbone import check_backbone
 from grefel_lib.commands import COMMANDS, NotebookError
-from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config, check_name
+from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config, check_name, from_here
 from grefel_lib.environment import openmp_settings
 from grefel_lib.faces import load_faces
 from grefel_lib.files import read_facts, relative
@@ -95,6 +95,8 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
     cell, overrides = cell_parameters(command), dict(overrides)
     if "output_dir" in overrides:
         overrides["output_dir"] = str(Path(overrides["output_dir"]).expanduser().absolute())
+    if overrides.get("data_dir"):
+        overrides["data_dir"] = from_here(overrides["data_dir"])
     settings = cell | overrides
     folder = _compared(settings) if command == "compare" else _prepared(command, settings)
     overrides = {name: value for name, value in settings.items() if cell.get(name) != value}

@@ -1,5 +1,6 @@
 """Published data set layouts on disk: which files belong to a data set and how to read them."""
 
+import dataclasses
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,11 +14,14 @@ import pandas as pd
 from filelock import FileLock
 from PIL import Image, UnidentifiedImageError
 
-from grefel_lib.config import DATA_DIRS, PROJECT_ROOT, Config
+from grefel_lib.config import DATA_DIRS, PROJECT_ROOT, Config, from_here
 from grefel_lib.labels import CODES, FOLDER_NAMES, FORMATS, RAFDB_ATTRIBUTES, VOTE_COLUMNS
 from grefel_lib.sources.synthetic import write_synthetic
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
+MAX_VOTES = 1000  # of one kind for one face; a larger number is no count of annotators
+VALIDATION_FOLDERS = ("val", "valid", "validation")
+FER2013_TABLES = ("fer2013.csv", "icml_face_data.csv")  # the second from Kaggle's competition
 FERPLUS_FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
 RAFDB_SIZE, _ = FORMATS["rafdb"]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
@@ -28,6 +32,8 @@ CLASS_FOLDERS = {  # name of a folder -> label code
     },
     "rafdb": {str(code): code for code in CODES["rafdb"]},
 }  # fmt: skip
+
+_PUNCTUATION = str.maketrans("[](),;", "      ")
 
 Content = tuple[pd.DataFrame, Iterable[np.ndarray]]  # per image: id, split, file; code or votes
 
@@ -49,8 +55,25 @@ def find_source(config: Config) -> Source:
     Raises:
         NotADirectoryError: data_dir is a file.
         FileNotFoundError: There is no such folder, or it has no known layout of the data set.
+        ValueError: A list of its images has the wrong format.
     """
-    root = _root(config)
+    source = _find(_root(config), config)
+    return dataclasses.replace(source, read=partial(_read_splits, source))
+
+
+def _read_splits(source: Source) -> Content:
+    """Read a source, which must have training and test faces."""
+    table, images = source.read()
+    for split in ("train", "test"):
+        if len(table) and not (table["split"] == split).any():
+            raise ValueError(
+                f"{source.root} has no {split} faces: a table or folder is incomplete ("
+                f"{', '.join(f'{n} {s}' for s, n in table['split'].value_counts().items())})"
+            )
+    return table, images
+
+
+def _find(root: Path, config: Config) -> Source:
     if config.dataset == "fer2013":  # the csv may exist even if the folder does not
         return _fer2013(root)
     if root.is_file():
@@ -67,8 +90,7 @@ def find_source(config: Config) -> Source:
 
 def _root(config: Config) -> Path:
     if config.data_dir:
-        path = Path(config.data_dir).expanduser()
-        return path.absolute() if path.exists() else PROJECT_ROOT / path
+        return PROJECT_ROOT / from_here(config.data_dir)
     if config.dataset != "synthetic":
         return PROJECT_ROOT / DATA_DIRS[config.dataset]
     folder = PROJECT_ROOT / f"{DATA_DIRS['synthetic']}-{config.synthetic_images}"
@@ -90,50 +112,81 @@ def _ferplus(root: Path) -> Source:
             f"see data/README.md"
         )
     for base in (root / "Images", root / "data", root):
-        if (base / FERPLUS_FOLDERS["train"]).is_dir():
+        train = base / FERPLUS_FOLDERS["train"]
+        if train.is_dir() and list_images(train):  # the published clone has folders without images
             folders = {split: base / name for split, name in FERPLUS_FOLDERS.items()}
-            files = [votes, *itertools.chain(*map(list_images, folders.values()))]
-            return Source("votes", root, files, partial(_read_ferplus, votes, folders))
-    for pixels in (root / "fer2013.csv", root.parent / "fer2013.csv"):
+            folders = {s: f for s, f in folders.items() if s != "val" or f.is_dir()}
+            images = list(itertools.chain(*map(list_images, folders.values())))
+            table = _read_votes(votes).dropna(subset="file")
+            files = _in_folders(votes, table, folders)
+            notes = _not_listed(images, files, votes)
+            again = table["file"][table.drop(columns="id").duplicated()]
+            if len(again):
+                notes.append(
+                    f"{len(again)} rows of {votes.name} repeat an earlier row and count again, "
+                    f"first: {again.iloc[0]}"
+                )
+            read = partial(_read_ferplus, table, files, root)
+            return Source("votes", root, [votes, *images], read, notes)
+    for pixels in (folder / name for folder in (root, root.parent) for name in FER2013_TABLES):
         if pixels.is_file():
             note = f"no image folders in {root}: reading pixels from {pixels.name}, row by row"
             read = partial(_read_ferplus_pixels, votes, pixels)
             return Source("votes-pixels", root, [votes, pixels], read, [note])
     raise FileNotFoundError(
-        f"no images for {votes}: looked for {FERPLUS_FOLDERS['train']}/ under Images/, data/ and "
-        f"the folder itself, and for fer2013.csv in it and next to it"
+        f"no images for {votes}: looked for {FERPLUS_FOLDERS['train']}/*.png under Images/, data/ "
+        f"and the folder itself, and for {' or '.join(FER2013_TABLES)} in it and next to it"
     )
 
 
+def _in_folders(path: Path, table: pd.DataFrame, folders: dict[str, Path]) -> list[Path]:
+    """The image file of each row of fer2013new.csv."""
+    absent = sorted(set(table["split"]) - set(folders))
+    if absent:
+        folder = FERPLUS_FOLDERS[absent[0]]
+        raise FileNotFoundError(f"{path} lists {absent[0]} faces but there is no folder {folder}")
+    return [folders[s] / name for s, name in zip(table["split"], table["file"], strict=True)]
+
+
+def _not_listed(images: Iterable[Path], listed: Iterable[Path], path: Path) -> list[str]:
+    """A note when images are in no row of their list, as where its end is missing."""
+    others = sorted(set(images) - set(listed))
+    return [f"{len(others)} images are not in {path.name}, first: {others[0]}"] if others else []
+
+
 def _ids_and_splits(path: Path, usages: pd.Series) -> pd.DataFrame:
-    unknown = sorted(set(map(str, usages)) - set(USAGES))
-    if unknown:
-        raise ValueError(f"{path} has the Usage {unknown[0]!r}; known: {', '.join(USAGES)}")
+    usages = usages.map(lambda usage: str(usage).strip(), na_action="ignore")
+    _check_rows(path, usages.isin(USAGES), usages, f"Usage must be {', '.join(USAGES)}")
     split = usages.map(USAGES)
     ids = [f"{name}_{row:05d}" for row, name in enumerate(split)]  # not from the file name
-    return pd.DataFrame({"id": ids, "split": split})
+    return pd.DataFrame({"id": ids, "split": split.to_numpy()})
+
+
+def _check_rows(path: Path, good: pd.Series, values: pd.Series, rule: str) -> None:
+    """Every row of a table keeps a rule; the index of its values is the line in the file."""
+    if not good.all():
+        line = good.index[~good][0]
+        found = "an empty cell" if pd.isna(values[line]) else repr(str(values[line]))
+        raise ValueError(f"{path}, line {line}: {rule}; found {found}")
 
 
 def _read_votes(path: Path) -> pd.DataFrame:
     """Every row of fer2013new.csv; the file column is NaN for non-faces."""
     table = read_csv(path, ("Usage", "Image name", *VOTE_COLUMNS))
-    votes = table[list(VOTE_COLUMNS)].apply(pd.to_numeric, errors="coerce")
-    wrong = np.flatnonzero(~(votes >= 0).all(axis=1))
-    if len(wrong):
-        raise ValueError(
-            f"{path}, line {wrong[0] + 2}: a vote is not a count: {table.loc[wrong[0]].tolist()}"
-        )
-    rows = _ids_and_splits(path, table["Usage"]).assign(file=table["Image name"])
-    return pd.concat([rows, votes.astype(int)], axis=1)
+    votes = {}
+    for name in VOTE_COLUMNS:
+        votes[name] = pd.to_numeric(table[name], errors="coerce")
+        good = votes[name].between(0, MAX_VOTES) & (votes[name] % 1 == 0)
+        rule = f"a vote for {name} must be a whole number of 0 to {MAX_VOTES}"
+        _check_rows(path, good, table[name], rule)
+    rows = _ids_and_splits(path, table["Usage"])
+    names = table["Image name"].map(lambda name: str(name).strip(), na_action="ignore")
+    rows["file"] = names.to_numpy()
+    return rows.join(pd.DataFrame(votes).astype(int).reset_index(drop=True))
 
 
-def _read_ferplus(path: Path, folders: dict[str, Path]) -> Content:
-    table = _read_votes(path).dropna(subset="file")
-    files = [
-        folders[split] / name for split, name in zip(table["split"], table["file"], strict=True)
-    ]
-    names = [str(file.relative_to(path.parent)) for file in files]
-    return table.assign(file=names), decode(files, "L")
+def _read_ferplus(table: pd.DataFrame, files: list[Path], root: Path) -> Content:
+    return table.assign(file=[str(file.relative_to(root)) for file in files]), decode(files, "L")
 
 
 def _read_ferplus_pixels(path: Path, pixels: Path) -> Content:
@@ -144,15 +197,20 @@ def _read_ferplus_pixels(path: Path, pixels: Path) -> Content:
             f"{path.name} has {len(table)} rows but {pixels} has {len(rows)}: they are joined row "
             f"by row and must be from the same release"
         )
-    if not rows["split"].equals(table["split"]):
-        raise ValueError(f"{path.name} and {pixels} name different splits for the same row")
+    other = np.flatnonzero(rows["split"] != table["split"])
+    if len(other):
+        here, there = table["split"][other[0]], rows["split"][other[0]]
+        raise ValueError(
+            f"{path.name} and {pixels} name different splits for the same row: row {other[0] + 1} "
+            f"is {here} in the first and {there} in the second"
+        )
     named = table["file"].notna()
     return table.assign(file=rows["file"])[named], itertools.compress(images, named)
 
 
 def _fer2013(root: Path) -> Source:
-    name = "fer2013.csv"
-    for path in (root, root / name, root / "fer2013" / name, root.parent / name):
+    folders = (root, root / "fer2013", root.parent)
+    for path in (root, *(folder / name for name in FER2013_TABLES for folder in folders)):
         if path.is_file():
             return Source("fer2013", path.parent, [path], partial(_read_fer2013_csv, path))
     for base in (root, root / "fer2013"):
@@ -160,34 +218,53 @@ def _fer2013(root: Path) -> Source:
             files, read = _class_folders(base, "fer2013")
             return Source("fer2013-folders", base, files, read)
     raise FileNotFoundError(
-        f"no FER2013 in {root}: looked for fer2013.csv in it and beside it, and for train/ and "
-        f"test/ with a folder for each emotion; pass data_dir, or see data/README.md"
+        f"no FER2013 in {root}: looked for {' or '.join(FER2013_TABLES)} in it and beside it, and "
+        f"for train/ and test/ with a folder for each emotion; pass data_dir, or see data/README.md"
     )
 
 
 def _read_fer2013_csv(path: Path) -> Content:
     table = read_csv(path, ("emotion", "pixels", "Usage"))
-    rows = _ids_and_splits(path, table["Usage"]).assign(
-        file=[f"{path.name}:{line}" for line in range(2, len(table) + 2)], code=table["emotion"]
-    )
+    codes = _codes(path, table["emotion"], "fer2013")
+    files = [f"{path.name}:{line}" for line in table.index]
+    rows = _ids_and_splits(path, table["Usage"]).assign(file=files, code=codes.to_numpy())
+    return rows, (_face(path, line, text) for line, text in table["pixels"].astype(str).items())
 
-    def images() -> Iterator[np.ndarray]:
-        for line, text in enumerate(table["pixels"].astype(str), start=2):
-            try:
-                image = np.array(text.split(), dtype=np.uint8).reshape(48, 48)
-            except (ValueError, OverflowError):
-                raise ValueError(
-                    f"{path}, line {line}: expected {48 * 48} pixel values of 0 to 255, found "
-                    f"{len(text.split())} values"
-                ) from None
-            yield image
 
-    return rows, images()
+def _codes(path: Path, column: pd.Series, dataset: str) -> pd.Series:
+    """The label codes of a column, which are whole numbers that the data set has."""
+    codes = pd.to_numeric(column, errors="coerce")
+    known = ", ".join(f"{code} {name}" for code, name in CODES[dataset].items())
+    _check_rows(path, codes.isin(CODES[dataset]), column, f"{column.name} must be one of {known}")
+    return codes.astype(int)
+
+
+def _face(path: Path, line: int, text: str) -> np.ndarray:
+    """The image in one cell of fer2013.csv: numbers between spaces, commas, brackets."""
+    words = text.translate(_PUNCTUATION).split()
+    if len(words) != 48 * 48:
+        raise ValueError(
+            f"{path}, line {line}: expected {48 * 48} pixel values, found {len(words)} in "
+            f"{text[:20]!r}"
+        )
+    try:
+        values = np.array(words, dtype=float)
+    except ValueError:  # slower: which of them is no number
+        values = pd.to_numeric(np.array(words, dtype=object), errors="coerce")
+    wrong = np.flatnonzero(~((values >= 0) & (values <= 255) & (values % 1 == 0)))
+    if len(wrong):
+        raise ValueError(
+            f"{path}, line {line}: a pixel must be a whole number of 0 to 255; found "
+            f"{words[wrong[0]]!r}"
+        )
+    return values.astype(np.uint8).reshape(48, 48)
 
 
 def _class_folders(base: Path, dataset: str, tables: Sequence[Path] = ()) -> tuple[list, Callable]:
-    """The images below train/ and test/, in a folder for each class, and how to read them."""
-    files = [f for part in ("train", "test") for f in list_images(base / part, deep=True)]
+    """The images below train/, test/ and a validation folder, in a folder for each class, and how
+    to read them."""
+    parts = ("train", *(name for name in VALIDATION_FOLDERS if (base / name).is_dir()), "test")
+    files = [f for part in parts for f in list_images(base / part, deep=True)]
     return files, partial(_read_class_folders, base, dataset, files, tables)
 
 
@@ -195,23 +272,38 @@ def _read_class_folders(
     base: Path, dataset: str, files: list[Path], tables: Sequence[Path]
 ) -> Content:
     codes, fer2013 = CLASS_FOLDERS[dataset], dataset == "fer2013"
-    listed: dict[str, int] = {}
-    for path in tables:
-        listed |= read_csv(path, ("image", "label")).set_index("image")["label"].to_dict()
-    rows = []
+    rows, by_id = [], {}
     for file in files:
         part, folder = file.relative_to(base).parts[0], file.parent.name.lower()
         if folder not in codes:
             raise ValueError(
                 f"{file.parent} is not an emotion folder; known: {', '.join(sorted(codes))}"
             )
-        if listed.get(file.name, codes[folder]) != codes[folder]:
-            raise ValueError(f"{file} is in folder {folder} but its table says {listed[file.name]}")
-        split = "val" if part == "test" and file.name.startswith("PublicTest") else part
+        split = "val" if part in VALIDATION_FOLDERS else part
+        split = "val" if part == "test" and file.name.startswith("PublicTest") else split
         name = f"{part}_{folder}_{file.stem}" if fer2013 else file.stem.removesuffix("_aligned")
+        _add_image(by_id, name, file)
         rows.append((name, split, str(file.relative_to(base)), codes[folder]))
+    for path in tables:
+        listed = read_csv(path, ("image", "label"))
+        labels = _codes(path, listed["label"], dataset)
+        for line, name in listed["image"].astype(str).items():
+            file = by_id.get(Path(name.strip()).stem.removesuffix("_aligned"))
+            if file is None:
+                raise FileNotFoundError(f"{path}, line {line}: there is no image {name} in {base}")
+            if codes[file.parent.name.lower()] != labels[line]:
+                raise ValueError(
+                    f"{file} is in folder {file.parent.name} but its table says {labels[line]} "
+                    f"({path}, line {line})"
+                )
     table = pd.DataFrame(rows, columns=["id", "split", "file", "code"])
     return table, decode(files, "L") if fer2013 else decode(files, "RGB", size=RAFDB_SIZE)
+
+
+def _add_image(by_id: dict[str, Path], name: str, file: Path) -> None:
+    if name in by_id:
+        raise ValueError(f"two image files for {name}: {by_id[name]} and {file}; keep one")
+    by_id[name] = file
 
 
 def _rafdb(root: Path, config: Config) -> Source:
@@ -219,7 +311,7 @@ def _rafdb(root: Path, config: Config) -> Source:
     for base, folder in itertools.product((root / subset, root), ("EmoLabel", "Annotation")):
         listing = base / folder / "list_patition_label.txt"
         if listing.is_file():
-            return _rafdb_original(base, listing, config.rafdb_images)
+            return _rafdb_original(base, listing, config)
     for base in (root / "DATASET", root):
         if (base / "train/1").is_dir() and (base / "test").is_dir() and subset == "basic":
             tables = [p for d in (base, root) for p in sorted(d.glob("*_labels.csv"))]
@@ -231,45 +323,58 @@ def _rafdb(root: Path, config: Config) -> Source:
     )
 
 
-def _rafdb_original(base: Path, listing: Path, kind: str) -> Source:
+def _rafdb_original(base: Path, listing: Path, config: Config) -> Source:
+    kind = config.rafdb_images
     folder = base / "Image" / kind
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; rafdb_images must be aligned or original")
-    files, notes = list_images(folder), []
+    table, images = _read_listing(listing, config.dataset), list_images(folder)
+    by_id: dict[str, Path] = {}
+    for file in images:
+        _add_image(by_id, file.stem.removesuffix("_aligned"), file)
+    files = [by_id.get(name, folder / name) for name in table["id"]]
+    notes = _not_listed(images, files, listing)
     boxes, attributes = base / "Annotation/boundingbox", base / "Annotation/manual"
     if kind == "original" and not boxes.is_dir():
         notes.append(f"no Annotation/boundingbox in {base.name}: using uncropped images")
     boxes = boxes if kind == "original" and boxes.is_dir() else None
     texts = [p for d in (boxes, attributes) if d for p in sorted(d.glob("*.txt"))]
-    read = partial(_read_rafdb, listing, folder, files, boxes, attributes)
-    return Source(f"rafdb-{base.name}-{kind}", base, [listing, *files, *texts], read, notes)
+    table["file"] = [str(file.relative_to(base)) for file in files]
+    read = partial(_read_rafdb, table, files, boxes, attributes)
+    return Source(f"rafdb-{base.name}-{kind}", base, [listing, *images, *texts], read, notes)
+
+
+def _read_listing(path: Path, dataset: str) -> pd.DataFrame:
+    """Id, split and label code of each line of list_patition_label.txt."""
+    rows, lines, codes = [], {}, CODES[dataset]
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+        row = re.fullmatch(r"\s*((train|test)_[^\s,;]+)[\s,;]+(\d+)\s*", line)
+        if row is None and line.strip():
+            raise ValueError(f"{path}, line {number}: expected `train_00001.jpg 5`, found {line!r}")
+        if row is None:
+            continue
+        name, code = Path(row[1]).stem.removesuffix("_aligned"), int(row[3])
+        if code not in codes:
+            known = ", ".join(f"{code} {meaning}" for code, meaning in codes.items())
+            raise ValueError(f"{path}, line {number}: label must be one of {known}; found {line!r}")
+        if name in lines:
+            raise ValueError(f"{path} lists {name} twice, in lines {lines[name]} and {number}")
+        lines[name] = number
+        rows.append((name, row[2], code))
+    if not rows:
+        raise ValueError(f"{path} is empty")
+    table = pd.DataFrame(rows, columns=["id", "split", "code"])
+    if dataset == "rafdb_compound" and table["code"].max() in CODES["rafdb"]:
+        raise ValueError(
+            f"{path} has no label above {table['code'].max()}: it is a list of the basic emotions, "
+            f"not of the compound ones; pass dataset=rafdb"
+        )
+    return table
 
 
 def _read_rafdb(
-    listing: Path, folder: Path, files: list[Path], boxes: Path | None, attributes: Path
+    table: pd.DataFrame, files: list[Path], boxes: Path | None, attributes: Path
 ) -> Content:
-    by_id: dict[str, Path] = {}
-    for file in files:
-        name = file.stem.removesuffix("_aligned")
-        if name in by_id:
-            raise ValueError(f"two image files for {name}: {by_id[name]} and {file}; keep one")
-        by_id[name] = file
-    rows = []
-    for number, line in enumerate(listing.read_text().splitlines(), start=1):
-        row = re.fullmatch(r"\s*((train|test)_\S+)\s+(\d+)\s*", line)
-        if row:
-            rows.append((Path(row[1]).stem, row[2], int(row[3])))
-        elif line.strip():
-            raise ValueError(
-                f"{listing}, line {number}: expected `train_00001.jpg 5`, found {line!r}"
-            )
-    if not rows:
-        raise ValueError(f"{listing} is empty")
-    table = pd.DataFrame(rows, columns=["id", "split", "code"])
-    if table["id"].duplicated().any():
-        raise ValueError(f"{listing} lists {table['id'][table['id'].duplicated()].iloc[0]} twice")
-    files = [by_id.get(name, folder / name) for name in table["id"]]
-    table["file"] = [str(file.relative_to(listing.parents[1])) for file in files]
     if attributes.is_dir():
         people = [_people(attributes / f"{name}_manu_attri.txt") for name in table["id"]]
         table = table.join(pd.DataFrame(people, columns=list(RAFDB_ATTRIBUTES), dtype=object))
@@ -292,14 +397,21 @@ def _people(path: Path) -> list[str | None]:
 
 
 def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV file that must have these columns."""
+    """Read a table that must have these columns; its index is each row's line in the file."""
     try:
-        table = pd.read_csv(path)
+        names = pd.read_csv(path, nrows=0).columns
+        others = [sign for sign in ";\t|" if sign in names[0]]
+        separator = others[0] if others and len(names) == 1 else ","
+        table = pd.read_csv(
+            path, sep=separator, skipinitialspace=True, skip_blank_lines=False, index_col=False
+        )
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a readable csv file: {error}") from error
     table.columns = [str(name).strip() for name in table.columns]
+    table.index += 2
+    table = table.dropna(how="all")
     absent = [name for name in columns if name not in table.columns]
     if absent:
         raise ValueError(
