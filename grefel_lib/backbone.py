@@ -71,9 +71,10 @@ def _check_features(name: str, image_size: int, output_stride: int, head: str) -
     except ValueError:
         raise
     except Exception as error:  # of any kind: this is timm's code
-        own = timm.get_pretrained_cfg(name).input_size[-1]
-        line = str(error).split("\n")[0] or "it does not support this size"
-        reason = line if own == image_size else f"{line} (timm's own size is {own})"
+        cfg, reason = timm.get_pretrained_cfg(name), str(error).split("\n")[0]
+        reason = reason or "it does not support this size"
+        if cfg and cfg.input_size[-1] != image_size:
+            reason += f" (timm's own size is {cfg.input_size[-1]})"
     if reason:
         raise ValueError(
             f"backbone {name!r} cannot be used with head={head} at image_size {image_size}: "
@@ -90,14 +91,9 @@ def _unfit(network: nn.Module, features: Tensor, pooled: Tensor, linear: bool) -
                 return f"its classifier is a {type(part).__name__}, not one linear layer"
         return ""
     last = features.ndim == 3 or getattr(network, "output_fmt", "NCHW") == "NHWC"
-    width = network.num_features
-    rows = (2, getattr(network, "head_hidden_size", width))
-    if features.shape[-1 if last else 1] != width or pooled.shape != rows:
-        return (
-            f"its features {tuple(features.shape)} and {tuple(pooled.shape)} are not as wide as it "
-            f"says: {width} and {rows[1]}"
-        )
-    return ""
+    widths = (features.shape[-1 if last else 1], pooled.shape[-1])
+    named = (network.num_features, getattr(network, "head_hidden_size", network.num_features))
+    return f"its features are {widths} wide, not {named} as it says" if widths != named else ""
 
 
 def _reach_hub(name: str, setting: str) -> None:
@@ -153,13 +149,13 @@ def _network(name: str, image_size: int, output_stride: int, **options: Any) -> 
             backbone = timm.create_model(name, **options)
         except refusals:
             options.pop("output_stride", None)
-            if output_stride:
+            if output_stride and torch.get_default_device().type != "meta":  # not in the check
                 log.warning("%s does not support output_stride; using its default", name)
             backbone = timm.create_model(name, **options)
     except (AssertionError, TypeError, NotImplementedError) as error:
         raise ValueError(
             f"backbone {name!r} does not support image_size {image_size} with output_stride "
-            f"{options.get('output_stride', 'unset')}: {error or 'not divisible by its patches'}"
+            f"{options.get('output_stride', 'unset')}: {str(error) or 'not supported together'}"
         ) from error
     embed = getattr(backbone, "patch_embed", None)
     patch = getattr(getattr(embed, "proj", None), "stride", getattr(embed, "patch_size", 1))

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from grefel_lib.backbone import check_backbone
+from grefel_lib.backbone import build_backbone, check_backbone
 from grefel_lib.config import Config
 from grefel_lib.grefel import build_model
 from grefel_lib.losses import total_loss
@@ -185,3 +185,11 @@ def test_overlapping_patches_need_no_multiple_of_their_width():
     check_backbone(_config("pvt_v2_b0", 64))  # 7 pixels wide, 4 apart
     with pytest.raises(ValueError, match="not a multiple of the 16-pixel patches"):
         check_backbone(_config("vit_tiny_patch16_224", 100))
+
+
+def test_an_output_stride_that_is_not_supported_is_told_once_or_refused(caplog):
+    build_backbone(_config("fastvit_t8", output_stride=8))
+    assert [record.args for record in caplog.records] == [("fastvit_t8",)]
+    words = "'starnet_s050' does not support image_size 64 with output_stride 8: not supported"
+    with pytest.raises(ValueError, match=words):
+        check_backbone(_config("starnet_s050", output_stride=8))

@@ -100,13 +100,13 @@ def wrong_columns(data):
           lambda text: [line.replace("contempt", "boredom") for line in text])  # fmt: skip
 
 
-@bad(FERPLUS, "has the Usage 'Holdout'", "PublicTest")
+@bad(FERPLUS, "found 'Holdout'", "Usage must be", "PublicTest")
 def unknown_usage(data):
     lines(data / "ferplus/fer2013new.csv",
           lambda text: [line.replace("PublicTest", "Holdout") for line in text])  # fmt: skip
 
 
-@bad(FERPLUS, "a vote is not a count")
+@bad(FERPLUS, "line 2: a vote for NF must be a whole number", "found 'x'")
 def votes_that_are_no_numbers(data):
     lines(data / "ferplus/fer2013new.csv", lambda t: [t[0], t[1].rsplit(",", 1)[0] + ",x", *t[2:]])
 
@@ -142,7 +142,7 @@ def a_short_row_of_pixels(data):
     lines(data / "fer2013/fer2013.csv", lambda t: [*t[:2], "3,1 2 3,Training", *t[3:]])
 
 
-@bad(FER2013, "no label code 9", "6 neutral")
+@bad(FER2013, "line 2: emotion must be one of", "found '9'", "6 neutral")
 def an_unknown_label_code(data):
     lines(data / "fer2013/fer2013.csv", lambda t: [t[0], "9" + t[1][1:], *t[2:]])
 

@@ -227,11 +227,11 @@ VOTE = 2 + VOTE_COLUMNS.index("sadness")
                                            if "PrivateTest" not in line),
          "has no test faces: a table or folder is incomplete"),
         ("rafdb", lambda text: text.replace("train_00002.jpg ", "train_00002.jpg 9"),
-         r"label\.txt, line 2: label must be one of 1 surprise.*train_00002"),
+         r"label\.txt, line 2: label must be one of 1 surprise.*found '9\d'"),
         ("rafdb", lambda text: text.replace("train_00002.jpg ", "train_00002.jpg -"),
          r"label\.txt, line 2: expected"),
         ("rafdb", lambda text: text + "train_00002_aligned.jpg 5\n",
-         r"label\.txt lists train_00002 twice, in lines 2 and 221"),
+         r"label\.txt, line 221: an image may be listed once; found 'train_00002'"),
         ("rafdb", lambda text: text.partition("test_")[0], "has no test faces"),
         ("rafdb_kaggle", lambda text: text + "train_99999_aligned.jpg,5\n",
          r"train_labels\.csv, line 178: there is no image train_99999_aligned\.jpg"),
@@ -248,6 +248,13 @@ def test_a_fault_is_named_by_file_line_and_value(layout, change, words, copy):
         load(folder, layout.removesuffix("_kaggle"))
     assert str(folder) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_list_in_another_encoding_is_named_with_its_line(copy):
+    path = copy("rafdb") / PLACES["rafdb"]
+    path.write_bytes(path.read_bytes().replace(b"train_00003", "trän_00003".encode("latin-1")))
+    with pytest.raises(ValueError, match=r"label\.txt, line 3: expected"):
+        load(path.parents[2], "rafdb")
 
 
 def test_lines_count_blank_ones_too(copy):

@@ -346,30 +346,24 @@ def _rafdb_original(base: Path, listing: Path, config: Config) -> Source:
 
 def _read_listing(path: Path, dataset: str) -> pd.DataFrame:
     """Id, split and label code of each line of list_patition_label.txt."""
-    rows, lines, codes = [], {}, CODES[dataset]
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    text, rows = path.read_text(encoding="utf-8-sig", errors="replace"), {}
+    for number, line in enumerate(text.splitlines(), start=1):
         row = re.fullmatch(r"\s*((train|test)_[^\s,;]+)[\s,;]+(\d+)\s*", line)
-        if row is None and line.strip():
+        if row:
+            rows[number] = (Path(row[1]).stem.removesuffix("_aligned"), row[2], int(row[3]))
+        elif line.strip():
             raise ValueError(f"{path}, line {number}: expected `train_00001.jpg 5`, found {line!r}")
-        if row is None:
-            continue
-        name, code = Path(row[1]).stem.removesuffix("_aligned"), int(row[3])
-        if code not in codes:
-            known = ", ".join(f"{code} {meaning}" for code, meaning in codes.items())
-            raise ValueError(f"{path}, line {number}: label must be one of {known}; found {line!r}")
-        if name in lines:
-            raise ValueError(f"{path} lists {name} twice, in lines {lines[name]} and {number}")
-        lines[name] = number
-        rows.append((name, row[2], code))
     if not rows:
         raise ValueError(f"{path} is empty")
-    table = pd.DataFrame(rows, columns=["id", "split", "code"])
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["id", "split", "code"])
+    _codes(path, table["code"].rename("label"), dataset)
+    _check_rows(path, ~table["id"].duplicated(), table["id"], "an image may be listed once")
     if dataset == "rafdb_compound" and table["code"].max() in CODES["rafdb"]:
         raise ValueError(
             f"{path} has no label above {table['code'].max()}: it is a list of the basic emotions, "
             f"not of the compound ones; pass dataset=rafdb"
         )
-    return table
+    return table.reset_index(drop=True)
 
 
 def _read_rafdb(
