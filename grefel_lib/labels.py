@@ -1,5 +1,7 @@
 """The classes of each data set, the meaning of its label codes, and the colour of each class."""
 
+from collections.abc import Iterable
+
 # FERPlus column order. Every seven-class set uses the first seven.
 EMOTIONS = (
     "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt",
@@ -29,9 +31,9 @@ FOLDER_NAMES = {
     "angry": "anger", "anger": "anger", "disgust": "disgust", "disgusted": "disgust",
     "fear": "fear", "fearful": "fear", "happy": "happiness", "happiness": "happiness",
     "sad": "sadness", "sadness": "sadness", "surprise": "surprise", "surprised": "surprise",
-    "neutral": "neutral",
+    "neutral": "neutral", "contempt": "contempt", "contemptuous": "contempt",
 }  # fmt: skip
-CLASS_NAMES = {
+CLASS_NAMES = {  # of the published sets; those of a user's own set come from its files
     "synthetic": EMOTIONS,
     "ferplus": EMOTIONS,
     "fer2013": BASIC,
@@ -57,6 +59,19 @@ _TOL_MUTED = (
 COLOURS = dict(zip(EMOTIONS, _OKABE_ITO, strict=True)) | dict(
     zip(COMPOUND, _TOL_MUTED, strict=True)
 )
+
+
+def own_classes(names: Iterable[str]) -> dict[str, str]:
+    """Name in a user's own files -> class, in the order of the classes.
+
+    If all are emotions, under whichever of their names, these in the order of `EMOTIONS`;
+    otherwise the names themselves, sorted.
+    """
+    names = sorted(set(names))
+    emotions = {name: FOLDER_NAMES.get(name.lower(), "") for name in names}
+    if not all(emotions.values()):
+        return {name: name for name in names}
+    return dict(sorted(emotions.items(), key=lambda pair: EMOTIONS.index(pair[1])))
 
 
 def class_index(dataset: str, code: int) -> int:
