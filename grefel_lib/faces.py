@@ -137,9 +137,9 @@ def load_faces(config: Config) -> FaceSet:
     if config.drop_leaks:
         keep = keep & ~(leaks | copies).to_numpy()
     if not keep.any():
+        rule = f" under protocol {config.protocol!r}" if "votes" in source.kind else ""
         raise ValueError(
-            f"no face in {source.root} has a label (protocol {config.protocol!r}): all votes "
-            f"are zero, unknown or not a face"
+            f"no face in {source.root} has a label{rule}: all votes are zero, unknown or not a face"
         )
     for warning in notes:
         log.warning("%s", warning)
@@ -147,7 +147,6 @@ def load_faces(config: Config) -> FaceSet:
         "dataset": config.dataset,
         "protocol": config.protocol if "votes" in source.kind else "",
         "train_protocol": config.train_protocol if "votes" in source.kind else "",
-        "classes": list(names),
         "soft_labels": bool(("votes" in source.kind or own_votes) and config.use_soft_labels),
         "fingerprint": fingerprint,
         "no_label": {split: int(unlabelled.get(split, 0)) for split in SPLITS},
@@ -157,6 +156,8 @@ def load_faces(config: Config) -> FaceSet:
         "validation_copies_dropped": int(copies.sum()) if config.drop_leaks else 0,
         "warnings": notes,
     }
+    if source.class_names:  # part of what the faces are; the published sets' are known
+        info["classes"] = list(names)
     table, targets = table[keep].reset_index(drop=True), targets[keep].astype(np.float32)
     if config.label_noise:
         info["labels_made_wrong"] = _make_wrong(table, targets, names, config)

@@ -48,6 +48,16 @@ FORMATS = {
     "rafdb": (100, "RGB"), "rafdb_compound": (100, "RGB"),
 }  # fmt: skip
 
+# Faces of the published files in train, validation and test, with hard labels and all copies, by
+# data set and protocol. Without a validation split, ours is part of train.
+PUBLISHED = {
+    ("ferplus", "official"): (25060, 3199, 3153),
+    ("ferplus", "argmax"): (28389, 3553, 3546),
+    ("ferplus", "all"): (28559, 3579, 3573),
+    ("fer2013", ""): (28709, 3589, 3589),
+    ("rafdb", ""): (12271, 0, 3068),
+}
+
 # Okabe and Ito's colour-blind-safe palette; the compound classes take Paul Tol's "muted" one.
 _OKABE_ITO = (
     "#7F7F7F", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000",
