@@ -75,8 +75,9 @@ class Config:
     profile: str = _setting("vit_base", "auto, demo, lite or vit_base; auto: demo on drawn faces",
                             group="profile", commands=("explore", *_TRAIN),
                             sets_apart=False)  # fmt: skip
-    dataset: str = _data("synthetic", "data set; synthetic: built-in drawn faces",
-                         choices=("synthetic", "ferplus", "fer2013", "rafdb", "rafdb_compound"),
+    dataset: str = _data("synthetic", "data set; synthetic: built-in drawn faces; folder: your own",
+                         choices=("synthetic", "ferplus", "fer2013", "rafdb", "rafdb_compound",
+                                  "folder"),
                          commands=_EVERY)  # fmt: skip
     data_dir: str = _data("", "folder of the data set; empty: its default folder under data/",
                           commands=_EVERY, sets_apart=False, may_change=True)  # fmt: skip
@@ -87,7 +88,7 @@ class Config:
                                 choices=("", "official", "argmax", "all"),
                                 needs=_VOTES)  # fmt: skip
     use_soft_labels: bool = _data(True, "train on vote distributions where there are votes",
-                                  needs=_VOTES)  # fmt: skip
+                                  needs=("dataset=ferplus|synthetic|folder",))  # fmt: skip
     drop_leaks: bool = _data(True, "drop training faces that also occur in validation or test, and "
                              "validation faces that occur in test")  # fmt: skip
     rafdb_images: str = _data("aligned", "which of RAF-DB's images to use",
@@ -364,6 +365,7 @@ DATA_DIRS = {  # where each data set is looked for when no data_dir is given
     "fer2013": "data/fer2013",
     "rafdb": "data/RAF-DB",
     "rafdb_compound": "data/RAF-DB",
+    "folder": "data/folder",
 }
 PROFILES: dict[str, dict[str, Any]] = {
     "demo": {

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from filelock import FileLock
 from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.files import FINGERPRINT, read_table
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, VOTE_COLUMNS, class_index
-from grefel_lib.sources.layouts import Source, find_source
+from grefel_lib.sources.layouts import NO_CLASS, Source, find_source
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -95,18 +96,19 @@ def load_faces(config: Config) -> FaceSet:
     source = find_source(config)
     table, images = _cached(source)
     fingerprint = content_fingerprint(table)
-    warnings = list(source.notes)
+    notes = list(source.notes)
     if not (table["split"] == "val").any():
         table = _with_validation(table)
         if not config.dataset.startswith("rafdb"):
-            warnings.append("no validation split: using a stratified tenth of the training split")
-    names = CLASS_NAMES[config.dataset]
+            notes.append("no validation split: using a stratified tenth of the training split")
+    names = source.class_names or CLASS_NAMES[config.dataset]
+    train = (table["split"] == "train").to_numpy()
+    own_votes = [f"votes_{name}" for name in names if f"votes_{name}" in table]
     if "votes" in source.kind:
         votes = table[list(VOTE_COLUMNS)].to_numpy(dtype=float)
         targets, keep = ferplus_targets(votes, config.protocol, soft=False)
         protocol = config.train_protocol or config.protocol
         learned, kept = ferplus_targets(votes, protocol, soft=config.use_soft_labels)
-        train = (table["split"] == "train").to_numpy()
         targets = np.where(train[:, None], learned, targets)
         keep = np.where(train, kept, keep)
         table["label"] = targets.argmax(axis=1)
@@ -114,9 +116,18 @@ def load_faces(config: Config) -> FaceSet:
         label_votes = emotion_votes[np.arange(len(votes)), table["label"]]
         table["agreement"] = label_votes / np.maximum(emotion_votes.sum(axis=1), 1)
     else:
-        keep = np.ones(len(table), dtype=bool)
-        table["label"] = [class_index(config.dataset, code) for code in table.pop("code")]
+        codes = table.pop("code")
+        keep = (codes != NO_CLASS).to_numpy()
+        if not source.class_names:
+            codes = [class_index(config.dataset, code) for code in codes]
+        table["label"] = codes
         targets = np.eye(len(names))[table["label"]]
+        if own_votes:
+            votes = table[own_votes].to_numpy(dtype=float)
+            shares = votes / np.maximum(votes.sum(axis=1, keepdims=True), 1e-12)
+            table = table.drop(columns=own_votes).assign(agreement=shares.max(axis=1))
+            if config.use_soft_labels:
+                targets = np.where(train[:, None], shares, targets)
     unlabelled = table["split"][~keep].value_counts()
     held_out = table["image_hash"][table["split"] != "train"]
     leaks = (table["split"] == "train") & table["image_hash"].isin(held_out)
@@ -126,25 +137,27 @@ def load_faces(config: Config) -> FaceSet:
     if config.drop_leaks:
         keep = keep & ~(leaks | copies).to_numpy()
     if not keep.any():
+        rule = f" under protocol {config.protocol!r}" if "votes" in source.kind else ""
         raise ValueError(
-            f"no face in {source.root} has a label under protocol {config.protocol!r}: all votes "
-            f"are zero, unknown or not a face"
+            f"no face in {source.root} has a label{rule}: all votes are zero, unknown or not a face"
         )
-    for warning in warnings:
+    for warning in notes:
         log.warning("%s", warning)
     info = {
         "dataset": config.dataset,
         "protocol": config.protocol if "votes" in source.kind else "",
         "train_protocol": config.train_protocol if "votes" in source.kind else "",
-        "soft_labels": bool("votes" in source.kind and config.use_soft_labels),
+        "soft_labels": bool(("votes" in source.kind or own_votes) and config.use_soft_labels),
         "fingerprint": fingerprint,
         "no_label": {split: int(unlabelled.get(split, 0)) for split in SPLITS},
         "leaks": int(leaks.sum()),
         "leaks_dropped": int(leaks.sum()) if config.drop_leaks else 0,
         "validation_copies": int(copies.sum()),
         "validation_copies_dropped": int(copies.sum()) if config.drop_leaks else 0,
-        "warnings": warnings,
+        "warnings": notes,
     }
+    if source.class_names:  # part of what the faces are; the published sets' are known
+        info["classes"] = list(names)
     table, targets = table[keep].reset_index(drop=True), targets[keep].astype(np.float32)
     if config.label_noise:
         info["labels_made_wrong"] = _make_wrong(table, targets, names, config)
@@ -166,7 +179,8 @@ def _make_wrong(
         columns = [column for column in VOTE_COLUMNS[: len(names)] if column in table]
         if len(columns) < len(names):
             raise ValueError(
-                f"noise_kind=confusion needs votes, and {config.dataset} has none; use symmetric"
+                f"noise_kind=confusion needs the votes of FERPlus, and {config.dataset} has none; "
+                f"use symmetric"
             )
         votes = table.loc[train, columns].to_numpy(dtype=float)
         chances = np.stack([votes[labels == i].sum(axis=0) for i in range(len(names))])
@@ -231,21 +245,32 @@ def _take_top(votes: np.ndarray) -> np.ndarray:
 
 
 def _with_validation(table: pd.DataFrame) -> pd.DataFrame:
-    """Move a stratified tenth of train to val, always the same rows."""
-    from sklearn.model_selection import train_test_split
+    """Move a stratified tenth of train to val, always the same rows; no subject is divided."""
+    from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
     train = table.index[table["split"] == "train"]
     codes = table["code"] if "code" in table else table[list(VOTE_COLUMNS)].idxmax(axis=1)
     codes = codes[train]
     rare = codes.map(codes.value_counts()) < 2  # a class with one face cannot be split
     try:
-        _, val = train_test_split(
-            train[~rare], test_size=VALIDATION_SHARE, random_state=VALIDATION_SEED,
-            stratify=codes[~rare],
-        )  # fmt: skip
+        if "subject" in table:
+            subjects = table["subject"].astype(object).fillna(table["id"])[train]
+            folds = min(round(1 / VALIDATION_SHARE), subjects.nunique(), codes.value_counts().max())
+            folds = StratifiedGroupKFold(folds, shuffle=True, random_state=VALIDATION_SEED)
+            with warnings.catch_warnings():  # that a class has fewer faces than there are folds
+                warnings.simplefilter("ignore")
+                _, val = next(folds.split(train, codes, subjects.astype(str)))
+            val = train[val]
+        else:
+            _, val = train_test_split(
+                train[~rare], test_size=VALIDATION_SHARE, random_state=VALIDATION_SEED,
+                stratify=codes[~rare],
+            )  # fmt: skip
     except ValueError as error:
         raise ValueError(
-            f"{len(train)} training faces are too few to split off a validation set"
+            f"{len(train)} training faces"
+            + (f" of {table['subject'].nunique()} subjects" if "subject" in table else "")
+            + " are too few to split off a validation set"
         ) from error
     table.loc[val, "split"] = "val"
     return table
@@ -313,7 +338,7 @@ def content_fingerprint(table: pd.DataFrame) -> str:
 
 def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
     """Raw table and images of a source, decoded once until its files change."""
-    digest = hashlib.sha256(f"{VERSION} {source.kind}".encode())
+    digest = hashlib.sha256(" ".join([f"{VERSION} {source.kind}", *source.class_names]).encode())
     root = os.path.join(source.root, "")
     for file in source.files:  # up to 100,000 files: pathlib would take seconds
         stat = os.stat(file)

@@ -21,7 +21,9 @@ from grefel_lib.config import PROJECT_ROOT
 if TYPE_CHECKING:  # torch takes seconds, and figures and tables need none
     from torch import Tensor
 
-TEXT = ("id", "copy", "file", "image_hash")  # columns that identify faces; read as strings
+TEXT = (  # columns that identify faces and classes; read as strings, whatever they look like
+    "id", "copy", "file", "image_hash", "subject", "label", "predicted", "true_label", "copy_label",
+)  # fmt: skip
 
 FINGERPRINT = "content-"  # of a data set, by what it holds
 

@@ -415,6 +415,7 @@ def save(training: Training) -> None:
     facts = {
         "config": run.config.to_dict(),
         "class_names": list(training.train.class_names),
+        "face_shape": list(training.train.images.shape[1:]),
         "epoch": training.epoch,
         "trust": getattr(head, "trust", 1.0),
     }

@@ -1,5 +1,7 @@
 """The classes of each data set, the meaning of its label codes, and the colour of each class."""
 
+from collections.abc import Iterable
+
 # FERPlus column order. Every seven-class set uses the first seven.
 EMOTIONS = (
     "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt",
@@ -29,9 +31,9 @@ FOLDER_NAMES = {
     "angry": "anger", "anger": "anger", "disgust": "disgust", "disgusted": "disgust",
     "fear": "fear", "fearful": "fear", "happy": "happiness", "happiness": "happiness",
     "sad": "sadness", "sadness": "sadness", "surprise": "surprise", "surprised": "surprise",
-    "neutral": "neutral",
+    "neutral": "neutral", "contempt": "contempt", "contemptuous": "contempt",
 }  # fmt: skip
-CLASS_NAMES = {
+CLASS_NAMES = {  # of the published sets; those of a user's own set come from its files
     "synthetic": EMOTIONS,
     "ferplus": EMOTIONS,
     "fer2013": BASIC,
@@ -46,6 +48,16 @@ FORMATS = {
     "rafdb": (100, "RGB"), "rafdb_compound": (100, "RGB"),
 }  # fmt: skip
 
+# Faces of the published files in train, validation and test, with hard labels and all copies, by
+# data set and protocol. Without a validation split, ours is part of train.
+PUBLISHED = {
+    ("ferplus", "official"): (25060, 3199, 3153),
+    ("ferplus", "argmax"): (28389, 3553, 3546),
+    ("ferplus", "all"): (28559, 3579, 3573),
+    ("fer2013", ""): (28709, 3589, 3589),
+    ("rafdb", ""): (12271, 0, 3068),
+}
+
 # Okabe and Ito's colour-blind-safe palette; the compound classes take Paul Tol's "muted" one.
 _OKABE_ITO = (
     "#7F7F7F", "#E69F00", "#56B4E9", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000",
@@ -57,6 +69,19 @@ _TOL_MUTED = (
 COLOURS = dict(zip(EMOTIONS, _OKABE_ITO, strict=True)) | dict(
     zip(COMPOUND, _TOL_MUTED, strict=True)
 )
+
+
+def own_classes(names: Iterable[str]) -> dict[str, str]:
+    """Name in a user's own files -> class, in the order of the classes.
+
+    If all are emotions, under whichever of their names, these in the order of `EMOTIONS`;
+    otherwise the names themselves, sorted.
+    """
+    names = sorted(set(names))
+    emotions = {name: FOLDER_NAMES.get(name.lower(), "") for name in names}
+    if not all(emotions.values()):
+        return {name: name for name in names}
+    return dict(sorted(emotions.items(), key=lambda pair: EMOTIONS.index(pair[1])))
 
 
 def class_index(dataset: str, code: int) -> int:

@@ -16,7 +16,7 @@ from grefel_lib.config import Config
 from grefel_lib.environment import autocast, memory_layout
 from grefel_lib.faces import FaceSet, ferplus_targets
 from grefel_lib.grefel import GReFEL, Output, confidence
-from grefel_lib.labels import FORMATS, RAFDB_ATTRIBUTES, VOTE_COLUMNS
+from grefel_lib.labels import RAFDB_ATTRIBUTES, VOTE_COLUMNS
 from grefel_lib.restore import Trained
 from grefel_lib.sources.layouts import read_face
 
@@ -188,12 +188,11 @@ def attention_maps(weights: np.ndarray, config: Config) -> np.ndarray:
     return weights.astype(float).reshape(len(weights), scales, side, side).sum(axis=1)
 
 
-def like_training(image: np.ndarray, dataset: str) -> np.ndarray:
-    """Convert a face crop (H, W[, 3]) to the size and colour mode of a data set.
+def like_training(image: np.ndarray, size: int, mode: str) -> np.ndarray:
+    """Convert a face crop (H, W[, 3]) to the format of a model's training faces.
 
     A network trained on small greyscale faces expects small greyscale faces.
     """
-    size, mode = FORMATS[dataset]
     face = Image.fromarray(image).convert(mode)
     return np.array(face.resize((size, size), Image.Resampling.BICUBIC))
 
@@ -210,7 +209,7 @@ def score_images(trained: Trained, images: Sequence[np.ndarray]) -> Output:
         The model's output for the B faces, on the CPU.
     """
     device = next(trained.model.parameters()).device
-    faces = [like_training(image, trained.config.dataset) for image in images]
+    faces = [like_training(image, *trained.face_format) for image in images]
     inputs = [
         to_input(torch.from_numpy(f)[None], trained.model, trained.config, device) for f in faces
     ]

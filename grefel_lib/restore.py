@@ -11,6 +11,7 @@ from grefel_lib.config import WITHOUT_WEIGHTS, Config
 from grefel_lib.environment import pick_device
 from grefel_lib.files import load_checkpoint, under_prefix
 from grefel_lib.grefel import GReFEL, build_model
+from grefel_lib.labels import FORMATS
 from grefel_lib.run import Run
 
 
@@ -23,6 +24,14 @@ class Trained:
     class_names: tuple[str, ...]
     facts: dict  # epoch, val_accuracy, ...
     path: Path
+
+    @property
+    def face_format(self) -> tuple[int, str]:
+        """Side in pixels and Pillow mode of the training faces; older runs: of their data set."""
+        if "face_shape" not in self.facts:
+            return FORMATS[self.config.dataset]
+        side, *rest = self.facts["face_shape"]
+        return side, "RGB" if len(rest) > 1 else "L"
 
 
 def load_model(

@@ -12,6 +12,7 @@ from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
 from grefel_lib.grefel import build_model
+from grefel_lib.labels import FORMATS
 from grefel_lib.predict import like_training, predict, predict_files, score_images
 from grefel_lib.restore import load_model
 from grefel_lib.run import checkpoint_file, start_run
@@ -102,11 +103,11 @@ def test_other_classes_are_refused_with_the_mend(run, tmp_path):
 @pytest.mark.parametrize(("dataset", "shape"), [("ferplus", (48, 48)), ("rafdb", (100, 100, 3))])
 @pytest.mark.parametrize("given", [(30, 40), (300, 200, 3)])
 def test_a_crop_becomes_like_the_training_faces(dataset, shape, given):
-    face = like_training(np.full(given, 77, np.uint8), dataset)
+    face = like_training(np.full(given, 77, np.uint8), *FORMATS[dataset])
     assert face.shape == shape
     assert (face == 77).all()
 
 
 def test_a_face_of_the_right_kind_is_left_as_it_is():
     face = np.random.default_rng(0).integers(0, 255, (48, 48), dtype=np.uint8)
-    np.testing.assert_array_equal(like_training(face, "ferplus"), face)
+    np.testing.assert_array_equal(like_training(face, *FORMATS["ferplus"]), face)

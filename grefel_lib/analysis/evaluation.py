@@ -198,6 +198,11 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         ValueError: The classes of the faces differ from those of the run.
     """
     split = config.split
+    if not len(faces.split(split)):
+        raise ValueError(
+            f"there are no {split} faces in {faces.info['dataset']}; evaluate another split, such "
+            f"as split=val"
+        )
     models = {
         name: load_model(run.best_checkpoint(name), device=config.device)
         for name in (BEST, BEST_EMA)
@@ -286,11 +291,15 @@ def evaluation_folder(run: Run, config: Config) -> Folder:
         run: A trained run.
         config: Its settings with the dataset, protocol and split to evaluate.
     """
-    same = (config.dataset, config.protocol) == (run.config.dataset, run.config.protocol)
+    data, trained = (
+        [c.dataset, *([Path(c.data_dir).name] if c.dataset == "folder" else [])]
+        for c in (config, run.config)
+    )
+    same = (data, config.protocol) == (trained, run.config.protocol)
     if same and config.split == "test":
         return run
     protocol = [] if config.unmet("protocol") else [config.protocol]
-    return Folder(run.path / "_".join(["evaluate", config.dataset, *protocol, config.split]))
+    return Folder(run.path / "_".join(filter(None, ["evaluate", *data, *protocol, config.split])))
 
 
 def _trained_in(run: Run) -> Path:

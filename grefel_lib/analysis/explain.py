@@ -77,7 +77,7 @@ def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = Non
         anchors, embedding = output.anchors.float().cpu(), output.embeddings.float().cpu()
         distances = np.linalg.norm(anchors.numpy() - embedding.numpy()[0], axis=2)
     return Explained(
-        like_training(crop, trained.config.dataset),
+        like_training(crop, *trained.face_format),
         trained.class_names,
         {k: v[0].float().exp().cpu().numpy() for k, v in branches.items() if v is not None},
         None if output.reliability is None else float(output.reliability[0]),

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import json
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 
 from grefel_lib import __version__
 from grefel_lib.commands import COMMANDS, SWEEPABLE, NotebookError
-from grefel_lib.config import FIELDS, FINETUNE_PROFILES, PROFILES, command_settings
+from grefel_lib.config import FIELDS, FINETUNE_PROFILES, PROFILES, SETTINGS, command_settings
 
 # Everything else is imported where it is used, so that `grefel --help` does not load torch.
 
@@ -114,7 +115,7 @@ def _add_others(add: Add) -> None:
     export = add("export", "write a run as an ONNX file, checked against PyTorch", _export)
     export.add_argument("run_folder", metavar="RUN", help="run or checkpoint file")
     export.add_argument("--output", type=Path, help="the file (default: RUN/model.onnx)")
-    kinds = add("data", "generate data", None).add_subparsers(
+    kinds = add("data", "check or generate data", None).add_subparsers(
         dest="kind", required=True, metavar="KIND"
     )
     text = "write drawn faces in the file layout of FERPlus"
@@ -123,6 +124,13 @@ def _add_others(add: Add) -> None:
     drawn.add_argument("--images", type=int, default=3000)
     drawn.add_argument("--seed", type=int, default=0)
     drawn.set_defaults(run=_synthetic)
+    text = "read a data set as training would, and print what was found"
+    check = kinds.add_parser("check", help=text, description=text, allow_abbrev=False)
+    for name in ("dataset", "data_dir", "protocol", "rafdb_images"):
+        check.add_argument(f"--{name.replace('_', '-')}", help=SETTINGS[name].help,
+                           metavar="|".join(SETTINGS[name].choices) or None)  # fmt: skip
+    check.add_argument("--json", action="store_true", help="print JSON")
+    check.set_defaults(run=_check)
     text = "copy evaluated runs for sharing, without weights and images"
     publish = add("publish", text, _publish)
     publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs")
@@ -281,6 +289,16 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
     folder = write_synthetic(arguments.dest, images=arguments.images, seed=arguments.seed)
     print(f"wrote {arguments.images} drawn faces to {folder}")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from grefel_lib.analysis.check import check_data, describe
+    from grefel_lib.config import Config
+
+    facts = check_data(Config.resolve(_settings(arguments)))
+    print(json.dumps(facts, indent=2) if arguments.json else describe(facts))
+    if facts["problems"]:
+        raise ValueError("training could not start: see the problems printed above")
 
 
 def _publish(arguments: argparse.Namespace) -> None:

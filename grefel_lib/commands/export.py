@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from grefel_lib.faces import FaceSet
 from grefel_lib.files import atomic
 from grefel_lib.grefel import Output
-from grefel_lib.labels import FORMATS
 from grefel_lib.predict import score_images
 from grefel_lib.restore import Trained
 
@@ -37,7 +36,7 @@ class _Exported(nn.Module):
     def __init__(self, trained: Trained) -> None:
         super().__init__()
         self.net = trained.model
-        self.size, self.mode = FORMATS[trained.config.dataset]
+        self.size, self.mode = trained.face_format
         eye = torch.eye(self.size)[None, None]
         enlarge = F.interpolate(
             eye, size=(trained.config.image_size, self.size), mode="bilinear", antialias=True

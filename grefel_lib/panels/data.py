@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from grefel_lib.config import SETTINGS, Config
 from grefel_lib.faces import SPLITS, FaceSet, load_faces
 from grefel_lib.files import Folder
-from grefel_lib.labels import CLASS_NAMES, VOTE_COLUMNS
+from grefel_lib.labels import VOTE_COLUMNS
 from grefel_lib.panels.panel import Pager, Panel, count_faces, dropdown, html_picture, share_range
 from grefel_lib.report.faces import face_grid
 from grefel_lib.report.style import EMA, paper_style, short_name
@@ -124,7 +124,7 @@ class DataPanel(Panel):
         self.protocol.disabled = not self.faces.info["protocol"]
         self.agreement.disabled = self.protocol.disabled
         with self.hushed():
-            self.label.options = (ALL, *CLASS_NAMES[self.dataset.value])
+            self.label.options = (ALL, *self.faces.class_names)
         self._select()
 
     def _select(self, framed: str = "") -> None:

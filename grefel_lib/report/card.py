@@ -16,6 +16,7 @@ DATA = {  # description and terms of each data set
     "fer2013": "FER2013 images and labels (Kaggle, for research)",
     "rafdb": "RAF-DB basic expressions (non-commercial research only, on signed terms)",
     "rafdb_compound": "RAF-DB compound expressions (non-commercial research only, on signed terms)",
+    "folder": "the user's own faces and classes; their source and terms are not recorded here",
 }
 CHOICE = {  # role of the scored split in checkpoint selection
     "test": "The test split was not used for selection.",
@@ -99,7 +100,7 @@ def _data(evaluation: Evaluation) -> list[str]:
 
 
 def _files(what: str, dataset: str, protocol: str, fingerprint: str | None) -> str:
-    protocol = f"protocol {protocol}" if protocol else "the labels as published"
+    protocol = f"protocol {protocol}" if protocol else "the labels as they are on disk"
     return f"{what}: {dataset}, {protocol}; fingerprint {fingerprint or 'not recorded'}."
 
 

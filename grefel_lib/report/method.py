@@ -7,7 +7,6 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from grefel_lib.labels import COLOURS
 from grefel_lib.report.style import INK, QUIET, class_colours, short_name
 
 
@@ -31,15 +30,19 @@ def anchor_map(
     """
     look = {"ec": INK, "lw": 0.6, "marker": "D", "s": 15, "zorder": 3}
     halo = [patheffects.withStroke(linewidth=2, foreground="white")]
+    colours = class_colours(class_names)
     for i, name in enumerate(class_names):
         members = points[labels == i]
-        ax.scatter(*members.T, s=9, color=COLOURS[name], alpha=0.6, lw=0, zorder=2)
-        ax.scatter(*anchors[i].T, color=COLOURS[name], **look)
+        ax.scatter(*members.T, s=9, color=colours[i], alpha=0.6, lw=0, zorder=2)
+        ax.scatter(*anchors[i].T, color=colours[i], **look)
         if len(members):
             ax.text(*np.median(members, axis=0), short_name(name), ha="center", va="center",
                     size=7, weight="bold", path_effects=halo, zorder=5)  # fmt: skip
     round_, square = {"ls": "", "marker": "o", "mew": 0}, {"ls": "", "marker": "D", "mfc": "white"}
-    keys = [Line2D([], [], color=COLOURS[name], ms=4, label=name, **round_) for name in class_names]
+    keys = [
+        Line2D([], [], color=colour, ms=4, label=name, **round_)
+        for name, colour in zip(class_names, colours, strict=True)
+    ]
     keys.append(Line2D([], [], color=QUIET, ms=3, alpha=0.6, label="a face", **round_))
     keys.append(Line2D([], [], mec=INK, mew=0.6, ms=4, label="an anchor", **square))
     ax.legend(handles=keys, loc="center left", bbox_to_anchor=(1.02, 0.5))

@@ -5,6 +5,7 @@ Create a figure inside `paper_style`, at its printed size; then save it with `sa
 
 import contextlib
 import io
+import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,13 +79,19 @@ def save_figure(fig: Figure, stem: Path) -> tuple[Path, Path]:
 
 
 def short_name(name: str) -> str:
-    """An abbreviated class name: happiness -> hap, fearfully angry -> fea-ang."""
+    """An abbreviated class name: happiness -> hap, fearfully angry -> fea-ang.
+
+    Of a user's own classes, which may begin alike, only long names are cut.
+    """
+    if name not in COLOURS:
+        return name if len(name) < 10 else f"{name[:8]}…"
     return "-".join(word[:3] for word in name.split())
 
 
 def class_colours(names: Sequence[str]) -> list[str]:
-    """The colour of each class or column of votes."""
-    return [{"unknown": FAINT, "NF": "white", **COLOURS}.get(name, VAL) for name in names]
+    """The colour of each class or column of votes; a user's own classes take them in turn."""
+    known, turn = {"unknown": FAINT, "NF": "white", **COLOURS}, itertools.cycle(COLOURS.values())
+    return [known[name] if name in known else next(turn) for name in names]
 
 
 def text_width(text: str) -> float:

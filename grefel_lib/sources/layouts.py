@@ -15,7 +15,14 @@ from filelock import FileLock
 from PIL import Image, UnidentifiedImageError
 
 from grefel_lib.config import DATA_DIRS, PROJECT_ROOT, Config, from_here
-from grefel_lib.labels import CODES, FOLDER_NAMES, FORMATS, RAFDB_ATTRIBUTES, VOTE_COLUMNS
+from grefel_lib.labels import (
+    CODES,
+    FOLDER_NAMES,
+    FORMATS,
+    RAFDB_ATTRIBUTES,
+    VOTE_COLUMNS,
+    own_classes,
+)
 from grefel_lib.sources.synthetic import write_synthetic
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
@@ -47,6 +54,7 @@ class Source:
     files: list[Path]  # the cache is rebuilt when any of them changes
     read: Callable[[], Content]
     notes: list[str] = field(default_factory=list)  # warnings to the user about choices made
+    class_names: tuple[str, ...] = ()  # of a user's own set; its codes are positions in them
 
 
 def find_source(config: Config) -> Source:
@@ -85,6 +93,8 @@ def _find(root: Path, config: Config) -> Source:
         )
     if config.dataset.startswith("rafdb"):
         return _rafdb(root, config)
+    if config.dataset == "folder":
+        return _own(root)
     return _ferplus(root)  # or the drawn faces, in the same layout
 
 
@@ -390,15 +400,16 @@ def _people(path: Path) -> list[str | None]:
     return words
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def read_csv(path: Path, columns: Sequence[str], *, dtype: type | None = None) -> pd.DataFrame:
     """Read a table that must have these columns; its index is each row's line in the file."""
     try:
         names = pd.read_csv(path, nrows=0).columns
         others = [sign for sign in ";\t|" if sign in names[0]]
         separator = others[0] if others and len(names) == 1 else ","
         table = pd.read_csv(
-            path, sep=separator, skipinitialspace=True, skip_blank_lines=False, index_col=False
-        )
+            path, sep=separator, skipinitialspace=True, skip_blank_lines=False, index_col=False,
+            dtype=dtype,
+        )  # fmt: skip
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty") from None
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
@@ -492,3 +503,99 @@ def _box(path: Path) -> tuple[float, ...]:
     except ValueError:
         raise ValueError(f"{path} must contain left, top, right, bottom of a box") from None
     return values
+
+
+# -- a user's own faces
+
+OWN_SIZE = 112  # side in pixels to which they are resized
+OWN_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+NO_CLASS = -1  # code of a face without a label
+
+
+def _own(root: Path) -> Source:
+    """A table with a column image, or folders train/<class>/, val/<class>/, test/<class>/."""
+    tables = {path: read_csv(path, (), dtype=str) for path in sorted(root.glob("*.csv"))}
+    tables = {path: table for path, table in tables.items() if "image" in table}
+    splits = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in OWN_SPLITS]
+    if tables:
+        kind, table = "folder-table", pd.concat(_own_rows(*item) for item in tables.items())
+        found = [name.removeprefix("votes_") for name in table if name.startswith("votes_")]
+        found = found or table["label"].dropna()
+    elif splits:
+        kind, folders = "folder-classes", _own_folders(splits)
+        table, found = _own_listing(root, folders), [folder.name for folder in folders]
+    else:
+        content = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
+        raise FileNotFoundError(
+            f"no faces in {root} (found: {content}): looked for train/<class>/ with images, and "
+            f"for a .csv with the columns image and label; see data/README.md"
+        )
+    repeated = table["file"].duplicated()
+    if repeated.any():
+        raise ValueError(f"the tables in {root} list {table['file'][repeated].iloc[0]} twice")
+    classes = own_classes(found)
+    names = tuple(dict.fromkeys(classes.values()))
+    if len(names) < 2:
+        raise ValueError(f"{root} has {len(names)} class ({', '.join(names)}); two are needed")
+    if "label" in table:
+        code = [names.index(classes[n]) if n in classes else NO_CLASS for n in table.pop("label")]
+    else:
+        votes = np.zeros((len(table), len(names)))
+        for name, emotion in classes.items():  # two columns of one emotion add up
+            votes[:, names.index(emotion)] += table.pop(f"votes_{name}").fillna(0)
+        code = np.where(votes.any(axis=1), votes.argmax(axis=1), NO_CLASS)
+        table[[f"votes_{name}" for name in names]] = votes
+    files = [root / name for name in table["file"]]
+    absent = [file for file in files if not file.is_file()]
+    if absent:
+        raise FileNotFoundError(f"{len(absent)} images are missing, the first: {absent[0]}")
+    table = table.assign(id=table["file"], code=code).reset_index(drop=True)
+    return Source(kind, root, [*tables, *files], partial(_read_own, table, files), [], names)
+
+
+def _own_folders(splits: list[Path]) -> list[Path]:
+    """The class folders of the splits."""
+    folders = [folder for split in splits for folder in sorted(split.iterdir())]
+    return [f for f in folders if f.is_dir() and not f.name.startswith((".", "__"))]
+
+
+def _own_listing(root: Path, folders: list[Path]) -> pd.DataFrame:
+    """Every image of the class folders, its split and the name of its folder."""
+    rows = [
+        (file.relative_to(root).as_posix(), OWN_SPLITS[folder.parent.name.lower()], folder.name)
+        for folder in folders
+        for file in list_images(folder)
+    ]
+    return pd.DataFrame(rows, columns=["file", "split", "label"])
+
+
+def _own_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """One table's file, split, subject if known, and label or votes_<name>; checked."""
+
+    def refuse(wrong: pd.Series, name: str, mend: str) -> None:
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise ValueError(f"{path}, line {row + 2}: {name} is {table[name][row]!r}; {mend}")
+
+    table = table.apply(lambda column: column.str.strip().replace("", np.nan))
+    refuse(table["image"].isna(), "image", "every row needs a file")
+    rows = pd.DataFrame({"file": table["image"]})
+    rows["split"] = OWN_SPLITS.get(path.stem.lower(), "train")  # train.csv, test.csv
+    if "split" in table:
+        rows["split"] = table["split"].str.lower().map(OWN_SPLITS)
+        refuse(rows["split"].isna(), "split", f"known: {', '.join(OWN_SPLITS)}")
+    if "subject" in table:
+        rows["subject"] = table["subject"]
+    if "label" in table:
+        return rows.assign(label=table["label"])
+    known = {"image", "split", "subject", "unknown", "NF"}  # the last two name no class
+    for name in [name for name in table if name not in known]:
+        rows[f"votes_{name}"] = pd.to_numeric(table[name].fillna("0"), errors="coerce")
+        refuse(~(rows[f"votes_{name}"] >= 0), name, "without a column label, every other column "
+               "counts the votes for a class")  # fmt: skip
+    return rows
+
+
+def _read_own(table: pd.DataFrame, files: list[Path]) -> Content:
+    colour = any(open_image(file).mode == "RGB" for file in files)
+    return table, decode(files, "RGB" if colour else "L", size=OWN_SIZE)

@@ -1,0 +1,105 @@
+"""`grefel data check`: what is on disk, what training drops, what keeps it from starting."""
+
+import json
+
+import pytest
+from drawn_layouts import write_layout
+from PIL import Image
+from test_own_faces import draw, in_a_table, in_folders
+
+from grefel_lib.analysis.check import check_data, describe
+from grefel_lib.commands.cli import main
+from grefel_lib.config import Config
+
+
+def check(root, dataset="folder"):
+    return check_data(Config(dataset=dataset, data_dir=str(root)))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return in_folders(tmp_path / "set", {"train/yawn": 6, "train/smile": 5, "val/yawn": 2,
+                                         "val/smile": 2, "test/yawn": 3})  # fmt: skip
+
+
+def test_copies_are_counted_by_split_and_dropped_once(folder):
+    (folder / "train/yawn/a.png").write_bytes((folder / "test/yawn/000.png").read_bytes())
+    (folder / "val/yawn/b.png").write_bytes((folder / "test/yawn/001.png").read_bytes())
+    facts = check(folder)
+    assert facts["layout"] == "folder-classes"
+    assert facts["copies"] == {"train, val": 0, "train, test": 1, "val, test": 1}
+    assert facts["dropped"]["copy of a validation or test face"] == {"train": 1}
+    assert facts["dropped"]["copy of a test face"] == {"val": 1}
+    assert facts["counts"] == {
+        "smile": {"train": 5, "val": 2, "test": 0}, "yawn": {"train": 6, "val": 2, "test": 3},
+    }  # fmt: skip
+    assert facts["warnings"] == ["no test faces of smile"]
+    assert facts["problems"] == []
+
+
+def test_odd_sizes_and_unused_files_are_warned_of(folder):
+    draw(folder / "train/yawn/wide.png", 901, size=(90, 60))
+    draw(folder / "train/yawn/small.png", 902, size=(39, 39))
+    (folder / "train/smile/face.heic").write_text("another format")
+    facts = check(folder)
+    assert facts["sizes"] == {"64 x 64": 18, "90 x 60": 1, "39 x 39": 1}
+    stretched, small, unused = facts["warnings"][:3]
+    assert "far from square" in stretched
+    assert stretched.endswith(": 1 of 20")
+    assert small == "pictures smaller than 40 pixels: 1 of 20"
+    assert unused == "files not used: 1, the first: train/smile/face.heic"
+
+
+def test_subjects_of_several_splits_and_faces_without_label_are_counted(tmp_path):
+    rows = [{"image": f"{i}.png", "label": ("smile", "yawn")[i % 2], "subject": f"s{i // 2}",
+             "split": ("train", "val", "test")[i // 4]} for i in range(12)]  # fmt: skip
+    rows[11]["subject"] = "s0"
+    rows.append({"image": "x.png", "label": "", "subject": "s9", "split": "val"})
+    facts = check(in_a_table(tmp_path, rows))
+    assert facts["subjects"] == {"train, val": 0, "train, test": 1, "val, test": 0}
+    assert facts["dropped"]["no label"] == {"train": 0, "val": 1, "test": 0}
+    assert facts["warnings"] == ["subjects in both train and test: 1"]
+
+
+def test_every_unreadable_picture_is_found_and_the_command_fails(folder, capsys):
+    for name in ("train/yawn/bad.png", "val/smile/bad.jpg"):
+        (folder / name).write_text("no picture")
+    arguments = ["data", "check", "--dataset", "folder", "--data-dir", str(folder)]
+    assert main([*arguments, "--json"]) == 1
+    out, err = capsys.readouterr()
+    facts = json.loads(out)
+    assert len(facts["unreadable"]) == 2
+    assert facts["problems"][0].startswith("unreadable pictures: 2, the first: ")
+    assert err == ("grefel data: error: training could not start: see the problems printed above\n")
+    assert main(arguments) == 1
+    assert "problem: unreadable pictures: 2" in capsys.readouterr().out
+
+
+def test_a_set_that_can_be_trained_on_passes_and_columns_are_aligned(folder, capsys):
+    assert main(["data", "check", "--dataset", "folder", "--data-dir", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[lines.index("pictures 18: 64 x 64 (18)") + 1 :][:4]
+    assert [line.split() for line in table] == [
+        ["class", "train", "val", "test"], ["smile", "5", "2", "0"], ["yawn", "6", "2", "3"],
+        ["all", "11", "4", "3"],
+    ]  # fmt: skip
+    assert len({len(line) for line in table}) == 1
+
+
+def test_too_few_faces_and_no_layout_are_problems(tmp_path, folder):
+    in_folders(tmp_path / "few", {"train/yawn": 1, "train/smile": 1, "val/smile": 1})
+    (problem,) = check(tmp_path / "few")["problems"]
+    assert problem == "the val split has 1 faces; at least 2 are needed"
+    (tmp_path / "none").mkdir()
+    facts = check(tmp_path / "none")
+    assert facts["problems"][0].startswith(f"no faces in {tmp_path / 'none'} (found: nothing)")
+    assert describe(facts).splitlines()[-1] == f"problem: {facts['problems'][0]}"
+
+
+def test_published_counts_stand_beside_those_here(tmp_path):
+    root = write_layout(tmp_path / "rafdb", "rafdb_kaggle", images=200)
+    Image.new("RGB", (100, 100)).save(root / "DATASET/train/7/train_99999_aligned.jpg")
+    facts = check(root, "rafdb")
+    assert facts["published"] == {"train": 12271, "val": 0, "test": 3068}
+    assert facts["here"] == {"train": 161, "val": 0, "test": 40}
+    assert "the numbers of faces differ from those of the published files" in facts["warnings"]

@@ -1,0 +1,226 @@
+"""A user's own faces: folders or a table, own classes, votes, subjects; then the whole way."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from grefel_lib.analysis.evaluation import evaluate_run, evaluation_folder
+from grefel_lib.config import Config
+from grefel_lib.faces import load_faces
+from grefel_lib.fit import fit
+from grefel_lib.metrics import confusion_counts
+from grefel_lib.predict import predict_files
+from grefel_lib.report.everything import write_report
+from grefel_lib.restore import load_model
+from grefel_lib.run import Run, start_run
+
+GREY, RED = "L", "RGB"
+
+
+def draw(path, number, *, bright=False, mode=GREY, size=(64, 64)):
+    """A face drawn as noise, brighter for one of two classes; a number gives every pixel."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(number)
+    pixels = rng.integers(0, 90, (size[1], size[0], 3)[: 3 if mode == RED else 2]) + 150 * bright
+    Image.fromarray(pixels.astype(np.uint8), mode).save(path)
+
+
+def in_folders(root, counts, *, mode=GREY):
+    """counts: "train/smile" -> number of faces. The second name of a split is the bright class."""
+    for place, count in counts.items():
+        for i in range(count):
+            number = abs(hash_of(place)) + i
+            draw(root / place / f"{i:03d}.png", number, bright="smile" in place, mode=mode)
+    return root
+
+
+def hash_of(text):
+    return int.from_bytes(text.encode(), "little") % 10**6 * 1000
+
+
+def in_a_table(root, rows, name="faces.csv"):
+    """A picture for each row, and the table."""
+    table = pd.DataFrame(rows)
+    for number, image in enumerate(table["image"]):
+        if not (root / image).exists():
+            draw(root / image, number)
+    table.to_csv(root / name, index=False)
+    return root
+
+
+def read(root, **changes):
+    return load_faces(Config(dataset="folder", data_dir=str(root), **changes))
+
+
+def test_class_folders_of_every_spelling_become_three_splits(tmp_path):
+    in_folders(tmp_path, {"train/yawn": 3, "train/smile": 2, "valid/smile": 2, "test/yawn": 1,
+                          "train/.ipynb_checkpoints": 1})  # fmt: skip
+    draw(tmp_path / "validation/yawn/x.png", 77)
+    faces = read(tmp_path)
+    assert faces.class_names == ("smile", "yawn")
+    assert faces.counts().to_numpy().tolist() == [[2, 2, 0], [3, 1, 1]]
+    assert faces.table["id"][0] == "test/yawn/000.png"
+    assert faces.images.shape == (9, 112, 112)
+    assert faces.targets[faces.table["id"] == "test/yawn/000.png"].tolist() == [[0, 1]]
+
+
+def test_one_picture_in_colour_makes_the_set_colour(tmp_path):
+    in_folders(tmp_path, {"train/yawn": 3, "train/smile": 2, "val/smile": 2})
+    draw(tmp_path / "val/yawn/x.png", 77, mode=RED)
+    assert read(tmp_path).images.shape == (8, 112, 112, 3)
+
+
+def test_usual_emotions_keep_their_order_under_any_of_their_names(tmp_path):
+    in_folders(tmp_path, {"train/Sad": 2, "train/happy": 2, "val/happiness": 1, "val/Angry": 1})
+    faces = read(tmp_path)
+    assert faces.class_names == ("happiness", "sadness", "anger")
+    assert faces.counts().to_numpy().tolist() == [[2, 1, 0], [2, 0, 0], [0, 1, 0]]
+
+
+def test_class_names_that_are_numbers_stay_as_they_are_written(tmp_path):
+    rows = [{"image": f"{i}.png", "label": f"0{i % 3}", "split": ("train", "val")[i > 5]}
+            for i in range(9)]  # fmt: skip
+    faces = read(in_a_table(tmp_path, rows))
+    assert faces.class_names == ("00", "01", "02")
+    assert faces.table["label"].tolist() == [i % 3 for i in range(9)]
+
+
+def test_a_class_folder_that_becomes_empty_is_still_a_class(tmp_path):
+    in_folders(tmp_path, {"train/yawn": 3, "train/smile": 2, "val/smile": 2})
+    assert read(tmp_path).class_names == ("smile", "yawn")
+    (tmp_path / "train/frown").mkdir()
+    faces = read(tmp_path)
+    assert faces.class_names == ("frown", "smile", "yawn")
+    assert faces.counts()["train"].tolist() == [0, 2, 3]
+
+
+def test_votes_are_soft_targets_in_training_and_their_majority_elsewhere(tmp_path):
+    rows = [
+        {"image": "a.png", "split": "train", "smile": 1, "yawn": 3},
+        {"image": "b.png", "split": "val", "smile": 3, "yawn": 1},
+        {"image": "c.png", "split": "train", "smile": 0, "yawn": 0},
+        {"image": "d.png", "split": "test", "smile": 0, "yawn": 2},
+    ]
+    faces = read(in_a_table(tmp_path, rows))
+    assert faces.class_names == ("smile", "yawn")
+    assert faces.targets.tolist() == [[0.25, 0.75], [1, 0], [0, 1]]
+    assert faces.table["agreement"].tolist() == [0.75, 0.75, 1]
+    assert faces.info["no_label"] == {"train": 1, "val": 0, "test": 0}
+    hard = read(tmp_path, use_soft_labels=False)
+    assert hard.targets.tolist() == [[0, 1], [1, 0], [0, 1]]
+
+
+def test_a_split_that_is_made_divides_no_subject(tmp_path):
+    rows = [{"image": f"{i}.png", "label": ("smile", "yawn")[i % 2], "subject": i // 4}
+            for i in range(80)]  # fmt: skip
+    faces = read(in_a_table(tmp_path, rows))
+    subjects = faces.table.groupby("split")["subject"].agg(set)
+    assert not subjects["train"] & subjects["val"]
+    assert 4 <= len(faces.split("val")) <= 12
+    assert faces.counts()["val"].min() >= 2
+    assert faces.info["warnings"] == [
+        "no validation split: using a stratified tenth of the training split"]  # fmt: skip
+    assert not len(faces.split("test"))
+
+
+def test_tables_named_after_their_split_need_no_column(tmp_path):
+    for split in ("train", "valid", "test"):
+        rows = [{"image": f"{split}{i}.png", "label": "ab"[i % 2]} for i in range(2)]
+        for i, line in enumerate(rows):
+            draw(tmp_path / line["image"], hash_of(split) + i)
+        in_a_table(tmp_path, rows, f"{split}.csv")
+    assert read(tmp_path).counts().to_numpy().tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+ROW = {"image": "a.png", "label": "smile", "split": "train"}
+WRONG = [
+    ([ROW, ROW | {"image": "b.png", "split": "dev"}], "line 3: split is 'dev'; known: train, val"),
+    ([ROW, ROW | {"label": "yawn"}], "list a.png twice"),
+    ([ROW, ROW | {"image": "b.png"}], r"has 1 class \(smile\); two are needed"),
+    (
+        [{"image": "a.png", "age": "old", "smile": 3}],
+        "line 2: age is 'old'; without a column label",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rows", "words"), WRONG)
+def test_a_wrong_table_is_refused_with_its_line(tmp_path, rows, words):
+    with pytest.raises(ValueError, match=words):
+        read(in_a_table(tmp_path, rows))
+
+
+def test_missing_pictures_and_unknown_folders_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"found: nothing\): looked for train/<class>/"):
+        read(tmp_path)
+    in_a_table(tmp_path, [ROW, ROW | {"image": "b.png", "label": "yawn"}])
+    (tmp_path / "b.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 images are missing, the first: .*b\.png"):
+        read(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on drawn faces of two own classes, in colour."""
+    root = in_folders(
+        tmp_path_factory.mktemp("own") / "my_faces",
+        {"train/a frown": 30, "train/the smile": 30, "val/a frown": 6, "val/the smile": 6,
+         "test/a frown": 5, "test/the smile": 7},
+        mode=RED,
+    )  # fmt: skip
+    config = Config.resolve(
+        {"profile": "demo", "dataset": "folder", "data_dir": str(root), "epochs": 3,
+         "output_dir": str(tmp_path_factory.mktemp("outputs")), "run_name": "own"}
+    )  # fmt: skip
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+    fit(faces, run)
+    return root, run
+
+
+def test_own_classes_go_from_a_folder_to_the_confusion_matrix_and_the_card(trained):
+    _, run = trained
+    config = run.config.replace(robustness_images=0)
+    evaluation = evaluate_run(run, load_faces(config), config, run)
+    write_report(evaluation, venue="cvpr")
+    counts = confusion_counts(evaluation.table)
+    assert counts.sum(axis=1).tolist() == [5, 7]
+    assert counts.trace() == 12  # dark or bright: a network that learned anything knows
+    card = (run.path / "model_card.md").read_text()
+    assert "the user's own faces and classes" in card
+    assert "| the smile | 7 |" in card
+    assert (run.path / "figures/confusion_matrix.pdf").is_file()
+
+
+def test_a_single_picture_is_seen_as_in_training(trained):
+    root, run = trained
+    model = load_model(run)
+    assert model.class_names == ("a frown", "the smile")
+    assert model.face_format == (112, "RGB")
+    table = predict_files(model, sorted(root.glob("test/*/*.png")))
+    assert table["predicted"].tolist() == ["a frown"] * 5 + ["the smile"] * 7
+
+
+def test_an_evaluation_without_test_faces_says_so(trained, tmp_path):
+    _, run = trained
+    root = in_folders(tmp_path / "others", {"train/a frown": 4, "train/the smile": 4,
+                                            "val/a frown": 2, "val/the smile": 2})  # fmt: skip
+    config = run.config.replace(data_dir=str(root))
+    with pytest.raises(ValueError, match="no test faces in folder; evaluate another split"):
+        evaluate_run(run, load_faces(config), config, run)
+    assert evaluation_folder(run, config).path == run.path / "evaluate_folder_others_test"
+    assert evaluation_folder(run, run.config) == run
+
+
+def test_fine_tuning_keeps_what_it_knows_of_shared_classes(trained, tmp_path):
+    _, run = trained
+    root = in_folders(tmp_path / "more", {"train/a frown": 8, "train/the smile": 8, "train/yawn": 8,
+                                          "val/yawn": 2, "val/the smile": 2})  # fmt: skip
+    overrides = {"data_dir": str(root), "checkpoint_path": str(run.path), "epochs": 1,
+                 "warmup_epochs": 0, "run_name": "more", "output_dir": str(tmp_path)}  # fmt: skip
+    config = Config.resolve(overrides, parent=run.config)
+    faces, said = load_faces(config), []
+    fit(faces, Run(tmp_path / "run", config), say=said.append)
+    assert any("class layers kept for a frown, the smile; reinitialised for yawn" in line
+               for line in said)  # fmt: skip
