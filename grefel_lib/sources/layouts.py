@@ -70,9 +70,9 @@ def find_source(config: Config) -> Source:
 
 
 def _read_splits(source: Source) -> Content:
-    """Read a source, which must have training and test faces."""
+    """Read a source, which must have training faces; a published one test faces as well."""
     table, images = source.read()
-    for split in ("train", "test"):
+    for split in ("train",) if source.class_names else ("train", "test"):
         if len(table) and not (table["split"] == split).any():
             raise ValueError(
                 f"{source.root} has no {split} faces: a table or folder is incomplete ("
@@ -574,8 +574,8 @@ def _own_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
     def refuse(wrong: pd.Series, name: str, mend: str) -> None:
         if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise ValueError(f"{path}, line {row + 2}: {name} is {table[name][row]!r}; {mend}")
+            line = wrong.index[np.flatnonzero(wrong)[0]]
+            raise ValueError(f"{path}, line {line}: {name} is {table[name][line]!r}; {mend}")
 
     table = table.apply(lambda column: column.str.strip().replace("", np.nan))
     refuse(table["image"].isna(), "image", "every row needs a file")
