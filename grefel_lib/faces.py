@@ -16,7 +16,7 @@ import pandas as pd
 from filelock import FileLock
 
 from grefel_lib.config import PROJECT_ROOT, Config
-from grefel_lib.files import read_table
+from grefel_lib.files import FINGERPRINT, read_table
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, VOTE_COLUMNS, class_index
 from grefel_lib.sources.layouts import Source, find_source
 
@@ -93,7 +93,8 @@ def load_faces(config: Config) -> FaceSet:
         OSError: The cache cannot be written.
     """
     source = find_source(config)
-    table, images, fingerprint = _cached(source)
+    table, images = _cached(source)
+    fingerprint = content_fingerprint(table)
     warnings = list(source.notes)
     if not (table["split"] == "val").any():
         table = _with_validation(table)
@@ -303,7 +304,13 @@ def cache_root() -> Path:
     return Path(os.environ.get("GREFEL_CACHE") or PROJECT_ROOT / "data/cache").expanduser()
 
 
-def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray, str]:
+def content_fingerprint(table: pd.DataFrame) -> str:
+    """A fingerprint of ids, splits, labels and pixels: equal on every machine, see `same_data`."""
+    content = table.drop(columns=["file", "row"]).to_csv(index=False)
+    return FINGERPRINT + hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
     """Raw table and images of a source, decoded once until its files change."""
     digest = hashlib.sha256(f"{VERSION} {source.kind}".encode())
     root = os.path.join(source.root, "")
@@ -311,10 +318,10 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray, str]:
         stat = os.stat(file)
         name = str(file).removeprefix(root) if str(file).startswith(root) else file.name
         digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    fingerprint = digest.hexdigest()[:16]
+    state = digest.hexdigest()[:16]
     place = hashlib.sha256(str(source.root.resolve()).encode()).hexdigest()[:8]
     prefix = f"{source.kind}-{place}-"
-    folder = cache_root() / (prefix + fingerprint)
+    folder = cache_root() / (prefix + state)
     if not folder.is_dir():
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -331,7 +338,7 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray, str]:
                         shutil.rmtree(old, ignore_errors=True)
         lock.release()
     images = np.load(folder / "images.npy", mmap_mode="r")
-    return read_table(folder / "table.csv"), images, fingerprint
+    return read_table(folder / "table.csv"), images
 
 
 VERSION = 1  # of the cache content: increase it when the output of readers changes

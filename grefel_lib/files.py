@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # torch takes seconds, and figures and tables need none
 
 TEXT = ("id", "copy", "file", "image_hash")  # columns that identify faces; read as strings
 
+FINGERPRINT = "content-"  # of a data set, by what it holds
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -64,6 +66,16 @@ class Folder:
                 np.save(file, array)
 
         return atomic(self.file(*parts), write)
+
+
+def same_data(one: str | None, other: str | None) -> bool:
+    """Whether two fingerprints can be of the same data.
+
+    Those of the content begin with FINGERPRINT. Older ones were of names, sizes and times of the
+    files; whether one of each kind is of the same data is not known, so they are not told apart.
+    """
+    kinds = [str(value).startswith(FINGERPRINT) for value in (one, other)]
+    return one == other or kinds[0] != kinds[1]
 
 
 def atomic(path: Path, write: Callable[[Path], Any]) -> Path:

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
 from grefel_lib.environment import describe_environment
-from grefel_lib.files import Folder, load_checkpoint, read_facts, relative, save_checkpoint
+from grefel_lib.files import (
+    Folder,
+    load_checkpoint,
+    read_facts,
+    relative,
+    same_data,
+    save_checkpoint,
+)
 
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
 BEST, BEST_EMA, LAST = "best_model", "best_ema_model", "last"
@@ -167,6 +174,8 @@ def check_same_data(run: Run, data: Mapping[str, Any]) -> None:
     there = _environment(run).get("data", {})
     here = json.loads(json.dumps(dict(data)))
     other = [k for k in there if k in here and k != "warnings" and there[k] != here[k]]
+    if same_data(there.get("fingerprint"), here.get("fingerprint")):
+        other = [key for key in other if key != "fingerprint"]
     if other and run.has_checkpoint(LAST):
         differing = ", ".join(f"{k} {there[k]!r} there, {here[k]!r} here" for k in other)
         raise ValueError(

@@ -158,7 +158,7 @@ def test_other_protocols_or_data_are_never_put_beside_each_other(ablation_runs, 
 
 def test_the_same_seed_twice_is_refused(ablation_runs):
     evaluated(ablation_runs, "again", seed=0)
-    with pytest.raises(ValueError, match="the same seed twice"):
+    with pytest.raises(ValueError, match="the same seed occurs twice"):
         group_variants(evaluated_runs(str(ablation_runs)))
 
 

@@ -90,9 +90,10 @@ def test_faces_without_a_label_and_leaks_are_left_out_of_training_and_counted(fo
         faces = load()
     assert [numbers(faces, split) for split in SPLITS] == [[1, 2], [7, 8], [11, 12]]
     fingerprint = faces.info.pop("fingerprint")
-    assert len(fingerprint) == 16
+    assert fingerprint.startswith("content-")
+    assert len(fingerprint) == len("content-") + 16
     assert faces.info == {
-        "dataset": "ferplus", "protocol": "official", "soft_labels": True,
+        "dataset": "ferplus", "protocol": "official", "train_protocol": "", "soft_labels": True,
         "no_label": {"train": 2, "val": 1, "test": 1},
         "leaks": 3,  # of faces with a label: 0, 4, 6
         "leaks_dropped": 3,
@@ -148,7 +149,7 @@ def test_labels_targets_and_agreement(fourteen):
 def test_a_data_set_without_one_label_is_refused(given, tmp_path):
     rows = [("train", 1, {"NF": 10}), ("val", 2, {}), ("test", 3, {"unknown": 10})]
     given(votes_table(rows), flat([1, 2, 3]))
-    match = f"no face of {tmp_path} has a label under protocol 'argmax'"
+    match = f"no face in {tmp_path} has a label under protocol 'argmax'"
     with pytest.raises(ValueError, match=match):
         load(protocol="argmax")
 
@@ -184,7 +185,7 @@ def test_a_set_without_a_validation_split_gets_a_stratified_tenth(given, dataset
     assert counts["val"].tolist() == [4, 2, 0]
     assert counts["train"].tolist() == [36, 18, 1]
     assert counts["test"].tolist() == [5, 0, 0]
-    said = ["no validation split here: a stratified tenth of train is used"]
+    said = ["no validation split: using a stratified tenth of the training split"]
     assert faces.info["warnings"] == (said if dataset == "fer2013" else [])  # usual for RAF-DB
 
 
@@ -204,7 +205,8 @@ def test_the_validation_split_of_a_set_that_has_one_stays(given):
 
 def test_too_few_faces_for_a_validation_split_are_refused(given):
     given(coded_table(["train"] * 4 + ["test"], [0, 0, 1, 1, 0]), flat(range(5)), "fer2013")
-    with pytest.raises(ValueError, match="4 training faces are too few for a validation split"):
+    match = "4 training faces are too few to split off a validation set"
+    with pytest.raises(ValueError, match=match):
         load_faces(Config(dataset="fer2013"))
 
 
@@ -348,7 +350,7 @@ def test_a_class_that_stays_may_be_without_confusions():
     chances = np.array([[0.0, 1], [0, 3]])  # class 1 has nothing to become
     flipped, _ = flip_labels(np.zeros(4, dtype=int), 1.0, chances)
     assert flipped.tolist() == [1] * 4
-    with pytest.raises(ValueError, match="class 1 is confused with no other; use symmetric"):
+    with pytest.raises(ValueError, match="class 1 is never confused with another; use symmetric"):
         flip_labels(np.ones(4, dtype=int), 0.5, chances)
 
 
@@ -432,17 +434,21 @@ def files(tmp_path):
     return paths
 
 
-def fingerprint(given, files, kind="fer2013", root=None):
+def cached(given, files, kind="fer2013", root=None):
+    """The cache's folders after a load, and the data set's fingerprint."""
     table = coded_table(["train", "val", "test"], [0, 1, 0])
     root = root or files[0].parent
     given(table, flat([1, 2, 3]), kind, files=files, root=root)
-    return load_faces(Config(dataset="fer2013")).info["fingerprint"]
+    print_ = load_faces(Config(dataset="fer2013")).info["fingerprint"]
+    return set(folders(files[0].parents[1] if files else root.parent)), print_
 
 
 @pytest.mark.parametrize("changed", ["size", "time", "name", "number", "kind", "version"])
-def test_the_fingerprint_is_of_everything_that_can_change(given, files, changed, monkeypatch):
-    before, kind = fingerprint(given, files), "fer2013"
-    assert fingerprint(given, files) == before
+def test_the_cache_is_filled_again_after_every_change_and_the_fingerprint_is_of_the_content(
+    given, files, changed, monkeypatch
+):
+    before, kind = cached(given, files), "fer2013"
+    assert cached(given, files) == before
     if changed == "size":
         files[0].write_bytes(b"other content")
         os.utime(files[0], ns=(10**18, 10**18))
@@ -456,35 +462,47 @@ def test_the_fingerprint_is_of_everything_that_can_change(given, files, changed,
         kind = "fer2013-folders"
     else:
         monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
-    assert fingerprint(given, files, kind) != before
+    after = cached(given, files, kind)
+    assert after[0] - before[0]
+    assert after[1] == before[1]  # the decoded faces and labels are the same
 
 
-def test_a_data_set_that_moves_has_the_same_fingerprint(given, files, tmp_path):
-    before = fingerprint(given, files)
-    (tmp_path / "set").rename(tmp_path / "moved")
-    (tmp_path / "else").mkdir()
-    moved = [tmp_path / "moved/a.png", files[1].rename(tmp_path / "else/beside.csv")]
-    assert fingerprint(given, moved, root=tmp_path / "moved") == before
+@pytest.mark.parametrize("changed", ["pixel", "label", "split", "id", "order"])
+def test_the_fingerprint_is_of_ids_splits_labels_and_pixels(given, files, changed):
+    faces = {"splits": ["train", "val", "test"], "codes": [0, 1, 0], "greys": [1, 2, 3]}
+
+    def print_of(given_faces, ids=None):
+        table = coded_table(given_faces["splits"], given_faces["codes"])
+        table = table if ids is None else table.assign(id=ids)
+        files[0].write_bytes(files[0].read_bytes() + b".")  # so that it is read again
+        given(table, flat(given_faces["greys"]), "fer2013", files=files, root=files[0].parent)
+        return load_faces(Config(dataset="fer2013")).info["fingerprint"]
+
+    before = print_of(faces)
+    assert print_of(faces) == before
+    other = {
+        "pixel": {"greys": [1, 2, 4]}, "label": {"codes": [0, 1, 1]},
+        "split": {"splits": ["train", "val", "val"]}, "id": {}, "order": {"greys": [2, 1, 3]},
+    }[changed]  # fmt: skip
+    assert print_of(faces | other, ids=["x", "y", "z"] if changed == "id" else None) != before
 
 
 def test_a_new_state_replaces_the_cache_of_its_own_folder_and_no_other(
     given, files, tmp_path, caplog
 ):
     (tmp_path / "other").mkdir()
-    fingerprint(given, [], root=tmp_path / "other")
-    fingerprint(given, files, kind="fer2013-folders")
-    before = folders(tmp_path)
-    old = fingerprint(given, files)
+    cached(given, [], root=tmp_path / "other")
+    cached(given, files, kind="fer2013-folders")
+    before = set(folders(tmp_path))
+    old, _ = cached(given, files)
     os.utime(files[0], ns=(1, 1))
     with caplog.at_level(logging.INFO):
-        new = fingerprint(given, files)
-    assert f"the files of {tmp_path / 'set'} changed: its old cache is removed" in caplog.messages
-    names = folders(tmp_path)
-    assert set(before) < set(names)
-    (left,) = set(names) - set(before)
+        new, _ = cached(given, files)
+    assert f"the files of {tmp_path / 'set'} changed: removing its old cache" in caplog.messages
+    assert before < new
+    (left,) = new - before
     assert left.startswith("fer2013-")
-    assert left.endswith(new)
-    assert not left.endswith(old)
+    assert left not in old
 
 
 @pytest.mark.parametrize("rows", [0, 2])

@@ -19,7 +19,7 @@ import pandas as pd
 
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
 from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
-from grefel_lib.files import Folder, relative, without_paths
+from grefel_lib.files import Folder, relative, same_data, without_paths
 from grefel_lib.metrics import (
     bootstrap_intervals,
     compute_metrics,
@@ -117,10 +117,11 @@ def evaluated_runs(output_dir: str) -> list[Evaluation]:
 def check_same_faces(results: Sequence[Evaluation]) -> None:
     """Raise a ValueError if runs were scored on different faces, splits or protocols."""
     for other, key in itertools.product(results[1:], SAME):
-        if other.saved[key] != results[0].saved[key]:
+        first, second = results[0].saved[key], other.saved[key]
+        if not (same_data(first, second) if key == "fingerprint" else first == second):
             raise ValueError(
                 f"{results[0].run.name} and {other.run.name} cannot be compared: {key} is "
-                f"{results[0].saved[key]!r} in one and {other.saved[key]!r} in the other"
+                f"{first!r} in one and {second!r} in the other"
             )
 
 

@@ -100,9 +100,7 @@ def _data(evaluation: Evaluation) -> list[str]:
 
 def _files(what: str, dataset: str, protocol: str, fingerprint: str | None) -> str:
     protocol = f"protocol {protocol}" if protocol else "the labels as published"
-    return (
-        f"{what}: {dataset}, {protocol}; fingerprint of the files {fingerprint or 'not recorded'}."
-    )
+    return f"{what}: {dataset}, {protocol}; fingerprint {fingerprint or 'not recorded'}."
 
 
 def _recall(headline: dict[str, Any]) -> pd.DataFrame:
