@@ -76,7 +76,7 @@ def test_an_uploaded_picture_is_taken_too(panel, photo):
     ("content", "cut", "told"),
     [
         (b"hello", 0, "mine.png cannot be read as a picture"),
-        (b"hello there", 3, "mine.png arrived incomplete"),
+        (b"hello there", 3, "mine.png was not received completely"),
     ],
 )
 def test_what_is_no_picture_is_said_and_the_last_one_stays(panel, photo, content, cut, told):
