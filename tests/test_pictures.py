@@ -242,7 +242,7 @@ def test_a_name_that_is_not_utf8_is_refused_in_a_data_set_and_read_in_a_folder(f
 
 def test_files_are_found_by_name_pattern_and_folder_each_once(tmp_path):
     image = Image.fromarray(GREY)
-    for name in ("b.png", "a.jpg", "deep/c.png", "deep/.hidden/d.png", "odd[1].png"):
+    for name in ("b.png", "a.jpg", "deep/c.png", "deep/.hidden/d.png", "odd[1].png", "odd1.png"):
         save_tree(tmp_path / name, image)
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "gone.png").symlink_to("nowhere.png")
@@ -252,10 +252,14 @@ def test_files_are_found_by_name_pattern_and_folder_each_once(tmp_path):
         files, unread = find_images([tmp_path / path for path in paths], **options)
         return [str(file.relative_to(tmp_path)) for file in files], unread
 
-    assert names("") == (["a.jpg", "b.png", "odd[1].png"], [])
-    assert names("", recursive=True) == (["a.jpg", "b.png", "deep/c.png", "odd[1].png"], [])
-    assert names("?.png", "b.png", "") == (["b.png", "a.jpg", "odd[1].png"], [])
-    assert names("**/*.png")[0] == ["b.png", "deep/c.png", "gone.png", "odd[1].png", "pipe.png"]
+    assert names("") == (["a.jpg", "b.png", "odd1.png", "odd[1].png"], [])
+    assert names("", recursive=True) == (
+        ["a.jpg", "b.png", "deep/c.png", "odd1.png", "odd[1].png"],
+        [],
+    )
+    assert names("?.png", "b.png", "") == (["b.png", "a.jpg", "odd1.png", "odd[1].png"], [])
+    every = ["b.png", "deep/c.png", "gone.png", "odd1.png", "odd[1].png", "pipe.png"]
+    assert names("**/*.png") == (every, [])
     assert names("odd[1].png") == (["odd[1].png"], [])  # a name, although it is a pattern too
     files, unread = names("empty", "none.png", "*.gif", "a.jpg")
     assert files == ["a.jpg"]

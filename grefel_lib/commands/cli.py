@@ -261,8 +261,10 @@ def _predict(arguments: argparse.Namespace) -> None:
         if len(table):
             print(_face_lines(table))
         if len(table) and target.name:
-            text = (table.to_csv(index=False) if target.suffix.lower() == ".csv" else
-                    table.to_json(orient="records", indent=2, force_ascii=False))  # fmt: skip
+            if target.suffix.lower() == ".csv":
+                text = table.to_csv(index=False)
+            else:
+                text = table.to_json(orient="records", indent=2, force_ascii=False) + "\n"
             Folder(target.parent).write_bytes(text.encode(), target.name)
             print(f"wrote {target}")
         if embeddings is not None and features.name:

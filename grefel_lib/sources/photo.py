@@ -90,7 +90,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """A picture of 16-bit or 32-bit integers or floats as L."""
-    values = np.nan_to_num(np.asarray(image, dtype=float), posinf=0, neginf=0)
+    values = np.nan_to_num(np.asarray(image, dtype=float), posinf=0)
     scales = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
     top = values.max(initial=0)
     full = next((scale for scale in scales if top <= scale), top)
