@@ -367,7 +367,7 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
     return read_table(folder / "table.csv"), images
 
 
-VERSION = 1  # of the cache content: increase it when the output of readers changes
+VERSION = 2  # of the cache content: increase it when the output of readers changes
 
 
 def _fill(source: Source, folder: Path) -> None:

@@ -1,6 +1,7 @@
-"""From a model and a FaceSet to a table of predictions; also for single images."""
+"""From a model and a FaceSet to a table of predictions; also for the faces in picture files."""
 
 import dataclasses
+import io
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +16,24 @@ from grefel_lib.batches import batch_loader, prepare_input, to_float
 from grefel_lib.config import Config
 from grefel_lib.environment import autocast, memory_layout
 from grefel_lib.faces import FaceSet, ferplus_targets
+from grefel_lib.files import Folder, relative
 from grefel_lib.grefel import GReFEL, Output, confidence
 from grefel_lib.labels import RAFDB_ATTRIBUTES, VOTE_COLUMNS
 from grefel_lib.restore import Trained
-from grefel_lib.sources.layouts import read_face
+from grefel_lib.sources.photo import (
+    crop_box,
+    draw_boxes,
+    find_faces,
+    is_crop,
+    printable,
+    read_photo,
+    whole_picture,
+)
 
 log = logging.getLogger(__name__)
+
+FOUND, WHOLE, NO_FACE = "found", "whole picture", "no face found"  # the column `face`
+BOX = ["left", "top", "width", "height"]
 
 
 def to_input(
@@ -217,23 +230,96 @@ def score_images(trained: Trained, images: Sequence[np.ndarray]) -> Output:
         return _output(trained.model, torch.cat(inputs), trained.config)
 
 
-def predict_files(trained: Trained, paths: Sequence[Path]) -> pd.DataFrame:
-    """Predict image files: file, predicted, probability, reliability, p_<class>."""
-    rows = []
-    for start in range(0, len(paths), trained.config.batch_size):
-        chunk = paths[start : start + trained.config.batch_size]
-        output = score_images(trained, [read_face(path) for path in chunk])
-        probs = output.class_probs.float().cpu().numpy()
-        sure = output.reliability
-        sure = probs.max(axis=1) if sure is None else sure.float().cpu().numpy()
-        for path, row, reliability in zip(chunk, probs, sure, strict=True):
-            rows.append(
-                {
-                    "file": str(path),
-                    "predicted": trained.class_names[row.argmax()],
-                    "probability": row.max(),
-                    "reliability": reliability,
-                    **{f"p_{n}": v for n, v in zip(trained.class_names, row, strict=True)},
-                }
-            )
-    return pd.DataFrame(rows)
+def predict_files(
+    trained: Trained, paths: Sequence[Path], *, whole: bool = False
+) -> tuple[pd.DataFrame, np.ndarray | None, list[str]]:
+    """Predict the faces in picture files.
+
+    Args:
+        trained: From `load_model`.
+        paths: Picture files. Where no face is found, a small square one (`is_crop`) is taken whole.
+        whole: Take every picture whole.
+
+    Returns:
+        One row per face: file, face (found, whole picture or no face found), left, top, width,
+        height, predicted, probability, reliability, p_<class>, run, checkpoint. Without a face,
+        one row without a label. Then the embeddings (N, D) of the N rows with a label, None if
+        there are none; and a message for each file that cannot be read.
+    """
+    rows, crops, unread = [], [], []
+    for path in paths:
+        try:
+            picture = read_photo(path)
+        except (ValueError, OSError) as error:
+            unread.append(str(error))
+            continue
+        boxes, face = [] if whole else find_faces(picture), FOUND
+        if not boxes:
+            taken = whole or is_crop(picture)
+            boxes, face = ([whole_picture(picture)], WHOLE) if taken else ([], NO_FACE)
+        for left, top, right, bottom in boxes:
+            rows.append((printable(path), face, left, top, right - left, bottom - top))
+            crop = crop_box(picture, (left, top, right, bottom))
+            crops.append(like_training(crop, *trained.face_format))  # small: all are kept
+        if not boxes:
+            rows.append((printable(path), face, None, None, None, None))
+    table = pd.DataFrame(rows, columns=["file", "face", *BOX]).astype(dict.fromkeys(BOX, "Int64"))
+    names, size = np.asarray(trained.class_names), trained.config.batch_size
+    parts = [_scores(trained, crops[start : start + size]) for start in range(0, len(crops), size)]
+    embeddings = None
+    probs, sure = np.zeros((0, len(names))), np.zeros(0)
+    if parts:
+        probs, sure, embeddings = (
+            None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)
+        )
+    labelled = table.index[table["face"] != NO_FACE]
+    table["predicted"] = pd.Series(names[probs.argmax(axis=1)], labelled, dtype=object)
+    table["probability"] = pd.Series(probs.max(axis=1), labelled)
+    table["reliability"] = pd.Series(sure, labelled)
+    table = table.join(pd.DataFrame(probs, labelled, [f"p_{name}" for name in names]))
+    folder = trained.path.parent
+    run = printable(relative(folder.parent)) if folder.name == "checkpoints" else ""
+    return table.assign(run=run, checkpoint=printable(trained.path.stem)), embeddings, unread
+
+
+def _scores(trained: Trained, crops: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+    """Probabilities, reliability (else the largest probability) and embeddings of face crops."""
+    output = score_images(trained, crops)
+    sure = output.class_probs.amax(1) if output.reliability is None else output.reliability
+    values = (output.class_probs, sure, output.embeddings)
+    return [None if value is None else value.float().cpu().numpy() for value in values]
+
+
+def write_features(path: Path, table: pd.DataFrame, embeddings: np.ndarray) -> None:
+    """Write the embeddings (N, D) of the N faces of `predict_files` to a .npz or .csv file."""
+    faces = table.loc[table["face"] != NO_FACE, ["file", *BOX]].reset_index(drop=True)
+    if path.suffix.lower() == ".csv":
+        columns = [f"e{number}" for number in range(embeddings.shape[1])]
+        Folder(path.parent).write_table(
+            faces.join(pd.DataFrame(embeddings, columns=columns)), path.name
+        )
+        return
+    content, files = io.BytesIO(), faces["file"].to_numpy(dtype=str)
+    np.savez(content, files=files, box=faces[BOX].to_numpy(dtype=int), embeddings=embeddings)
+    Folder(path.parent).write_bytes(content.getvalue(), path.name)
+
+
+def annotate_files(table: pd.DataFrame, paths: Sequence[Path], folder: Path) -> int:
+    """Write each picture of `predict_files` with boxes and labels as a JPEG; returns how many."""
+    rows_of, written = dict(iter(table.groupby("file"))), set()
+    for path in paths:
+        rows = rows_of.get(printable(path))
+        if rows is None:  # unreadable
+            continue
+        rows, picture = rows[rows["face"] != NO_FACE], read_photo(path)
+        boxes = [(x, y, x + w, y + h) for x, y, w, h in rows[BOX].to_numpy(dtype=int).tolist()]
+        labels = [
+            f"{a} {b:.2f}" for a, b in zip(rows["predicted"], rows["probability"], strict=True)
+        ]
+        name, content = f"{path.stem}.jpg", io.BytesIO()
+        while name in written:  # of the same name in another folder, or with another ending
+            name = f"{path.stem}_{len(written) + 1}.jpg"
+        draw_boxes(picture, boxes, labels).save(content, "jpeg", quality=90)
+        Folder(folder).write_bytes(content.getvalue(), name)
+        written.add(name)
+    return len(written)

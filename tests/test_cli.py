@@ -1,5 +1,6 @@
 """The command line: what it refuses, in one line and with nothing lost; what it runs."""
 
+import json
 import re
 import shutil
 import sys
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawn_layouts import write_layout
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -19,6 +21,7 @@ from grefel_lib.config import SETTINGS, Config, command_settings
 from grefel_lib.faces import load_faces
 from grefel_lib.files import load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
+from grefel_lib.grefel import build_model
 from grefel_lib.run import start_run
 
 
@@ -266,7 +269,7 @@ def predicting_a_missing_image(data): ...
 def predicting_a_folder_without_images(data): ...
 
 
-@bad("predict {}/ferplus/fer2013new.csv --checkpoint-path small", "is not a readable image")
+@bad("predict {}/ferplus/fer2013new.csv --checkpoint-path small", "cannot be read as a picture")
 def predicting_what_is_no_image(data): ...
 
 
@@ -454,11 +457,118 @@ def test_what_was_not_given_is_left_out_and_what_was_given_is_kept():
 
 def test_predict_prints_a_line_a_face_and_writes_the_table(trained, tmp_path, capsys, faces_dir):
     folder = faces_dir / "Images/FER2013Test"
-    status = main(["predict", str(folder), "--checkpoint-path", str(trained / "small"),
+    status = main(["predict", str(folder), "--checkpoint-path", str(trained / "small"), "--whole",
                        "--output", str(tmp_path / "t.csv")])  # fmt: skip
     assert status == 0
     table = pd.read_csv(tmp_path / "t.csv")
     assert len(table) == len(list(folder.iterdir()))
     np.testing.assert_allclose(table.filter(regex="^p_").sum(axis=1), 1, atol=1e-5)
     assert table["reliability"].between(0, 1).all()
-    assert "predicted" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(table) + 1
+    assert lines[0].split() == ["file", "box", "predicted", "probability", "reliability"]
+    assert lines[1].split()[1:3] == ["whole", table["predicted"][0]]
+
+
+@pytest.fixture
+def album(tmp_path):
+    """A photograph, a picture without a face, two damaged ones, a small crop; awkward names."""
+    folder = tmp_path / ("a long name of a folder of pictures " * 2)
+    folder.mkdir()
+    shutil.copy(get_sample_data("grace_hopper.jpg", asfileobj=False), folder / "=1+1.jpg")
+    Image.new("RGB", (400, 300), "navy").save(folder / "sea.png")
+    (folder / "notes\x1b.png").write_text("hello")
+    (folder / "cut.jpg").write_bytes((folder / "=1+1.jpg").read_bytes()[:9000])
+    Image.new("L", (48, 48), 90).save(folder / "crop.png")
+    return folder
+
+
+def test_predict_does_the_rest_when_a_file_is_bad(trained, album, capsys, monkeypatch):
+    monkeypatch.chdir(album)
+    options = ["--checkpoint-path", str(trained / "small"), "--device", "cpu"]
+    written = ["--output", "new/t.json", "--annotate", "new/drawn", "--features", "new/f.npz"]
+    assert main(["predict", "=1+1.jpg", "*.png", "cut.jpg", "gone.jpg", *options, *written]) == 1
+    out, err = capsys.readouterr()
+    assert [re.sub(r"[(:].*", "", line.split("error: ")[1]) for line in err.splitlines()] == [
+        "no image or folder at gone.jpg", "notes\\x1b.png cannot be read as a picture ",
+        "cut.jpg cannot be read as a picture "]  # fmt: skip
+    rows = json.loads((album / "new/t.json").read_text())
+    assert [(row["file"], row["face"]) for row in rows] == [
+        ("./=1+1.jpg", "found"),
+        ("crop.png", "whole picture"),
+        ("sea.png", "no face found"),
+    ]
+    assert [row["predicted"] is None for row in rows] == [False, False, True]
+    assert rows[2]["left"] is rows[2]["p_anger"] is None
+    assert [rows[1][side] for side in ("left", "top", "width", "height")] == [0, 0, 48, 48]
+    assert {(row["run"], row["checkpoint"]) for row in rows} <= {
+        (str(trained / "small"), name) for name in ("best_model", "best_ema_model")
+    }
+    with np.load(album / "new/f.npz") as features:
+        assert features["files"].tolist() == ["./=1+1.jpg", "crop.png"]
+        assert features["box"].shape == (2, 4)
+        np.testing.assert_allclose((features["embeddings"] ** 2).mean(axis=1), 1, rtol=1e-3)
+    assert sorted(file.name for file in (album / "new/drawn").iterdir()) == [
+        "=1+1.jpg", "crop.jpg", "sea.jpg"]  # fmt: skip
+    assert out.splitlines()[-1] == "wrote 3 pictures to new/drawn"
+
+
+def test_the_printed_table_fits_into_100_columns(trained, album, capsys):
+    assert main(["predict", str(album), "--checkpoint-path", str(trained / "small")]) == 1
+    out, err = capsys.readouterr()
+    table = out.splitlines()
+    assert len(table) == 4
+    assert len({len(line) for line in table}) == 1
+    assert 80 < len(table[0]) <= 100
+    assert table[1].startswith("…")
+    assert "=1+1.jpg " in table[1]
+    assert "no face found" in table[3]
+    assert "nan" not in out.lower()
+    assert "\x1b" not in out + err
+
+
+def test_a_table_that_cannot_be_written_is_said_before_the_work(trained, album, capsys):
+    named = ["--checkpoint-path", str(trained / "small")]
+    for flags, told in [
+        (["--output", "t.txt"], "--output t.txt must end in .csv or .json"),
+        (["--features", "f.json"], "--features f.json must end in .npz or .csv"),
+        (["--annotate", str(album)], "holds the pictures themselves"),
+    ]:
+        before = tree(album)
+        assert main(["predict", str(album / "crop.png"), *named, *flags]) == 1
+        out, err = capsys.readouterr()
+        assert told in err
+        assert out == ""
+        assert tree(album) == before
+
+
+def test_features_need_a_head_with_embeddings(trained, album, capsys, tmp_path):
+    tensors, facts = load_checkpoint(trained / "small/checkpoints/best_model.safetensors")
+    facts["config"]["head"] = "linear"
+    config = Config.from_dict(facts["config"])
+    tensors = {f"model/{k}": v for k, v in build_model(config, 8).state_dict().items()}
+    save_checkpoint(tmp_path / "linear.safetensors", tensors, facts)
+    words = [
+        "predict",
+        str(album / "crop.png"),
+        "--checkpoint-path",
+        str(tmp_path / "linear.safetensors"),
+    ]
+    assert main([*words, "--features", str(tmp_path / "f.npz")]) == 1
+    assert "linear.safetensors has no embeddings" in capsys.readouterr().err
+    assert main([*words, "--output", str(tmp_path / "t.csv")]) == 0
+    (row,) = pd.read_csv(tmp_path / "t.csv").to_dict("records")
+    assert row["probability"] == pytest.approx(row["reliability"])
+    assert row["checkpoint"] == "linear"
+    assert not (tmp_path / "f.npz").exists()
+
+
+def test_predict_reads_subfolders_when_asked(trained, tmp_path, capsys):
+    (tmp_path / "a/b").mkdir(parents=True)
+    for place in ("a/x.png", "a/b/x.png"):
+        Image.new("L", (48, 48), 90).save(tmp_path / place)
+    words = ["predict", str(tmp_path / "a"), "--checkpoint-path", str(trained / "small")]
+    for more, count in (([], 1), (["--recursive", "--annotate", str(tmp_path / "drawn")], 2)):
+        assert main([*words, *more]) == 0
+        assert capsys.readouterr().out.count("x.png") == count
+    assert len(list((tmp_path / "drawn").iterdir())) == 2  # of the same name

@@ -22,7 +22,7 @@ from grefel_lib.grefel import build_model
 from grefel_lib.restore import Trained, load_model
 from grefel_lib.run import checkpoint_file, start_run
 from grefel_lib.sources.photo import Photo
-from grefel_lib.sources.synthetic import draw_face
+from grefel_lib.sources.synthetic import Sketch
 
 
 def train(dataset, folder, outputs):
@@ -56,11 +56,9 @@ def pictures(tmp_path_factory):
     for number, size in enumerate(np.linspace(40, 160, 24).round().astype(int).tolist()):
         for kind in ("colour", "grey"):
             rng = np.random.default_rng(number)
-            face = Image.fromarray(draw_face(np.eye(8)[number % 8], rng)).resize((size, size))
-            if kind == "colour":
-                tint = np.array([1.0, 0.8, 0.6]) * rng.uniform(0.7, 1, 3)
-                face = Image.fromarray((np.asarray(face)[..., None] * tint).astype(np.uint8))
-            face.save(folder / f"{kind}_{number}.png")
+            mixture, middle = np.eye(8)[number % 8], (size / 2, size / 2)
+            face = Sketch(mixture, rng, (size, size), middle, 0.385 * size, kind == "colour")
+            Image.fromarray(face.picture()).save(folder / f"{kind}_{number}.png")
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as photograph:
         photographs = {"hopper": np.asarray(photograph.convert("RGB"))}
     try:
@@ -112,7 +110,7 @@ def test_the_file_read_alone_answers_as_predict_does(which, request, pictures, t
     run, model = (request.getfixturevalue(name + which) for name in ("trained", "exported"))
     table = tmp_path / "table.csv"
     named = ["--checkpoint-path", str(run.path), "--device", "cpu", "--output", str(table)]
-    assert main(["predict", str(pictures), *named]) == 0
+    assert main(["predict", str(pictures), "--whole", *named]) == 0
     ours = pd.read_csv(table)
     assert len(ours) == len(list(pictures.iterdir())) >= 50
     assert ours["predicted"].nunique() > 1

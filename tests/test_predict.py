@@ -1,10 +1,14 @@
 """Evaluation: the predictions table, single images, batch independence."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from drawn_layouts import write_layout
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 from grefel_lib.analysis.evaluation import evaluate_run
@@ -13,9 +17,17 @@ from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
 from grefel_lib.grefel import build_model
 from grefel_lib.labels import FORMATS
-from grefel_lib.predict import like_training, predict, predict_files, score_images
+from grefel_lib.predict import (
+    annotate_files,
+    like_training,
+    predict,
+    predict_files,
+    score_images,
+    write_features,
+)
 from grefel_lib.restore import load_model
 from grefel_lib.run import checkpoint_file, start_run
+from grefel_lib.sources.photo import Photo
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +86,111 @@ def test_a_single_image_file_scores_as_the_same_face_of_the_data_set(trained, fa
     for position in range(4):
         paths.append(tmp_path / f"{position}.png")
         Image.fromarray(faces.gather(np.array([position]))[0]).save(paths[-1])
-    found = predict_files(trained, paths)
+    found, embeddings, unread = predict_files(trained, paths, whole=True)
+    assert unread == []
+    assert len(embeddings) == 4
+    assert set(found["face"]) == {"whole picture"}
     names = [f"p_{name}" for name in faces.class_names]
     np.testing.assert_allclose(found[names], table[names].head(4), atol=1e-4)
     np.testing.assert_allclose(found["reliability"], table["reliability"].head(4), atol=1e-4)
+
+
+@pytest.fixture
+def hopper(tmp_path):
+    """Grace Hopper in 1984, a photograph in the public domain that matplotlib brings along."""
+    return Path(shutil.copy(get_sample_data("grace_hopper.jpg", asfileobj=False), tmp_path))
+
+
+def test_each_face_of_a_photograph_is_predicted_as_its_crop(trained, hopper):
+    with Image.open(hopper) as photograph:
+        pair = Image.new("RGB", (photograph.width * 2 + 80, photograph.height), "grey")
+        pair.paste(photograph, (0, 0))
+        pair.paste(photograph, (photograph.width + 80, 0))
+        shift = photograph.width + 80
+    pair.save(hopper.with_name("pair.png"))
+    table, embeddings, _ = predict_files(trained, [hopper.with_name("pair.png")])
+    assert table["face"].tolist() == ["found", "found"]
+    photo = Photo.of(np.asarray(pair))
+    boxes = table[["left", "top", "width", "height"]].to_numpy(dtype=int)
+    np.testing.assert_array_equal(
+        np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]), photo.boxes
+    )
+    assert abs(boxes[1] - boxes[0] - [shift, 0, 0, 0]).max() < 20
+    output = score_images(trained, [photo.crop(0), photo.crop(1)])
+    np.testing.assert_allclose(table.filter(regex="^p_"), output.class_probs, atol=1e-5)
+    np.testing.assert_allclose(table["reliability"], output.reliability, atol=1e-5)
+    np.testing.assert_allclose(embeddings, output.embeddings, atol=1e-4)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_photograph_that_lies_on_its_side_is_predicted_as_the_upright_one(
+    trained, hopper, turned
+):
+    with Image.open(hopper) as photograph:
+        lying, exif = photograph.convert("L").rotate(90, expand=True), Image.Exif()
+        photograph.convert("L").save(hopper.with_name("upright.png"))
+    exif[0x0112] = 6 if turned else 1
+    lying.save(hopper.with_name("phone.png"), exif=exif)
+    paths = [hopper.with_name(name) for name in ("upright.png", "phone.png")]
+    table, _, _ = predict_files(trained, paths, whole=True)
+    probs = table.filter(regex="^p_").to_numpy()
+    assert np.allclose(probs[0], probs[1], atol=1e-5) == turned
+
+
+@pytest.mark.parametrize(
+    ("size", "face"),
+    [
+        ((256, 256), "whole picture"),
+        ((48, 48), "whole picture"),
+        ((200, 250), "whole picture"),
+        ((257, 257), "no face found"),
+        ((200, 252), "no face found"),
+    ],
+)
+def test_without_a_face_only_a_crop_is_taken_whole(trained, tmp_path, size, face):
+    Image.new("RGB", size, "navy").save(tmp_path / "x.png")
+    for whole, told in ((False, face), (True, "whole picture")):
+        table, embeddings, _ = predict_files(trained, [tmp_path / "x.png"], whole=whole)
+        assert table["face"].tolist() == [told]
+        labelled = told == "whole picture"
+        assert table["predicted"].notna().tolist() == [labelled]
+        assert table["p_anger"].notna().tolist() == [labelled]
+        assert (embeddings is not None) == labelled
+
+
+def test_rows_and_embeddings_belong_together_whatever_has_a_face(trained, hopper, tmp_path):
+    Image.new("RGB", (400, 300), "navy").save(tmp_path / "sea.png")
+    Image.new("L", (48, 48), 90).save(tmp_path / "crop.png")
+    sea, crop = tmp_path / "sea.png", tmp_path / "crop.png"
+    one, mine, _ = predict_files(trained, [crop])
+    many, theirs, _ = predict_files(trained, [sea, hopper, sea, crop])
+    assert many["predicted"].notna().tolist() == [False, True, False, True]
+    np.testing.assert_allclose(
+        many.filter(regex="^p_").to_numpy()[3], one.filter(regex="^p_").to_numpy()[0], atol=1e-5
+    )
+    np.testing.assert_allclose(theirs[1], mine[0], atol=1e-4)
+    write_features(tmp_path / "f.csv", many, theirs)
+    features = pd.read_csv(tmp_path / "f.csv")
+    assert features["file"].tolist() == [str(hopper), str(crop)]
+    assert features["width"].tolist()[1] == 48
+    np.testing.assert_allclose(features.filter(regex=r"^e\d"), theirs, atol=1e-6)
+
+
+def test_the_box_of_a_face_is_drawn_around_it(trained, hopper, tmp_path):
+    table, _, _ = predict_files(trained, [hopper])
+    assert annotate_files(table, [hopper], tmp_path / "drawn") == 1
+    (written,) = (tmp_path / "drawn").iterdir()
+    with Image.open(written) as image:
+        drawn = np.asarray(image).astype(int)
+    with Image.open(hopper) as image:
+        changed = abs(drawn - np.asarray(image)).max(axis=2) > 80
+    left, top, width, height = table[["left", "top", "width", "height"]].iloc[0].astype(int)
+    frame = np.zeros_like(changed)
+    frame[top : top + height, left : left + width] = True
+    assert changed[top : top + height, [left, left + width - 1]].mean() > 0.8
+    assert changed[[top, top + height - 1], left : left + width].mean() > 0.8
+    assert changed[frame].mean() < 0.1  # the face itself is left as it is
+    assert changed[:top, left : left + width].any()  # the label above
 
 
 def test_colour_and_odd_sizes_are_accepted(trained):

@@ -100,11 +100,20 @@ def _add_sweep(add: Add, argv: list[str]) -> None:
 
 
 def _add_others(add: Add) -> None:
-    predict = add("predict", "predict single images or folders of face crops", _predict)
-    predict.add_argument("images", nargs="+", metavar="IMAGE", help="image files or folders")
+    predict = add("predict", "find the faces in pictures and predict each", _predict)
+    predict.add_argument("images", nargs="+", metavar="IMAGE",
+                         help="image files, folders or patterns")  # fmt: skip
+    predict.add_argument("--recursive", action="store_true", help="also read subfolders")
+    predict.add_argument("--whole", action="store_true",
+                         help="take every picture whole, as a face crop")  # fmt: skip
     predict.add_argument("--checkpoint-path", default="",
                          help="run or checkpoint file (default: the newest run)")  # fmt: skip
-    predict.add_argument("--output", default="", help="also write the table to this CSV file")
+    predict.add_argument("--output", default="", metavar="FILE",
+                         help="also write the table to this .csv or .json file")  # fmt: skip
+    predict.add_argument("--annotate", default="", metavar="DIR",
+                         help="write the pictures with boxes and labels here")  # fmt: skip
+    predict.add_argument("--features", default="", metavar="FILE",
+                         help="write the embeddings to this .npz or .csv file")  # fmt: skip
     predict.add_argument("--device", default="auto")
     report = add("report", "rebuild an evaluated run's figures, tables and model card", _report)
     report.add_argument("run_folder", metavar="RUN", help="run folder or its name")
@@ -235,22 +244,63 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    from grefel_lib.predict import predict_files
+    from grefel_lib.files import Folder
+    from grefel_lib.predict import annotate_files, predict_files, write_features
     from grefel_lib.restore import load_model
     from grefel_lib.run import checkpoint_file, newest_run
     from grefel_lib.sources.layouts import find_images
 
-    paths = find_images(arguments.images)
-    name = arguments.checkpoint_path or newest_run().path
-    trained = load_model(checkpoint_file(name), device=arguments.device)
-    table = predict_files(trained, paths)
-    columns = table[["file", "predicted", "probability", "reliability"]]
-    print(columns.to_string(index=False, float_format="{:.3f}".format))
-    if arguments.output:
-        target = Path(arguments.output)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(target, index=False)
-        print(f"wrote {target}")
+    target, features = Path(arguments.output), Path(arguments.features)
+    for flag, path, kinds in (("output", target, (".csv", ".json")),
+                              ("features", features, (".npz", ".csv"))):  # fmt: skip
+        if path.name and path.suffix.lower() not in kinds:
+            raise ValueError(f"--{flag} {path} must end in {' or '.join(kinds)}")
+    paths, unread = find_images(arguments.images, recursive=arguments.recursive)
+    folder = Path(arguments.annotate)
+    if arguments.annotate and folder.resolve() in {path.resolve().parent for path in paths}:
+        raise ValueError(f"--annotate {folder} holds the pictures themselves; name another folder")
+    if paths:
+        name = arguments.checkpoint_path or newest_run().path
+        trained = load_model(checkpoint_file(name), device=arguments.device)
+        if features.name and getattr(trained.model.head, "reduce", None) is None:
+            raise ValueError(f"--features: the head of {trained.path} has no embeddings")
+        table, embeddings, damaged = predict_files(trained, paths, whole=arguments.whole)
+        unread += damaged
+        if len(table):
+            print(_face_lines(table))
+        if len(table) and target.name:
+            if target.suffix.lower() == ".csv":
+                text = table.to_csv(index=False)
+            else:
+                text = table.to_json(orient="records", indent=2, force_ascii=False) + "\n"
+            Folder(target.parent).write_bytes(text.encode(), target.name)
+            print(f"wrote {target}")
+        if embeddings is not None and features.name:
+            write_features(features, table, embeddings)
+            print(f"wrote {features}")
+        elif features.name and len(table):
+            print(f"no face was found: {features} is not written")
+        if len(table) and arguments.annotate:
+            print(f"wrote {annotate_files(table, paths, folder)} pictures to {folder}")
+    for line in unread[:-1]:
+        print(f"grefel predict: error: {line}", file=sys.stderr)
+    if unread:
+        raise ValueError(unread[-1])
+
+
+def _face_lines(table: Any) -> str:
+    """The table of `predict_files` for a terminal of 100 columns; long paths lose their start."""
+    from grefel_lib.predict import FOUND, NO_FACE
+
+    short = table[["predicted", "probability", "reliability"]].fillna({"predicted": NO_FACE})
+    boxes = table[["face", "left", "top", "width", "height"]].itertuples(index=False)
+    short.insert(0, "box", [f"{b.left},{b.top} {b.width}x{b.height}" if b.face == FOUND else
+                            "" if b.face == NO_FACE else "whole" for b in boxes])  # fmt: skip
+    lines = short.to_string(index=False, float_format="{:.3f}".format, na_rep="").splitlines()
+    room = max(20, 99 - len(lines[0]))
+    files = [n if len(n) <= room else f"…{n[1 - room :]}" for n in ("file", *table["file"])]
+    width = max(map(len, files))
+    return "\n".join(f"{file:<{width}} {line}" for file, line in zip(files, lines, strict=True))
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,9 @@
 """Published data set layouts on disk: which files belong to a data set and how to read them."""
 
 import dataclasses
+import glob
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from grefel_lib.config import DATA_DIRS, PROJECT_ROOT, Config, from_here
 from grefel_lib.labels import (
@@ -23,6 +25,7 @@ from grefel_lib.labels import (
     VOTE_COLUMNS,
     own_classes,
 )
+from grefel_lib.sources.photo import open_image, printable
 from grefel_lib.sources.synthetic import write_synthetic
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
@@ -428,48 +431,70 @@ def read_csv(path: Path, columns: Sequence[str], *, dtype: type | None = None) -
 
 
 def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
-    """Image files of a folder (with `deep` also of its subfolders), sorted by name."""
+    """Image files of a folder (with `deep` also of its subfolders), sorted by name.
+
+    Links are followed; hidden files and folders (`._face.jpg`, `.ipynb_checkpoints`) are not read.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: The name of a file is not UTF-8, so no table can hold it.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"no image folder {folder}")
-    entries = folder.rglob("*") if deep else folder.iterdir()
-    images = [file for file in entries if file.suffix.lower() in IMAGE_SUFFIXES]
+    images = list(_images_in(folder, deep=deep))
+    for file in images:
+        if re.search(r"[\ud800-\udfff]", str(file)):  # bytes of the name that are not UTF-8
+            raise ValueError(f"{printable(file)}: this name is not UTF-8; rename it")
     return sorted(images, key=None if deep else lambda file: file.name)  # names compare faster
 
 
-def find_images(paths: Sequence[str | Path]) -> list[Path]:
-    """Image files given by name, and those of given folders (not of subfolders), sorted.
+def _images_in(folder: Path, *, deep: bool, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that holds it
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if deep:
+                    yield from _images_in(Path(entry.path), deep=True, above=(*above, real))
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                yield Path(entry.path)
 
-    Raises:
-        FileNotFoundError: A path does not exist, or a folder contains no image.
+
+def find_images(
+    paths: Sequence[str | Path], *, recursive: bool = False
+) -> tuple[list[Path], list[str]]:
+    """Image files given by name, by a pattern (`faces/*.png`) and by folder; each once.
+
+    Args:
+        paths: Files, folders and patterns. The files of a folder are sorted by name.
+        recursive: Also read the subfolders.
+
+    Returns:
+        The files, and a message for each path that gives none.
     """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        inside = list_images(path) if path.is_dir() else [path]
-        if not inside:
-            raise FileNotFoundError(f"no image ({', '.join(IMAGE_SUFFIXES)}) in folder {path}")
-        if not inside[0].exists():
-            raise FileNotFoundError(f"no image or folder at {path}")
-        files += inside
-    return files
-
-
-def open_image(path: Path, mode: str | None = None) -> Image.Image:
-    """Decode an image file into a Pillow mode, by default L for greyscale and RGB otherwise.
-
-    Raises:
-        ValueError: The file is not a readable image.
-    """
-    try:
-        with Image.open(path) as image:
-            grey = image.mode in ("1", "L", "I;16")
-            return image.convert(mode or ("L" if grey else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"{path} is not a readable image: {error}") from error
-
-
-def read_face(path: Path) -> np.ndarray:
-    """Read an image file: (H, W) if greyscale, (H, W, 3) otherwise, uint8."""
-    return np.array(open_image(path))
+    files, unread = [], []
+    for path in map(str, paths):
+        exist = os.path.lexists(path)
+        for place in [path] if exist else sorted(glob.glob(path, recursive=True)) or [path]:
+            try:
+                if not os.path.isdir(place):
+                    os.lstat(place)
+                    files.append(Path(place))
+                    continue
+                inside = sorted(_images_in(Path(place), deep=recursive))
+                inside = [file for file in inside if file.is_file()]  # no broken link, no pipe
+                if not inside:
+                    known = ", ".join(IMAGE_SUFFIXES)
+                    unread.append(f"no image ({known}) in folder {printable(place)}")
+                files += inside
+            except FileNotFoundError:
+                unread.append(f"no image or folder at {printable(place)}")
+            except OSError as error:
+                unread.append(f"{printable(place)} cannot be read: {error.strerror}")
+    return list(dict.fromkeys(files)), unread
 
 
 def decode(
@@ -597,5 +622,5 @@ def _own_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _read_own(table: pd.DataFrame, files: list[Path]) -> Content:
-    colour = any(open_image(file).mode == "RGB" for file in files)
+    colour = any(np.ptp(np.asarray(open_image(file)), axis=2).any() for file in files)
     return table, decode(files, "RGB" if colour else "L", size=OWN_SIZE)

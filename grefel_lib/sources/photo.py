@@ -1,12 +1,15 @@
-"""Photographs and face detection; the detector's weights ship with a package."""
+"""Every picture is opened here; faces in photographs, by a detector that ships with a package."""
 
+import os
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
 
 SIDES = (256, 1280)  # longer side in pixels: close-ups are detected at the first, groups at both
 
@@ -15,7 +18,11 @@ SIDES = (256, 1280)  # longer side in pixels: close-ups are detected at the firs
 # thirds at their original size.
 SURE = 0.7
 CELL = 32  # pixels: YuNet's coarsest stride
+CROP = 1.25  # a picture up to SIDES[0] pixels whose sides differ by no more can be a face crop
 OVERLAP = 0.3  # IoU above which two boxes count as the same face
+_T = Image.Transpose
+UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE,
+           6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}  # by EXIF orientation  # fmt: skip
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
 
 
@@ -38,23 +45,70 @@ class Photo:
         return crop_box(self.picture, self.boxes[number])
 
 
-def read_photo(file: str | Path | IO[bytes], name: str = "") -> np.ndarray:
-    """Read a photograph the right way up: (H, W, 3) uint8.
+def open_image(file: str | Path | IO[bytes], mode: str = "RGB", name: str = "") -> Image.Image:
+    """Open a picture the right way up, on white where it is transparent, in a Pillow mode.
+
+    16 bits are scaled to 8; integers of 32 bits and floats by the least of 1 (floats only), 255
+    and 65535 that is not below their largest value.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is not an image.
+        ValueError: It is not a picture, is damaged, has too many pixels or is no regular file.
     """
+    name = name or (printable(file) if isinstance(file, (str, os.PathLike)) else "the picture")
     try:
+        if isinstance(file, (str, os.PathLike)) and not os.path.isfile(file):
+            os.stat(file)
+            raise OSError("it is a folder or a special file")  # a pipe would be waited for
         with Image.open(file) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+            image = _upright(image)
+            if image.mode[0] in "IF":
+                image = _to_8_bit(image)
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+            return (image if image.mode in ("1", "L") else image.convert("RGB")).convert(mode)
     except FileNotFoundError:
-        raise FileNotFoundError(f"no picture at {file}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
+        raise FileNotFoundError(f"no picture at {name}") from None
+    except Exception as error:  # Pillow raises errors of many types where a file is damaged
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        why = "" if isinstance(error, UnidentifiedImageError) else f": {why}"
         raise ValueError(
-            f"{name or file} cannot be read as a picture (png, jpg, webp, bmp, tif){why}"
+            f"{name} cannot be read as a picture (png, jpg, webp, bmp, tif){why}"
         ) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    image.load()
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged EXIF data; the picture itself is sound
+        orientation = None
+    turn = UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """A picture of 16-bit or 32-bit integers or floats as L."""
+    values = np.nan_to_num(np.asarray(image, dtype=float), posinf=0)
+    scales = {"I": (255, 65535), "F": (1, 255, 65535)}.get(image.mode, (65535,))
+    top = values.max(initial=0)
+    full = next((scale for scale in scales if top <= scale), top)
+    return Image.fromarray(np.rint(values.clip(0) / full * 255).astype(np.uint8))
+
+
+def printable(path: str | Path) -> str:
+    """A path as text: escaped where it is not UTF-8 or not printable; no formula in a table."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return re.sub(r"^(?=[=+@-])", "./", text)  # a spreadsheet would compute =1+1.png
+
+
+def read_photo(file: str | Path | IO[bytes], name: str = "") -> np.ndarray:
+    """Read a picture by `open_image`: (H, W, 3) uint8."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow: many pixels, odd EXIF data
+        return np.array(open_image(file, name=name))
 
 
 def find_faces(picture: np.ndarray) -> list[Box]:
@@ -93,6 +147,29 @@ def find_faces(picture: np.ndarray) -> list[Box]:
 def whole_picture(picture: np.ndarray) -> Box:
     """The box of the whole picture, for crops and when no face is found."""
     return (0, 0, picture.shape[1], picture.shape[0])
+
+
+def is_crop(picture: np.ndarray) -> bool:
+    """Whether a picture has the size and shape of a face crop: small and roughly square."""
+    shorter, longer = sorted(picture.shape[:2])
+    return longer <= min(SIDES[0], CROP * shorter)
+
+
+def draw_boxes(picture: np.ndarray, boxes: Sequence[Box], labels: Sequence[str]) -> Image.Image:
+    """A picture with a frame around each box, as far as it lies inside, and its label above."""
+    image = Image.fromarray(picture)
+    draw, line = ImageDraw.Draw(image), max(1, max(image.size) // 400)
+    for (left, top, right, bottom), label in zip(boxes, labels, strict=True):
+        left, top = max(left, 0), max(top, 0)
+        right, bottom = min(right, image.width), min(bottom, image.height)
+        draw.rectangle((left, top, right - 1, bottom - 1), outline="yellow", width=line)
+        size = max(10, (right - left) // 10)
+        edges = draw.textbbox((0, 0), label, font_size=size)
+        x = max(0, min(left, image.width - edges[2]))
+        y = max(0, top - edges[3] - line)
+        draw.rectangle((x, y, x + edges[2], y + edges[3]), fill="yellow")
+        draw.text((x, y), label, fill="black", font_size=size)
+    return image
 
 
 def crop_box(picture: np.ndarray, box: Box) -> np.ndarray:
