@@ -75,6 +75,7 @@ def test_every_layout_gives_the_same_faces(tmp_path, write, dataset, classes):
     assert counts["val"].sum() >= 3
     assert found.info["protocol"] == "validation set as test"
     assert found.info["no_label"]["test"] == EACH["val"] * (11 - classes)
+    assert found.info["no_label"]["val"] == 0  # a tenth of the faces that are used
     assert found.images.shape[1:] == (112, 112, 3)
 
 

@@ -88,7 +88,7 @@ def test_class_names_that_are_numbers_stay_as_they_are_written(tmp_path):
 
 
 def test_predictions_of_such_classes_are_read_back_as_they_were(tmp_path):
-    table = pd.DataFrame({"id": ["1"], "label": ["01"], "predicted": ["None"], "p_01": [0.5]})
+    table = pd.DataFrame({"id": ["1"], "label": ["01"], "predicted": ["02"], "p_01": [0.5]})
     Folder(tmp_path).write_table(table, "predictions.csv")
     pd.testing.assert_frame_equal(
         read_table(tmp_path / "predictions.csv"), table, check_dtype=False
