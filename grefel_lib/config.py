@@ -77,7 +77,7 @@ class Config:
                             sets_apart=False)  # fmt: skip
     dataset: str = _data("synthetic", "data set; synthetic: built-in drawn faces; folder: your own",
                          choices=("synthetic", "ferplus", "fer2013", "rafdb", "rafdb_compound",
-                                  "folder"),
+                                  "affectnet7", "affectnet8", "folder"),
                          commands=_EVERY)  # fmt: skip
     data_dir: str = _data("", "folder of the data set; empty: its default folder under data/",
                           commands=_EVERY, sets_apart=False, may_change=True)  # fmt: skip
@@ -365,6 +365,8 @@ DATA_DIRS = {  # where each data set is looked for when no data_dir is given
     "fer2013": "data/fer2013",
     "rafdb": "data/RAF-DB",
     "rafdb_compound": "data/RAF-DB",
+    "affectnet7": "data/AffectNet",
+    "affectnet8": "data/AffectNet",
     "folder": "data/folder",
 }
 PROFILES: dict[str, dict[str, Any]] = {

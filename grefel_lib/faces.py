@@ -18,8 +18,8 @@ from filelock import FileLock
 
 from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.files import FINGERPRINT, read_table
-from grefel_lib.labels import CLASS_NAMES, EMOTIONS, VOTE_COLUMNS, class_index
-from grefel_lib.sources.layouts import NO_CLASS, Source, find_source
+from grefel_lib.labels import CLASS_NAMES, EMOTIONS, LEFT_OUT, NO_CLASS, VOTE_COLUMNS, class_index
+from grefel_lib.sources.layouts import Source, find_source
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -98,7 +98,7 @@ def load_faces(config: Config) -> FaceSet:
     fingerprint = content_fingerprint(table)
     notes = list(source.notes)
     if not (table["split"] == "val").any():
-        table = _with_validation(table)
+        table = _with_validation(table, LEFT_OUT.get(config.dataset, (NO_CLASS,)))
         if not config.dataset.startswith("rafdb"):
             notes.append("no validation split: using a stratified tenth of the training split")
     names = source.class_names or CLASS_NAMES[config.dataset]
@@ -117,10 +117,10 @@ def load_faces(config: Config) -> FaceSet:
         table["agreement"] = label_votes / np.maximum(emotion_votes.sum(axis=1), 1)
     else:
         codes = table.pop("code")
-        keep = (codes != NO_CLASS).to_numpy()
         if not source.class_names:
             codes = [class_index(config.dataset, code) for code in codes]
         table["label"] = codes
+        keep = (table["label"] != NO_CLASS).to_numpy()
         targets = np.eye(len(names))[table["label"]]
         if own_votes:
             votes = table[own_votes].to_numpy(dtype=float)
@@ -145,7 +145,7 @@ def load_faces(config: Config) -> FaceSet:
         log.warning("%s", warning)
     info = {
         "dataset": config.dataset,
-        "protocol": config.protocol if "votes" in source.kind else "",
+        "protocol": config.protocol if "votes" in source.kind else source.protocol,
         "train_protocol": config.train_protocol if "votes" in source.kind else "",
         "soft_labels": bool(("votes" in source.kind or own_votes) and config.use_soft_labels),
         "fingerprint": fingerprint,
@@ -244,12 +244,12 @@ def _take_top(votes: np.ndarray) -> np.ndarray:
     return taken * integrated[:, None]
 
 
-def _with_validation(table: pd.DataFrame) -> pd.DataFrame:
+def _with_validation(table: pd.DataFrame, left_out: tuple[int, ...]) -> pd.DataFrame:
     """Move a stratified tenth of train to val, always the same rows; no subject is divided."""
     from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
-    train = table.index[table["split"] == "train"]
     codes = table["code"] if "code" in table else table[list(VOTE_COLUMNS)].idxmax(axis=1)
+    train = table.index[(table["split"] == "train") & ~codes.isin(left_out)]
     codes = codes[train]
     rare = codes.map(codes.value_counts()) < 2  # a class with one face cannot be split
     try:

@@ -19,6 +19,10 @@ FER2013_CODES = {
 RAFDB_CODES = {
     1: "surprise", 2: "fear", 3: "disgust", 4: "happiness", 5: "sadness", 6: "anger", 7: "neutral",
 }  # fmt: skip
+AFFECTNET_CODES = {
+    0: "neutral", 1: "happiness", 2: "sadness", 3: "surprise", 4: "fear", 5: "disgust", 6: "anger",
+    7: "contempt",
+}  # fmt: skip
 COMPOUND_CODES = dict(enumerate(COMPOUND, start=1))
 RAFDB_ATTRIBUTES = {  # codes of RAF-DB's manual annotation files, in the order of their lines
     "gender": {"0": "male", "1": "female", "2": "unsure"},
@@ -39,14 +43,30 @@ CLASS_NAMES = {  # of the published sets; those of a user's own set come from it
     "fer2013": BASIC,
     "rafdb": BASIC,
     "rafdb_compound": COMPOUND,
+    "affectnet7": BASIC,
+    "affectnet8": EMOTIONS,
 }
-CODES = {"fer2013": FER2013_CODES, "rafdb": RAFDB_CODES, "rafdb_compound": COMPOUND_CODES}
+CODES = {
+    "fer2013": FER2013_CODES,
+    "rafdb": RAFDB_CODES,
+    "rafdb_compound": COMPOUND_CODES,
+    "affectnet7": {code: name for code, name in AFFECTNET_CODES.items() if name in BASIC},
+    "affectnet8": AFFECTNET_CODES,
+}
+NO_CLASS = -1  # label of a face that belongs to none of the classes
+LEFT_OUT = {  # codes of such faces: none, uncertain, no face; of seven classes also contempt
+    "affectnet7": (7, 8, 9, 10),
+    "affectnet8": (8, 9, 10),
+}
 
 # Format of each set's faces: side of the square in pixels, and Pillow mode (grey or colour).
 FORMATS = {
     "synthetic": (48, "L"), "ferplus": (48, "L"), "fer2013": (48, "L"),
     "rafdb": (100, "RGB"), "rafdb_compound": (100, "RGB"),
+    "affectnet7": (112, "RGB"), "affectnet8": (112, "RGB"),
 }  # fmt: skip
+
+VALIDATION_AS_TEST = "validation set as test"  # AffectNet's: it has no public test split
 
 # Faces of the published files in train, validation and test, with hard labels and all copies, by
 # data set and protocol. Without a validation split, ours is part of train.
@@ -56,6 +76,8 @@ PUBLISHED = {
     ("ferplus", "all"): (28559, 3579, 3573),
     ("fer2013", ""): (28709, 3589, 3589),
     ("rafdb", ""): (12271, 0, 3068),
+    ("affectnet7", VALIDATION_AS_TEST): (283901, 0, 3500),
+    ("affectnet8", VALIDATION_AS_TEST): (287651, 0, 3999),
 }
 
 # Okabe and Ito's colour-blind-safe palette; the compound classes take Paul Tol's "muted" one.
@@ -87,10 +109,14 @@ def own_classes(names: Iterable[str]) -> dict[str, str]:
 def class_index(dataset: str, code: int) -> int:
     """Translate a data set's own label code to its index in `CLASS_NAMES[dataset]`.
 
+    A code in `LEFT_OUT` gives NO_CLASS.
+
     Raises:
         ValueError: The data set has no such code; the message lists those it has.
     """
     codes = CODES[dataset]
+    if code in LEFT_OUT.get(dataset, ()):
+        return NO_CLASS
     if code not in codes:
         known = ", ".join(f"{number} {name}" for number, name in codes.items())
         raise ValueError(f"{dataset} has no label code {code!r}; it has: {known}")

@@ -8,6 +8,7 @@ from PIL import Image
 from grefel_lib.analysis.evaluation import evaluate_run, evaluation_folder
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
+from grefel_lib.files import Folder, read_table
 from grefel_lib.fit import fit
 from grefel_lib.metrics import confusion_counts
 from grefel_lib.predict import predict_files
@@ -84,6 +85,14 @@ def test_class_names_that_are_numbers_stay_as_they_are_written(tmp_path):
     faces = read(in_a_table(tmp_path, rows))
     assert faces.class_names == ("00", "01", "02")
     assert faces.table["label"].tolist() == [i % 3 for i in range(9)]
+
+
+def test_predictions_of_such_classes_are_read_back_as_they_were(tmp_path):
+    table = pd.DataFrame({"id": ["1"], "label": ["01"], "predicted": ["02"], "p_01": [0.5]})
+    Folder(tmp_path).write_table(table, "predictions.csv")
+    pd.testing.assert_frame_equal(
+        read_table(tmp_path / "predictions.csv"), table, check_dtype=False
+    )
 
 
 def test_a_class_folder_that_becomes_empty_is_still_a_class(tmp_path):
@@ -198,7 +207,8 @@ def test_a_single_picture_is_seen_as_in_training(trained):
     model = load_model(run)
     assert model.class_names == ("a frown", "the smile")
     assert model.face_format == (112, "RGB")
-    table = predict_files(model, sorted(root.glob("test/*/*.png")))
+    table, _, unread = predict_files(model, sorted(root.glob("test/*/*.png")), whole=True)
+    assert not unread
     assert table["predicted"].tolist() == ["a frown"] * 5 + ["the smile"] * 7
 
 

@@ -121,8 +121,8 @@ class DataPanel(Panel):
         self.faces, self.shown.value = None, ""
         changes = {"dataset": self.dataset.value, "protocol": self.protocol.value}
         self.faces = load_faces(self.config.on_data(**changes, drop_leaks=False, label_noise=0))
-        self.protocol.disabled = not self.faces.info["protocol"]
-        self.agreement.disabled = self.protocol.disabled
+        self.protocol.disabled = self.faces.votes is None
+        self.agreement.disabled = "agreement" not in self.faces.table
         with self.hushed():
             self.label.options = (ALL, *self.faces.class_names)
         self._select()

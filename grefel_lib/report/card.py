@@ -16,6 +16,8 @@ DATA = {  # description and terms of each data set
     "fer2013": "FER2013 images and labels (Kaggle, for research)",
     "rafdb": "RAF-DB basic expressions (non-commercial research only, on signed terms)",
     "rafdb_compound": "RAF-DB compound expressions (non-commercial research only, on signed terms)",
+    "affectnet7": "AffectNet without contempt (non-commercial research only, on signed terms)",
+    "affectnet8": "AffectNet (non-commercial research only, on signed terms)",
     "folder": "the user's own faces and classes; their source and terms are not recorded here",
 }
 CHOICE = {  # role of the scored split in checkpoint selection

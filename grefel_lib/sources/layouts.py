@@ -21,7 +21,9 @@ from grefel_lib.labels import (
     CODES,
     FOLDER_NAMES,
     FORMATS,
+    NO_CLASS,
     RAFDB_ATTRIBUTES,
+    VALIDATION_AS_TEST,
     VOTE_COLUMNS,
     own_classes,
 )
@@ -58,6 +60,7 @@ class Source:
     read: Callable[[], Content]
     notes: list[str] = field(default_factory=list)  # warnings to the user about choices made
     class_names: tuple[str, ...] = ()  # of a user's own set; its codes are positions in them
+    protocol: str = ""  # what is said of the splits wherever a result stands
 
 
 def find_source(config: Config) -> Source:
@@ -98,6 +101,8 @@ def _find(root: Path, config: Config) -> Source:
         return _rafdb(root, config)
     if config.dataset == "folder":
         return _own(root)
+    if config.dataset.startswith("affectnet"):
+        return _affectnet(root)
     return _ferplus(root)  # or the drawn faces, in the same layout
 
 
@@ -534,7 +539,6 @@ def _box(path: Path) -> tuple[float, ...]:
 
 OWN_SIZE = 112  # side in pixels to which they are resized
 OWN_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-NO_CLASS = -1  # code of a face without a label
 
 
 def _own(root: Path) -> Source:
@@ -624,3 +628,84 @@ def _own_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:
 def _read_own(table: pd.DataFrame, files: list[Path]) -> Content:
     colour = any(np.ptp(np.asarray(open_image(file)), axis=2).any() for file in files)
     return table, decode(files, "RGB" if colour else "L", size=OWN_SIZE)
+
+
+# -- AffectNet
+
+AFFECTNET_SIZE, _ = FORMATS["affectnet8"]
+BOX = ["face_x", "face_y", "face_width", "face_height"]
+
+
+def _affectnet(root: Path) -> Source:
+    """As released, as lists of whole photographs, or as folders of codes.
+
+    There is no public test split: the validation set is the test split, unless a copy made its own.
+    """
+    kind, protocol = "affectnet-released", VALIDATION_AS_TEST
+    lists = {"train": root / "training.csv", "test": root / "validation.csv"}
+    parts = {"train": root / "train_set", "test": root / "val_set"}
+    if all((folder / "images").is_dir() for folder in parts.values()):
+        faces = [(s, f) for s, folder in parts.items() for f in list_images(folder / "images")]
+        labels = [f.parents[1] / "annotations" / f"{f.stem}_exp.npy" for _, f in faces]
+        files = [file for _, file in faces] + [file for file in labels if file.is_file()]
+        read = partial(_read_affectnet, root, faces, labels)
+    elif all(path.is_file() for path in lists.values()):
+        kind, images = "affectnet-lists", root / "Manually_Annotated_Images"
+        files = [*lists.values(), *list_images(images, deep=True)]
+        read = partial(_read_affectnet_lists, lists, images)
+    elif (root / "train/0").is_dir():
+        kind, parts = "affectnet-folders", {"train": "train", "val": "test"}
+        if (root / "test").is_dir():
+            parts, protocol = {"train": "train", "val": "val", "test": "test"}, ""
+        faces = [
+            (split, file)
+            for folder, split in parts.items()
+            for file in list_images(root / folder, deep=True)
+        ]
+        files, read = [file for _, file in faces], partial(_read_affectnet, root, faces)
+    else:
+        raise FileNotFoundError(
+            f"no AffectNet in {root}: looked for train_set/ and val_set/ with images/ and "
+            f"annotations/, for training.csv and validation.csv, and for train/0..7; see "
+            f"data/README.md"
+        )
+    return Source(kind, root, files, read, protocol=protocol)
+
+
+def _read_affectnet(
+    root: Path, faces: list[tuple[str, Path]], labels: list[Path] | None = None
+) -> Content:
+    """Images with their code in a file each, or else as the name of their folder."""
+    rows = []
+    for number, (split, file) in enumerate(faces):
+        place = labels[number] if labels else file.parent
+        try:  # a code is saved as text or as a number
+            code = int(float(np.load(place).item() if labels else place.name))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{place} must hold or be one label code: {error}") from error
+        name = f"{split}_{file.stem}" if labels else f"{split}_{code}_{file.stem}"
+        rows.append((name, split, file.relative_to(root).as_posix(), code))
+    table = pd.DataFrame(rows, columns=["id", "split", "file", "code"])
+    return table, decode([file for _, file in faces], "RGB", size=AFFECTNET_SIZE)
+
+
+def _read_affectnet_lists(lists: dict[str, Path], images: Path) -> Content:
+    """Whole photographs; the face is cut out."""
+    columns = ("subDirectory_filePath", *BOX, "expression")
+    tables = []
+    for split, path in lists.items():
+        rows = read_csv(path, columns)
+        rows["id"] = [f"{split}_{row:06d}" for row in range(len(rows))]
+        tables.append(rows.assign(split=split))
+    table = pd.concat(tables, ignore_index=True)
+    table = table.rename(columns={"subDirectory_filePath": "file", "expression": "code"})
+    boxes = table[BOX].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+
+    def face(number: int) -> np.ndarray:
+        image = open_image(images / table["file"][number], "RGB")
+        x, y, width, height = boxes[number]
+        if width > 0 and height > 0:  # photographs without a face have no box
+            image = image.crop((x, y, x + width, y + height))
+        return np.asarray(image.resize((AFFECTNET_SIZE, AFFECTNET_SIZE)))
+
+    return table[["id", "split", "file", "code"]], map(face, range(len(table)))
