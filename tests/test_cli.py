@@ -134,7 +134,7 @@ def missing_images(data):
         file.unlink()
 
 
-@bad(FERPLUS, "is not a readable image", ".png")
+@bad(FERPLUS, "cannot be read as a picture", ".png")
 def truncated_png(data):
     file = sorted((data / "ferplus/Images/FER2013Train").iterdir())[5]
     file.write_bytes(file.read_bytes()[:200])
