@@ -346,7 +346,8 @@ def test_the_best_are_kept_and_the_earlier_of_equals(config, faces, tmp_path):
             assert len(facts.pop("sha256")) == 64
             assert facts == {
                 "config": training.run.config.to_dict(), "class_names": ["c0", "c1", "c2", "c3"],
-                "face_shape": [32, 32], "epoch": epoch, "trust": 0.25, "val_accuracy": rows[epoch - 1][f"{key}_accuracy"],
+                "face_shape": [32, 32], "epoch": epoch, "trust": 0.25,
+                "val_accuracy": rows[epoch - 1][f"{key}_accuracy"],
             }  # fmt: skip
         tensors, facts = run.load_checkpoint(LAST)
         assert facts["history"] == training.history
