@@ -106,5 +106,5 @@ def test_confusion_noise_needs_votes(tmp_path):
 
     folder = write_layout(tmp_path / "RAF", "rafdb", images=220)
     config = Config(dataset="rafdb", data_dir=str(folder), label_noise=0.1, noise_kind="confusion")
-    with pytest.raises(ValueError, match="needs votes, and rafdb has none; use symmetric"):
+    with pytest.raises(ValueError, match="needs the votes of FERPlus, and rafdb has none; use symmetric"):
         load_faces(config)
