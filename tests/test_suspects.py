@@ -106,5 +106,6 @@ def test_confusion_noise_needs_votes(tmp_path):
 
     folder = write_layout(tmp_path / "RAF", "rafdb", images=220)
     config = Config(dataset="rafdb", data_dir=str(folder), label_noise=0.1, noise_kind="confusion")
-    with pytest.raises(ValueError, match="needs the votes of FERPlus, and rafdb has none; use symmetric"):
+    told = "needs the votes of FERPlus, and rafdb has none; use symmetric"
+    with pytest.raises(ValueError, match=told):
         load_faces(config)
