@@ -22,7 +22,7 @@ TESTS = {  # module: its fast tests
     "grefel": ["test_grefel.py", "test_properties.py::test_it_holds"],
     "batches": ["test_batches.py"],
     "faces": ["test_faces_by_hand.py", "test_faces.py", "test_suspects.py"],
-    "metrics": ["test_metrics.py"],
+    "metrics": ["test_metrics.py", "test_calibration.py"],
     "fit": ["test_fit_by_hand.py", "test_mixed_training.py", "test_every_setting.py"],
 }
 SLOW = (  # tests that a mutant does not wait for
