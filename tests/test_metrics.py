@@ -10,6 +10,7 @@ from grefel_lib.labels import EMOTIONS
 from grefel_lib.metrics import (
     bootstrap_intervals,
     calibration_bins,
+    calibration_error,
     compute_metrics,
     confidence_bins,
     confusion_counts,
@@ -18,6 +19,7 @@ from grefel_lib.metrics import (
     normalise_rows,
     paired_difference,
     per_class_metrics,
+    reorder_classes,
     wilson_interval,
 )
 
@@ -290,3 +292,47 @@ def test_intervals_of_few_faces_do_not_collapse():
     low, high = wilson_interval(16, 16)
     assert (round(low, 3), high) == (0.806, 1)  # Wilson: 1 / (1 + 1.96² / 16)
     assert wilson_interval(0, 0) == (0, 1)
+
+
+def test_the_debiased_calibration_error_and_its_ends_make_the_plain_one_likely_or_barely_so():
+    rng = np.random.default_rng(0)
+    confidence = rng.choice([0.58, 0.73, 0.95], size=900, p=[0.2, 0.3, 0.5])
+    right = rng.random(900) < confidence - np.where(confidence > 0.9, 0.09, 0.02)
+    names = ["cat", "dog"]
+    probs = np.stack([confidence, 1 - confidence], axis=1)
+    predictions = table(probs, (~right).astype(int), names)
+    share, gaps, errors = [], [], []
+    for level in (0.58, 0.73, 0.95):
+        inside = confidence == level
+        share.append(inside.mean())
+        gaps.append(abs(right[inside].mean() - level))
+        chance = (right[inside].sum() + 0.5) / (inside.sum() + 1)
+        errors.append(np.sqrt(chance * (1 - chance) / inside.sum()))
+    share, gaps, errors = map(np.array, (share, gaps, errors))
+    plain = share @ gaps
+    shape = (gaps / plain + 1) / 2  # half as observed, half the same in every bin
+    noise = rng.normal(size=(200_000, 3)) * errors
+    # the sum over bins is taken as a gamma variable, which it is not quite: less so in the middle
+    wanted = ((0.5, 0.03), (0.975, 0.01), (0.025, 0.01))
+    for size, (expected, apart) in zip(calibration_error(predictions), wanted, strict=True):
+        drawn = np.abs(size * shape + noise) @ share
+        assert (drawn <= plain).mean() == pytest.approx(expected, abs=apart)
+    assert 0 < calibration_error(predictions)[1] < calibration_error(predictions)[0] < plain
+
+
+def test_classes_are_brought_into_another_order(by_hand):
+    turned = reorder_classes(by_hand, ["bird", "cat", "dog"])
+    assert list(turned) == ["id", "label", "predicted", "p_bird", "p_cat", "p_dog"]
+    pd.testing.assert_frame_equal(turned[list(by_hand)], by_hand)
+    assert confusion_counts(turned).tolist() == [[1, 0, 0], [0, 2, 0], [0, 1, 0]]
+
+
+def test_a_class_that_may_be_predicted_is_given_the_benefit_of_the_doubt_and_no_other():
+    probs = np.eye(3)[[0] * 40 + [1] * 20]
+    predictions = table(probs, [0] * 38 + [1] * 2 + [1] * 14 + [2] * 6, ["cat", "dog", "bird"])
+    found = bootstrap_intervals(predictions, draws=400)
+    row = found.loc["mean_class_accuracy"]
+    assert row["value"] == pytest.approx((1 + 14 / 16 + 0) / 3)
+    assert row["low"] < row["value"] < row["high"]
+    assert row["high"] <= 2 / 3 + 1e-9  # birds are never predicted: two classes at most are right
+    assert ((found["low"] <= found["value"]) & (found["value"] <= found["high"])).all()
