@@ -21,6 +21,7 @@ from grefel_lib.config import Config
 from grefel_lib.window_attention import REDUCTIONS, WindowCrossAttention, window_sides
 
 log = logging.getLogger(__name__)
+_REFUSALS = (AssertionError, TypeError, NotImplementedError)  # how timm rejects an option
 
 
 def check_backbone(config: Config) -> None:
@@ -143,7 +144,7 @@ def _network(name: str, image_size: int, output_stride: int, **options: Any) -> 
         # with a single position, the attention's query and key would get no gradient
         options["output_stride"] = output_stride or 16
     # some networks do not support output_stride: those that refuse a value may have another
-    refusals = TypeError if output_stride else (AssertionError, TypeError, NotImplementedError)
+    refusals = TypeError if output_stride else _REFUSALS
     try:
         try:
             backbone = timm.create_model(name, **options)
@@ -152,7 +153,7 @@ def _network(name: str, image_size: int, output_stride: int, **options: Any) -> 
             if output_stride and torch.get_default_device().type != "meta":  # not in the check
                 log.warning("%s does not support output_stride; using its default", name)
             backbone = timm.create_model(name, **options)
-    except (AssertionError, TypeError, NotImplementedError) as error:
+    except _REFUSALS as error:
         raise ValueError(
             f"backbone {name!r} does not support image_size {image_size} with output_stride "
             f"{options.get('output_stride', 'unset')}: {str(error) or 'not supported together'}"
@@ -188,7 +189,7 @@ def _levels(name: str, image_size: int) -> tuple[int, ...]:
         with torch.device("meta"):  # shapes alone: nothing is allocated or computed
             network = _create(name, image_size, **_FEATURES).eval()
             maps = network(torch.empty(1, 3, image_size, image_size))
-    except (AssertionError, TypeError, NotImplementedError, RuntimeError) as error:
+    except (*_REFUSALS, RuntimeError) as error:
         raise ValueError(
             f"{name!r} has no feature maps for window_cross_attention at image_size {image_size}; "
             f"a multiple of 32, at least 64, works for most networks ({error})"

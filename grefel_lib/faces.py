@@ -23,6 +23,7 @@ from grefel_lib.sources.layouts import Source, find_source
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
+FEWEST = 2  # faces that train and val need for training to start
 VALIDATION_SHARE, VALIDATION_SEED = 0.1, 0  # for sets without validation; not the run's seed
 
 

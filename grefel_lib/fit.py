@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from grefel_lib.batches import augment, batch_loader, mix_batch, prepare_input, to_float
 from grefel_lib.config import WITHOUT_WEIGHTS, Config
 from grefel_lib.environment import autocast, keep_memory, memory_layout, pick_device, progress_bars
-from grefel_lib.faces import FaceSet, taught
+from grefel_lib.faces import FEWEST, FaceSet, taught
 from grefel_lib.grefel import Output, build_model
 from grefel_lib.losses import total_loss
 from grefel_lib.metrics import compute_metrics, per_class_metrics
@@ -187,8 +187,10 @@ def start_training(
     config = run.config
     train, val = taught(faces.split("train"), config), faces.split("val")
     for name, part in (("train", train), ("val", val)):
-        if len(part) < 2:
-            raise ValueError(f"the {name} split has {len(part)} faces; at least 2 are needed")
+        if len(part) < FEWEST:
+            raise ValueError(
+                f"the {name} split has {len(part)} faces; at least {FEWEST} are needed"
+            )
     world, device = join_processes(pick_device(config.device))
     if device.type == "cpu":
         keep_memory()

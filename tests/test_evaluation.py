@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from strict_latex import parse
 
+from grefel_lib.analysis.compare import differing_fact
 from grefel_lib.analysis.evaluation import (
     Evaluation,
     better_checkpoint,
@@ -76,7 +77,8 @@ def predictions(seed: int = 0, right: float = 0.5, size: int = 60) -> pd.DataFra
 def evaluation(tables, **parts) -> Evaluation:
     facts = {
         "dataset": "ferplus", "fingerprint": "f", "protocol": "official", "split": "test",
-        "training_dataset": "ferplus", "training_fingerprint": "f", "training_protocol": "official",
+        "tta": "none", "training_dataset": "ferplus", "training_fingerprint": "f",
+        "training_protocol": "official",
         "training_leaks_dropped": 3, "selection": "validation accuracy",
         "headline": next(iter(tables)),
         "checkpoints": {name: {"epoch": 1, "val_accuracy": 0.5} for name in tables},
@@ -99,6 +101,12 @@ def evaluate(run, **given):
 def test_other_splits_and_protocols_have_their_own_folder_and_card(run, told, capsys):
     before = (run.path / "metrics.json").read_bytes(), (run.path / "model_card.md").read_bytes()
     val = evaluate(run, split="val", batch_size=17)
+    flips = evaluate(run, tta="flip", inspect_labels=False)
+    assert flips.folder.path == run.path / "evaluate_ferplus_official_test_flip"
+    assert flips.facts["tta"] == "flip" != told["tta"]
+    assert "each face averaged with its mirror image" in caption(flips)
+    assert "averaged with its mirror image" in (flips.folder.path / "model_card.md").read_text()
+    assert differing_fact(load_evaluation(run), load_evaluation(flips.folder)) == "tta"
     everyone = evaluate(run, protocol="all", inspect_labels=False)
     assert val.folder.path == run.path / "evaluate_ferplus_official_val"
     assert everyone.folder.path == run.path / "evaluate_ferplus_all_test"
@@ -161,7 +169,9 @@ def test_an_evaluation_older_than_the_checkpoint_is_refused(faces_dir, tmp_path,
     run.save_checkpoint(LAST, tensors, facts)
     fit(faces, start_run(config, faces.info))
     for folder in (run.path, run.path / "evaluate_ferplus_official_val"):
-        with pytest.raises(ValueError, match=r"epoch 1, but .* epoch 2; evaluate again"):
+        flags = "" if folder == run.path else " --dataset ferplus --protocol official --split val"
+        again = f"epoch 1, but .* epoch 2; evaluate again: .*dir {run.path}{flags}"
+        with pytest.raises(ValueError, match=again):
             load_evaluation(Run(folder, config))
         assert main(["report", str(folder)]) == 1
     assert main(["publish", str(tmp_path), str(tmp_path / "shared")]) == 1

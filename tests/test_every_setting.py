@@ -643,13 +643,19 @@ def _(lab, one, other):
         assert history["lr"].iloc[-1] == pytest.approx(config.lr * last)
 
 
+def _batch_sizes(lab, config):
+    """A training after its first epoch, and how many faces each forward pass took."""
+    sizes = []
+    training = lab.start(config)
+    training.net.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    train_epoch(training, print)
+    return training, sizes
+
+
 @row("batch_size", 8, 16)
 def _(lab, one, other):
     for config in (one, other):
-        sizes = []
-        training = lab.start(config)
-        training.net.register_forward_pre_hook(lambda _, given, s=sizes: s.append(len(given[0])))
-        train_epoch(training, print)
+        training, sizes = _batch_sizes(lab, config)
         assert sizes == [config.batch_size] * (48 // config.batch_size)
         assert training.update == len(sizes)
 
@@ -657,10 +663,7 @@ def _(lab, one, other):
 @row("micro_batch_size", 0, 4)
 def _(lab, one, other):
     for config in (one, other):
-        sizes = []
-        training = lab.start(config)
-        training.net.register_forward_pre_hook(lambda _, given, s=sizes: s.append(len(given[0])))
-        train_epoch(training, print)
+        training, sizes = _batch_sizes(lab, config)
         assert set(sizes) == {config.micro_batch_size or config.batch_size}
         assert sum(sizes) == 48
         assert training.update == 3

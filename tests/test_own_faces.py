@@ -144,12 +144,15 @@ def test_tables_named_after_their_split_need_no_column(tmp_path):
 
 ROW = {"image": "a.png", "label": "smile", "split": "train"}
 WRONG = [
-    ([ROW, ROW | {"image": "b.png", "split": "dev"}], "line 3: split is 'dev'; known: train, val"),
+    (
+        [ROW, ROW | {"image": "b.png", "split": "dev"}],
+        "line 3: split must be one of train, val, valid, validation, test; found 'dev'",
+    ),
     ([ROW, ROW | {"label": "yawn"}], "list a.png twice"),
     ([ROW, ROW | {"image": "b.png"}], r"has 1 class \(smile\); two are needed"),
     (
         [{"image": "a.png", "age": "old", "smile": 3}],
-        "line 2: age is 'old'; without a column label",
+        "line 2: without a column label, age must count the votes for a class; found 'old'",
     ),
 ]
 

@@ -66,7 +66,7 @@ def test_nothing_picked_is_said_and_picking_again_works(table):
 def test_runs_on_other_faces_are_named_not_compared(table):
     line = table.picked.options[0]
     result = table.results[line]
-    result.saved["split"] = "val"
+    result.facts["split"] = "val"
     table.picked.value = table.picked.options[:2]
     assert 'role="alert"' in table.message.value
     assert "split" in table.message.value

@@ -30,7 +30,7 @@ def evaluation(tmp_path):
         ids = [f"{i:05d}" for i in range(70)]
         facts = {
             "dataset": "ferplus", "fingerprint": "f", "protocol": "official", "split": split,
-            "training_dataset": "ferplus", "training_fingerprint": "f",
+            "tta": "none", "training_dataset": "ferplus", "training_fingerprint": "f",
             "training_protocol": "official", "training_leaks_dropped": 0,
             "selection": "validation accuracy",
             "headline": "best_model",

@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 
 from grefel_lib.config import Config
-from grefel_lib.faces import SPLITS, FaceSet, load_faces
+from grefel_lib.faces import FEWEST, SPLITS, FaceSet, load_faces
 from grefel_lib.files import relative
 from grefel_lib.labels import PUBLISHED
-from grefel_lib.sources.layouts import IMAGE_SUFFIXES, find_source, open_image
+from grefel_lib.sources.layouts import IMAGE_SUFFIXES, find_source
+from grefel_lib.sources.photo import open_image
 
-FEWEST = 2  # faces that a split needs for training to start, see `fit`
 SMALL, STRETCHED = 40, 1.25  # pixels of the shorter side; longer side / shorter side
 
 

@@ -30,7 +30,13 @@ from grefel_lib.metrics import (
 from grefel_lib.run import all_runs, open_run, outputs_folder
 
 log = logging.getLogger(__name__)
-SAME = ("dataset", "protocol", "split", "fingerprint")  # must be equal for runs to be comparable
+SAME = (
+    "dataset",
+    "protocol",
+    "split",
+    "tta",
+    "fingerprint",
+)  # must be equal for runs to be comparable
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
 PLACES = (  # settings that are paths; published runs keep only the last part
     "data_dir", "backbone_weights", "landmark_weights", "output_dir", "resume", "checkpoint_path",
@@ -114,14 +120,22 @@ def evaluated_runs(output_dir: str) -> list[Evaluation]:
     return sorted(evaluations, key=lambda result: result.run.name)
 
 
+def differing_fact(one: Evaluation, other: Evaluation) -> str:
+    """The first of SAME in which two evaluations differ, so that they cannot be compared; or ""."""
+    for key in SAME:
+        first, second = one.facts[key], other.facts[key]
+        if not (same_data(first, second) if key == "fingerprint" else first == second):
+            return key
+    return ""
+
+
 def check_same_faces(results: Sequence[Evaluation]) -> None:
     """Raise a ValueError if runs were scored on different faces, splits or protocols."""
-    for other, key in itertools.product(results[1:], SAME):
-        first, second = results[0].saved[key], other.saved[key]
-        if not (same_data(first, second) if key == "fingerprint" else first == second):
+    for other in results[1:]:
+        if key := differing_fact(results[0], other):
             raise ValueError(
                 f"{results[0].run.name} and {other.run.name} cannot be compared: {key} is "
-                f"{first!r} in one and {second!r} in the other"
+                f"{results[0].facts[key]!r} in one and {other.facts[key]!r} in the other"
             )
 
 
@@ -166,7 +180,7 @@ def seed_table(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
             "checkpoint": result.headline,
             "epoch": result.saved_headline["epoch"],
             "val_accuracy": result.saved_headline["val_accuracy"],
-            **result.saved_headline["metrics"],
+            **compute_metrics(result.table),  # by one definition, whenever it was evaluated
         }
         for name, members in groups.items()
         for result in members

@@ -42,9 +42,9 @@ from grefel_lib.run import BEST, BEST_EMA, Run
 
 INSIDE = 1000  # faces whose embedding and attention are saved, for maps
 FACTS = (  # in metrics.json, but not in any predictions table
-    "dataset", "fingerprint", "protocol", "split", "training_dataset", "training_fingerprint",
-    "training_protocol", "training_leaks_dropped", "validation_copies_dropped",
-    "labels_made_wrong", "selection", "headline",
+    "dataset", "fingerprint", "protocol", "split", "tta", "training_dataset",
+    "training_fingerprint", "training_protocol", "training_leaks_dropped",
+    "validation_copies_dropped", "labels_made_wrong", "selection", "headline",
 )  # fmt: skip
 CHECKPOINT_FACTS = ("epoch", "val_accuracy", "sha256")  # of metrics.json, by checkpoint
 SELECTION = "validation accuracy"
@@ -231,6 +231,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         "fingerprint": faces.info["fingerprint"],
         "protocol": faces.info["protocol"],
         "split": split,
+        "tta": config.tta,
         **training_facts(run),
         "selection": SELECTION,
         "headline": headline,
@@ -285,21 +286,23 @@ def training_facts(run: Run) -> dict[str, Any]:
 def evaluation_folder(run: Run, config: Config) -> Folder:
     """Folder of an evaluation: for the test split of the run's own data, the run folder itself.
 
-    Any other goes to a subfolder: evaluate_<dataset>[_<protocol>]_<split>.
+    Any other goes to a subfolder: evaluate_<dataset>[_<protocol>]_<split>[_<tta>].
 
     Args:
         run: A trained run.
-        config: Its settings with the dataset, protocol and split to evaluate.
+        config: Its settings with the dataset, protocol, split and tta to evaluate.
     """
     data, trained = (
         [c.dataset, *([Path(c.data_dir).name] if c.dataset == "folder" else [])]
         for c in (config, run.config)
     )
     same = (data, config.protocol) == (trained, run.config.protocol)
-    if same and config.split == "test":
+    if same and (config.split, config.tta) == ("test", "none"):
         return run
-    protocol = [] if config.unmet("protocol") else [config.protocol]
-    return Folder(run.path / "_".join(filter(None, ["evaluate", *data, *protocol, config.split])))
+    protocol = "" if config.unmet("protocol") else config.protocol
+    tta = "" if config.tta == "none" else config.tta
+    parts = ["evaluate", *data, protocol, config.split, tta]
+    return Folder(run.path / "_".join(filter(None, parts)))
 
 
 def _trained_in(run: Run) -> Path:
@@ -352,8 +355,12 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
         )
     content = json.loads((run.path / "metrics.json").read_text())
     if reason := stale_because(run):
-        raise ValueError(f"{reason}; evaluate again: grefel evaluate --checkpoint-dir {run.name}")
-    known = training_facts(run) | content
+        again = f"grefel evaluate --checkpoint-dir {relative(_trained_in(run))}"
+        if _trained_in(run) != run.path:
+            flags = ("dataset", "protocol", "split", "tta")
+            again += "".join(f" --{key} {content[key]}" for key in flags if content.get(key))
+        raise ValueError(f"{reason}; evaluate again: {again}")
+    known = {"tta": "none"} | training_facts(run) | content  # older ones had no tta
     facts = {key: known[key] for key in FACTS if key in known}
     facts["checkpoints"] = checkpoints = {
         name: {key: numbers[key] for key in CHECKPOINT_FACTS if key in numbers}

@@ -7,7 +7,7 @@ import pandas as pd
 
 from grefel_lib.analysis.compare import (
     PUBLISHED,
-    SAME,
+    differing_fact,
     evaluated_runs,
     group_variants,
     paired_differences,
@@ -64,8 +64,7 @@ class ComparisonPanel(Panel):
         self.shown.value = self.table.value = ""
         evaluations = evaluated_runs(self.folder.value)
         self.results = {_line(result): result for result in evaluations}
-        first = evaluations[0].saved
-        alike = [k for k, r in self.results.items() if all(r.saved[f] == first[f] for f in SAME)]
+        alike = [k for k, r in self.results.items() if not differing_fact(evaluations[0], r)]
         with self.hushed():
             self.picked.options = list(self.results)
             self.picked.rows = min(max(len(evaluations), 3), ROWS)

@@ -58,6 +58,7 @@ def model_card(evaluation: Evaluation) -> str:
         f"## Results on {facts['dataset']}, {SPLITS[facts['split']]} "
         f"({len(evaluation.table)} faces)",
         "",
+        *["Each face is averaged with its mirror image.", ""] * (facts["tta"] == "flip"),
         _markdown(with_intervals({evaluation.headline: headline}, split=facts["split"])),
         "",
         "Intervals: 95%, over faces; results on other seeds and data sets vary more.",

@@ -208,6 +208,8 @@ def caption(evaluation: Evaluation) -> str:
     facts = evaluation.facts
     words = [f"{facts['dataset']}{_protocol(facts['protocol'])}, {SPLITS[facts['split']]}; "
              f"{len(evaluation.table)} faces"]  # fmt: skip
+    if facts["tta"] == "flip":
+        words.append("each face averaged with its mirror image")
     trained = facts["training_dataset"], facts["training_protocol"]
     if trained != (facts["dataset"], facts["protocol"]):
         words.append(f"trained on {trained[0]}{_protocol(trained[1])}")

@@ -538,7 +538,7 @@ def _box(path: Path) -> tuple[float, ...]:
 # -- a user's own faces
 
 OWN_SIZE = 112  # side in pixels to which they are resized
-OWN_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+OWN_SPLITS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "val"), "test": "test"}
 
 
 def _own(root: Path) -> Source:
@@ -600,19 +600,14 @@ def _own_listing(root: Path, folders: list[Path]) -> pd.DataFrame:
 
 def _own_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """One table's file, split, subject if known, and label or votes_<name>; checked."""
-
-    def refuse(wrong: pd.Series, name: str, mend: str) -> None:
-        if wrong.any():
-            line = wrong.index[np.flatnonzero(wrong)[0]]
-            raise ValueError(f"{path}, line {line}: {name} is {table[name][line]!r}; {mend}")
-
     table = table.apply(lambda column: column.str.strip().replace("", np.nan))
-    refuse(table["image"].isna(), "image", "every row needs a file")
+    _check_rows(path, table["image"].notna(), table["image"], "image must name a file")
     rows = pd.DataFrame({"file": table["image"]})
     rows["split"] = OWN_SPLITS.get(path.stem.lower(), "train")  # train.csv, test.csv
     if "split" in table:
         rows["split"] = table["split"].str.lower().map(OWN_SPLITS)
-        refuse(rows["split"].isna(), "split", f"known: {', '.join(OWN_SPLITS)}")
+        rule = f"split must be one of {', '.join(OWN_SPLITS)}"
+        _check_rows(path, rows["split"].notna(), table["split"], rule)
     if "subject" in table:
         rows["subject"] = table["subject"]
     if "label" in table:
@@ -620,8 +615,8 @@ def _own_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     known = {"image", "split", "subject", "unknown", "NF"}  # the last two name no class
     for name in [name for name in table if name not in known]:
         rows[f"votes_{name}"] = pd.to_numeric(table[name].fillna("0"), errors="coerce")
-        refuse(~(rows[f"votes_{name}"] >= 0), name, "without a column label, every other column "
-               "counts the votes for a class")  # fmt: skip
+        rule = f"without a column label, {name} must count the votes for a class"
+        _check_rows(path, rows[f"votes_{name}"] >= 0, table[name], rule)
     return rows
 
 
