@@ -246,6 +246,8 @@ def predict_files(
         one row without a label. Then the embeddings (N, D) of the N rows with a label, None if
         there are none; and a message for each file that cannot be read.
     """
+    if trained.config.dataset == "synthetic":
+        log.warning("this model has seen drawings only: its answers on photographs mean nothing")
     rows, crops, unread = [], [], []
     for path in paths:
         try:

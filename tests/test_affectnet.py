@@ -132,7 +132,8 @@ def test_caption_and_card_say_that_the_validation_set_is_the_test_split(tmp_path
     info = load_faces(Config(dataset="affectnet8", data_dir=str(tmp_path))).info
     about = {key: info[key] for key in ("dataset", "protocol", "fingerprint")}
     facts = about | {f"training_{key}": value for key, value in about.items()} | {
-        "split": "test", "tta": "none", "selection": "validation accuracy", "headline": "best_model",
+        "split": "test", "tta": "none", "selection": "validation accuracy",
+        "headline": "best_model",
         "checkpoints": {"best_model": {"epoch": 2, "val_accuracy": 0.8}},
     }  # fmt: skip
     config = Config(dataset="affectnet8")

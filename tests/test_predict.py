@@ -1,5 +1,6 @@
 """Evaluation: the predictions table, single images, batch independence."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -224,3 +225,11 @@ def test_a_crop_becomes_like_the_training_faces(dataset, shape, given):
 def test_a_face_of_the_right_kind_is_left_as_it_is():
     face = np.random.default_rng(0).integers(0, 255, (48, 48), dtype=np.uint8)
     np.testing.assert_array_equal(like_training(face, *FORMATS["ferplus"]), face)
+
+
+def test_a_model_of_drawings_says_so_before_it_judges_pictures(trained, caplog):
+    predict_files(trained, [])
+    assert "has seen drawings only" not in caplog.text
+    drawn = dataclasses.replace(trained, config=trained.config.replace(dataset="synthetic"))
+    predict_files(drawn, [])
+    assert "has seen drawings only: its answers on photographs mean nothing" in caplog.text
