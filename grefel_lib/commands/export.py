@@ -192,8 +192,9 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
 
 def _crops(faces: FaceSet) -> list[np.ndarray]:
     """Crops (H, W, 3) evenly spaced through the faces: as they are, then larger and in colour."""
-    chosen = np.unique(np.linspace(0, len(faces) - 1, CHECKED).round().astype(int))
-    plain = [np.asarray(Image.fromarray(face).convert("RGB")) for face in faces.gather(chosen)]
+    chosen = faces.sample(CHECKED)
+    images = chosen.gather(np.arange(len(chosen)))
+    plain = [np.asarray(Image.fromarray(face).convert("RGB")) for face in images]
     tint = np.array([1.0, 0.8, 0.6])
     large = [Image.fromarray((face * tint).astype(np.uint8)).resize((131, 157)) for face in plain]
     return plain + [np.asarray(face) for face in large]
