@@ -17,10 +17,11 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from grefel_lib.config import Config
+from grefel_lib.config import PRETRAINED, Config
 from grefel_lib.window_attention import REDUCTIONS, WindowCrossAttention, window_sides
 
 log = logging.getLogger(__name__)
+FACE, FACE_NETWORK = "face", "mobilenetv1_100"  # weights that come with the library
 _REFUSALS = (AssertionError, TypeError, NotImplementedError)  # how timm rejects an option
 
 
@@ -44,16 +45,25 @@ def check_backbone(config: Config) -> None:
         if config.extractor == "window_cross_attention":
             _levels(name, config.image_size)
     for name, weights, setting in networks:
-        path = Path(weights).expanduser()
+        path = weight_file(weights)
         if weights == "hub":
             _reach_hub(name, setting)
         elif weights != "none" and not path.is_file():
             raise FileNotFoundError(
-                f"no weight file at {path}; {setting} must be hub, none, or the path of a "
+                f"no weight file at {path}; {setting} must be hub, none, face, or the path of a "
                 f".safetensors or state-dict file"
             )
+        if weights == FACE and name != FACE_NETWORK:
+            raise ValueError(f"{setting}=face are weights of {FACE_NETWORK}, not of {name}")
     if config.extractor == "timm":
         _check_features(config.backbone, config.image_size, config.output_stride, config.head)
+
+
+def weight_file(weights: str) -> Path:
+    """The file that a weights setting names; `face` comes with the library."""
+    if weights == FACE:
+        return PRETRAINED / f"face_{FACE_NETWORK}.safetensors"
+    return Path(weights).expanduser()
 
 
 @lru_cache
@@ -307,7 +317,7 @@ def load_backbone_weights(backbone: nn.Module, path: str | Path) -> None:
     Raises:
         ValueError: The file cannot be read, or its tensors are not this backbone's.
     """
-    path = Path(path).expanduser()
+    path = weight_file(str(path))
     state = _read_weights(path)
     while prefix := next(
         (

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+PRETRAINED = Path(__file__).resolve().with_name("pretrained")  # models that come with the library
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +73,8 @@ class Config:
         ValueError: A value has the wrong type or lies outside its range.
     """
 
-    profile: str = _setting("vit_base", "auto, demo, lite or vit_base; auto: demo on drawn faces",
+    profile: str = _setting("vit_base", "auto, demo, lite, mobile or vit_base; auto: demo on drawn "
+                            "faces",
                             group="profile", commands=("explore", *_TRAIN),
                             sets_apart=False)  # fmt: skip
     dataset: str = _data("synthetic", "data set; synthetic: built-in drawn faces; folder: your own",
@@ -103,7 +105,7 @@ class Config:
                             commands=_ONCE)  # fmt: skip
 
     backbone: str = _model("vit_base_patch16_224", "any timm model")
-    backbone_weights: str = _model("hub", "hub, none, or the path of a weight file")
+    backbone_weights: str = _model("hub", "hub, none, face, or the path of a weight file")
     extractor: str = _model("timm", "timm, or cross-attention between two networks; backbone is "
                             "then the image network",
                             choices=("timm", "window_cross_attention"))  # fmt: skip
@@ -390,6 +392,22 @@ PROFILES: dict[str, dict[str, Any]] = {
         "image_size": 96,
         "output_stride": 32,
         "channels_last": True,
+        "epochs": 8,
+        "warmup_epochs": 0.5,
+        "lr": 1e-3,
+        "weight_decay": 0.02,
+        "ema_decay": 0.998,
+        "label_smoothing": 0.04,
+        "mix_prob": 0.2,
+        "save_every": 0,
+    },
+    "mobile": {
+        "backbone": "mobilenetv1_100",
+        "backbone_weights": "face",
+        "image_size": 112,
+        "output_stride": 32,
+        "channels_last": True,
+        "train_protocol": "all",
         "epochs": 8,
         "warmup_epochs": 0.5,
         "lr": 1e-3,

@@ -27,8 +27,6 @@ TEXT = (  # columns that identify faces and classes; read as strings, whatever t
 
 FINGERPRINT = "content-"  # of a data set, by what it holds
 
-FINGERPRINT = "content-"  # of a data set, by what it holds
-
 
 @dataclass(frozen=True)
 class Folder:

@@ -6,7 +6,7 @@ The equations are worked by hand in notebook 02. The model does no I/O.
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -260,6 +260,22 @@ def extract(backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     return features, tokens.float()
 
 
+class Calibration(nn.Module):
+    """Temperature T and class offsets of a shipped model: log q -> log softmax(log q / T + offset).
+
+    Both are fitted on validation, see `calibration.fit_release`.
+    """
+
+    def __init__(self, temperature: float, offsets: list[float]) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
+
+    def forward(self, log_probs: Tensor) -> Tensor:
+        """(B, C) -> (B, C)."""
+        return F.log_softmax(log_probs / self.temperature + self.offsets, dim=1)
+
+
 class GReFEL(nn.Module):
     """A timm backbone with the GReFEL head, or with timm's own linear classifier."""
 
@@ -267,6 +283,7 @@ class GReFEL(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.calibration: Calibration | None = None  # of a shipped model; not in training
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -280,6 +297,12 @@ class GReFEL(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """Score normalised images (B, 3, S, S)."""
+        output = self._scored(images)
+        if self.training or self.calibration is None:
+            return output
+        return replace(output, log_probs=self.calibration(output.log_probs))
+
+    def _scored(self, images: Tensor) -> Output:
         if self.head is None:
             logits = self.backbone.forward_head(self.backbone.forward_features(images))
             return Output(F.log_softmax(logits.float(), dim=1))

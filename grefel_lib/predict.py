@@ -32,6 +32,7 @@ from grefel_lib.sources.photo import (
 
 log = logging.getLogger(__name__)
 
+NOT_SURE = "not sure"
 FOUND, WHOLE, NO_FACE = "found", "whole picture", "no face found"  # the column `face`
 BOX = ["left", "top", "width", "height"]
 
@@ -242,9 +243,10 @@ def predict_files(
 
     Returns:
         One row per face: file, face (found, whole picture or no face found), left, top, width,
-        height, predicted, probability, reliability, p_<class>, run, checkpoint. Without a face,
-        one row without a label. Then the embeddings (N, D) of the N rows with a label, None if
-        there are none; and a message for each file that cannot be read.
+        height, predicted (NOT_SURE below the model's threshold), probability, reliability,
+        p_<class>, run, checkpoint. Without a face, one row without a label. Then the embeddings
+        (N, D) of the N rows with a label, None if there are none; and a message for each file that
+        cannot be read.
     """
     if trained.config.dataset == "synthetic":
         log.warning("this model has seen drawings only: its answers on photographs mean nothing")
@@ -277,6 +279,7 @@ def predict_files(
     labelled = table.index[table["face"] != NO_FACE]
     table["predicted"] = pd.Series(names[probs.argmax(axis=1)], labelled, dtype=object)
     table["probability"] = pd.Series(probs.max(axis=1), labelled)
+    table.loc[table["probability"] < trained.not_sure_below, "predicted"] = NOT_SURE
     table["reliability"] = pd.Series(sure, labelled)
     table = table.join(pd.DataFrame(probs, labelled, [f"p_{name}" for name in names]))
     folder = trained.path.parent

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from grefel_lib.config import WITHOUT_WEIGHTS, Config
+from grefel_lib.config import PRETRAINED, WITHOUT_WEIGHTS, Config
 from grefel_lib.environment import pick_device
 from grefel_lib.files import load_checkpoint, under_prefix
-from grefel_lib.grefel import GReFEL, build_model
+from grefel_lib.grefel import Calibration, GReFEL, build_model
 from grefel_lib.labels import FORMATS
-from grefel_lib.run import Run
+from grefel_lib.run import Run, open_run
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,11 @@ class Trained:
     class_names: tuple[str, ...]
     facts: dict  # epoch, val_accuracy, ...
     path: Path
+
+    @property
+    def not_sure_below(self) -> float:
+        """The confidence from which a shipped model gives an answer; 0 for other runs."""
+        return self.facts.get("not_sure_below", 0.0)
 
     @property
     def face_format(self) -> tuple[int, str]:
@@ -69,9 +74,20 @@ def load_model(
         ) from error
     if getattr(net, "head", None) is not None:
         net.head.trust = facts["trust"]
+    if facts.get("calibration"):
+        net.calibration = Calibration(**facts["calibration"])
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
     net = net.to(pick_device(device), memory_format=memory).eval()
     return Trained(net, config, class_names, facts, path)
+
+
+def pretrained(name: str = "ferplus", *, device: str = "auto") -> Trained:
+    """A model that comes with the library; `ferplus` is trained on real faces, see its card.
+
+    Raises:
+        FileNotFoundError: There is none of this name.
+    """
+    return load_model(open_run(PRETRAINED / name), device=device)
 
 
 def normalise_as(net: nn.Module) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
+from grefel_lib.config import PRETRAINED, PROJECT_ROOT, SETTINGS, Config
 from grefel_lib.environment import describe_environment
 from grefel_lib.files import (
     Folder,
@@ -210,12 +210,14 @@ def start_run(config: Config, data: Mapping[str, Any] | None = None) -> Run:
 
 
 def open_run(name: str | Path, output_dir: str = "outputs") -> Run:
-    """Open a run by its name or folder.
+    """Open a run by its name or folder; a model of PRETRAINED by its name, if no run has it.
 
     Raises:
         FileNotFoundError: No such run; the message lists where it was looked for.
     """
-    for path in (Path(name).expanduser(), outputs_folder(output_dir) / name, PROJECT_ROOT / name):
+    given = Path(name).expanduser()
+    for folder in (Path(), outputs_folder(output_dir), PROJECT_ROOT, PRETRAINED):
+        path = folder / given
         path = path.parent if path.name == "checkpoints" else path
         if (path / "config.json").is_file():
             return Run(path.resolve(), _read_config(path))
@@ -240,6 +242,11 @@ def every_run() -> list[Run]:
     """Every run under outputs/, including those in sweep folders."""
     folders = [p for p in outputs_folder().glob("*/") if not (p / "config.json").is_file()]
     return [*all_runs(), *(run for path in sorted(folders) for run in all_runs(str(path)))]
+
+
+def shipped_runs() -> list[Run]:
+    """The models that come with the library, as runs."""
+    return [open_run(path.parent) for path in sorted(PRETRAINED.glob("*/config.json"))]
 
 
 def newest_run(output_dir: str = "outputs", *, finetuned: bool = True) -> Run:
@@ -280,10 +287,15 @@ def run_folder(config: Config) -> Path:
         name = config.finetune_name or time.strftime("%Y%m%d-%H%M%S")
         source = checkpoint_file(config.checkpoint_path, config.output_dir)
         parent = source.parent.parent
-        if (parent / "config.json").is_file():
+        if (parent / "config.json").is_file() and parent.parent != PRETRAINED:
             return parent / f"finetune_{name}"
         return outputs_folder(config.output_dir) / f"finetune_{name}"
     return outputs_folder(config.output_dir) / (config.run_name or run_id(config))
+
+
+def results_folder(path: Path) -> Path:
+    """Where the results of a run go: its folder; outputs/pretrained_<name> for a shipped one."""
+    return outputs_folder() / f"pretrained_{path.name}" if path.parent == PRETRAINED else path
 
 
 def outputs_folder(output_dir: str = "outputs") -> Path:

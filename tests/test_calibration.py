@@ -10,6 +10,7 @@ from grefel_lib.analysis.calibration import (
     aurc,
     calibration_errors,
     error_detection,
+    fit_release,
     fit_temperature,
     risk_coverage,
     temperature_words,
@@ -154,3 +155,42 @@ def test_a_fitted_temperature_is_named_with_its_number(caplog):
     assert [temperature_words(t) for t in (1.0, 0.06, 19.8)] == [
         "temperature 1.00", "temperature 0.06", "temperature 19.80"]  # fmt: skip
     assert caplog.messages == []
+
+
+def released(predictions, release):
+    """What `grefel.Calibration` makes of the probabilities, by hand."""
+    columns = [c for c in predictions if c.startswith("p_")]
+    scores = np.log(predictions[columns].to_numpy()) / release["temperature"] + release["offsets"]
+    probs = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    names = np.asarray([c.removeprefix("p_") for c in columns])
+    return predictions.assign(
+        predicted=names[probs.argmax(axis=1)], **dict(zip(columns, probs.T, strict=True))
+    )
+
+
+def timid(size=4000, seed=5):
+    """A model that is overconfident, and sees the rare class d half as often as it is there."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(4, size=size, p=[0.6, 0.25, 0.1, 0.05])
+    logits = rng.normal(size=(size, 4)) * 1.2 + 2.5 * np.eye(4)[labels] - [0, 0.5, 1.5, 2.5]
+    told = np.exp(1.7 * logits)
+    return table(told / told.sum(axis=1, keepdims=True), labels, "abcd")
+
+
+def test_a_shipped_model_costs_no_validation_accuracy_and_sees_rare_classes_more_often():
+    plain = timid()
+    release = fit_release(plain)
+    after, before = compute_metrics(released(plain, release)), compute_metrics(plain)
+    assert release["tau"] > 0
+    assert after["accuracy"] >= before["accuracy"]
+    assert after["mean_class_accuracy"] > before["mean_class_accuracy"] + 0.02
+    assert after["nll"] < before["nll"]
+    confidence = class_probabilities(released(plain, release)).max(axis=1)
+    assert (confidence >= release["not_sure_below"]).mean() == pytest.approx(0.95, abs=1e-3)
+
+
+def test_classes_that_are_alike_get_no_offsets():
+    predictions = drawn(size=4000, temperature=0.5)  # classes alike: the prior says nothing
+    release = fit_release(predictions)
+    assert release["temperature"] == pytest.approx(fit_temperature(predictions), rel=0.05)
+    assert np.abs(release["offsets"]).max() < 0.1

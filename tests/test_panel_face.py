@@ -58,8 +58,11 @@ def test_a_dropped_picture_replaces_the_first_and_may_come_again(panel):
         drop(panel, "blue.png", content)
         assert panel.photo.picture.shape == (200, 300, 3)
         assert panel.face.options == (WHOLE,)
-        assert "no face was found: using the whole picture" in panel.message.value
-        assert panel.dropped.value == ""
+        assert "no face was found" in panel.message.value
+        assert panel.face.value is None
+        assert panel.shown.value == panel.dropped.value == ""
+    panel.face.value = WHOLE
+    assert f"{WHOLE}: " in panel.message.value
 
 
 def test_an_uploaded_picture_is_taken_too(panel, photo):

@@ -5,6 +5,7 @@ Everything is computed from a table of predictions (see `metrics`).
 
 import logging
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,8 @@ from grefel_lib.metrics import (
 )
 
 log = logging.getLogger(__name__)
+TAUS = np.arange(21) / 20  # strengths of class offsets that are tried
+ANSWERED = 0.95  # share of validation faces that a shipped model answers
 LOG_BOUND = 3.0  # temperatures are searched from exp(-3) to exp(3)
 
 
@@ -84,7 +87,7 @@ def fit_temperature(validation: pd.DataFrame) -> float:
 
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017.
     """
-    log_probs = np.log(class_probabilities(validation).clip(1e-12))
+    log_probs = _log_probs(validation)
     labels = _codes(validation)
     rows = np.arange(len(labels))
 
@@ -100,6 +103,38 @@ def fit_temperature(validation: pd.DataFrame) -> float:
     temperature = float(np.exp(end))
     log.warning("no temperature fits the validation split: %s", temperature_words(temperature))
     return temperature
+
+
+def fit_release(validation: pd.DataFrame) -> dict[str, Any]:
+    """What a shipped model adds to its network, fitted on validation.
+
+    The class offsets are -tau log m, less their mean; m is the mean prediction, and tau the largest
+    of TAUS that costs no validation accuracy. A temperature before and one after are combined.
+
+    Args:
+        validation: Predictions of validation faces.
+
+    Returns:
+        temperature and offsets, the arguments of `grefel.Calibration`; tau; and not_sure_below:
+        the confidence that ANSWERED of these faces reach.
+
+    Source: Menon et al., Long-tail Learning via Logit Adjustment, 2021 (offsets after training).
+    """
+    first = fit_temperature(validation)
+    log_probs = _log_probs(with_temperature(validation, first))
+    prior = np.log(np.exp(log_probs).mean(axis=0))
+    labels = _codes(validation)
+    right = [((log_probs - tau * prior).argmax(axis=1) == labels).sum() for tau in TAUS]
+    tau = max(tau for tau, count in zip(TAUS, right, strict=True) if count >= right[0])
+    moved = _with_log_probs(validation, log_probs - tau * prior)
+    second = fit_temperature(moved)
+    confidence = class_probabilities(with_temperature(moved, second)).max(axis=1)
+    return {
+        "temperature": first * second,
+        "offsets": (tau * (prior.mean() - prior) / second).tolist(),
+        "tau": tau,
+        "not_sure_below": float(np.quantile(confidence, 1 - ANSWERED)),
+    }
 
 
 def at_bound(temperature: float) -> bool:
@@ -124,10 +159,18 @@ def with_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFr
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0; got {temperature}")
+    return _with_log_probs(predictions, _log_probs(predictions) / temperature)
+
+
+def _log_probs(predictions: pd.DataFrame) -> np.ndarray:
+    return np.log(class_probabilities(predictions).clip(1e-12))
+
+
+def _with_log_probs(predictions: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
+    """The table with p_<class> = softmax of the scores (N, C)."""
     columns = [f"p_{name}" for name in table_classes(predictions)]
-    scaled = np.log(class_probabilities(predictions).clip(1e-12)) / temperature
-    scaled = np.exp(scaled - np.logaddexp.reduce(scaled, axis=1)[:, None])
-    return predictions.assign(**dict(zip(columns, scaled.T, strict=True)))
+    probs = np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None])
+    return predictions.assign(**dict(zip(columns, probs.T, strict=True)))
 
 
 def risk_coverage(sureness: np.ndarray, wrong: np.ndarray) -> pd.DataFrame:

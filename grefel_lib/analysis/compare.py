@@ -344,9 +344,8 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
     folders = []
     for result, parent in zip(results, _parents(results), strict=True):
         target = Folder(destination / result.run.path.name)
-        config = result.config.to_dict()
-        places = [config[key] for key in PLACES] + [str(result.run.path.resolve())]
-        config |= {key: Path(config[key]).name for key in PLACES} | {"checkpoint_path": parent}
+        places = [getattr(result.config, key) for key in PLACES] + [str(result.run.path.resolve())]
+        config = shared_config(result) | {"checkpoint_path": parent}
         shared = ("id", "label", "predicted", "agreed", "reliability")
         columns = [c for c in result.table if c in shared or c.startswith("p_")]
         predictions = result.table.to_csv(index=False, float_format="%.5g", columns=columns)
@@ -391,6 +390,12 @@ def _settings(config: Config) -> dict[str, Any]:
     names = [name for name, setting in SETTINGS.items() if setting.sets_apart]
     values = {name: None if config.unmet(name) else getattr(config, name) for name in names}
     return values | {"backbone_weights": Path(config.backbone_weights).name}
+
+
+def shared_config(result: Evaluation) -> dict[str, Any]:
+    """The settings of a run as they are shared: places by their last name."""
+    config = result.config.to_dict()
+    return config | {key: Path(config[key]).name for key in PLACES}
 
 
 def _parents(results: Sequence[Evaluation]) -> list[str]:

@@ -38,7 +38,7 @@ from grefel_lib.metrics import (
 )
 from grefel_lib.predict import attention_maps, look_inside, predict, predict_each
 from grefel_lib.restore import load_model
-from grefel_lib.run import BEST, BEST_EMA, Run
+from grefel_lib.run import BEST, BEST_EMA, Run, results_folder
 
 INSIDE = 1000  # faces whose embedding and attention are saved, for maps
 FACTS = (  # in metrics.json, but not in any predictions table
@@ -206,6 +206,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
     models = {
         name: load_model(run.best_checkpoint(name), device=config.device)
         for name in (BEST, BEST_EMA)
+        if name == BEST or run.has_checkpoint(name)  # a shipped model has one
     }
     for trained in models.values():
         if trained.class_names != faces.class_names:
@@ -286,7 +287,8 @@ def training_facts(run: Run) -> dict[str, Any]:
 def evaluation_folder(run: Run, config: Config) -> Folder:
     """Folder of an evaluation: for the test split of the run's own data, the run folder itself.
 
-    Any other goes to a subfolder: evaluate_<dataset>[_<protocol>]_<split>[_<tta>].
+    Any other goes to a subfolder: evaluate_<dataset>[_<protocol>]_<split>[_<tta>]. A model that
+    comes with the library has its own folder under outputs/.
 
     Args:
         run: A trained run.
@@ -296,13 +298,14 @@ def evaluation_folder(run: Run, config: Config) -> Folder:
         [c.dataset, *([Path(c.data_dir).name] if c.dataset == "folder" else [])]
         for c in (config, run.config)
     )
+    folder = Folder(results_folder(run.path))
     same = (data, config.protocol) == (trained, run.config.protocol)
     if same and (config.split, config.tta) == ("test", "none"):
-        return run
+        return folder
     protocol = "" if config.unmet("protocol") else config.protocol
     tta = "" if config.tta == "none" else config.tta
     parts = ["evaluate", *data, protocol, config.split, tta]
-    return Folder(run.path / "_".join(filter(None, parts)))
+    return Folder(folder.path / "_".join(filter(None, parts)))
 
 
 def _trained_in(run: Run) -> Path:

@@ -1,15 +1,24 @@
 """One face explained: each branch, the attention, the nearest anchors and training faces."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import matplotlib
 import numpy as np
 
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
-from grefel_lib.predict import attention_maps, like_training, look_inside, score_images
+from grefel_lib.predict import (
+    NOT_SURE,
+    attention_maps,
+    like_training,
+    look_inside,
+    score_images,
+)
 from grefel_lib.restore import Trained
-from grefel_lib.sources.photo import Photo, group_picture, read_photo
+from grefel_lib.sources.photo import Photo, group_picture, read_photo, side_by_side
 
 REMEMBERED = 1000  # training faces
 ANCHORS, NEIGHBOURS = 3, 4  # nearest anchors that are shown, and nearest training faces of each
@@ -26,6 +35,7 @@ class Explained:
     attention: np.ndarray | None  # (side, side)
     distances: np.ndarray | None  # (C, K) to the anchors
     memory: "Memory | None" = None  # training faces near the anchors
+    not_sure_below: float = 0.0  # confidence
 
     @property
     def before(self) -> str:
@@ -35,8 +45,11 @@ class Explained:
 
     @property
     def predicted(self) -> str:
-        """The class of the corrected distribution."""
-        return self.class_names[int(self.distributions["corrected"].argmax())]
+        """The class of the corrected distribution, or NOT_SURE."""
+        corrected = self.distributions["corrected"]
+        if corrected.max() < self.not_sure_below:
+            return NOT_SURE
+        return self.class_names[int(corrected.argmax())]
 
     def nearest(self, count: int = ANCHORS) -> list[tuple[int, int]]:
         """Class and index of the nearest anchors, nearest first; empty without anchors."""
@@ -84,16 +97,38 @@ def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = Non
         attention,
         distances,
         memory,
+        trained.not_sure_below,
     )
 
 
 def load_photo(config: Config) -> Photo:
-    """The photograph that a config names, or four validation faces side by side."""
+    """The photograph that a config names; else two photographs, or four drawn validation faces.
+
+    The two are Grace Hopper, of matplotlib, and, where scikit-image is installed, the astronaut
+    Eileen Collins; both are public domain (US Navy, NASA).
+
+    Raises:
+        ValueError: No face is found in the photograph.
+    """
     if config.picture:
-        return Photo.of(read_photo(config.picture))
+        photo = Photo.of(read_photo(config.picture))
+        if not photo.boxes:
+            raise ValueError(
+                f"no face was found in {config.picture}; cut the face out, or take another picture"
+            )
+        return photo
+    if config.dataset != "synthetic":
+        return Photo.of(side_by_side([read_photo(path) for path in _photographs()]))
     val = load_faces(config).split("val")
     rows = val.table.drop_duplicates("label").sort_values("label").index[1:5]
     return Photo.of(group_picture(val.gather(rows.to_numpy())))
+
+
+def _photographs() -> list[Path]:
+    paths = [Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"]
+    if package := importlib.util.find_spec("skimage"):
+        paths.append(Path(package.origin).parent / "data" / "astronaut.png")
+    return paths
 
 
 def remember_faces(

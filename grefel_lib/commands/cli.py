@@ -107,7 +107,8 @@ def _add_others(add: Add) -> None:
     predict.add_argument("--whole", action="store_true",
                          help="take every picture whole, as a face crop")  # fmt: skip
     predict.add_argument("--checkpoint-path", default="",
-                         help="run or checkpoint file (default: the newest run)")  # fmt: skip
+                         help="run or checkpoint file (default: the model that comes with "
+                         "grefel, trained on FERPlus)")  # fmt: skip
     predict.add_argument("--output", default="", metavar="FILE",
                          help="also write the table to this .csv or .json file")  # fmt: skip
     predict.add_argument("--annotate", default="", metavar="DIR",
@@ -121,9 +122,11 @@ def _add_others(add: Add) -> None:
     report.add_argument("--venue", default="paper", help=f"figure widths for: {venues}")
     report.add_argument("--class-order", default="", metavar="A,B,C",
                         help="order of the classes in figures and tables")  # fmt: skip
-    export = add("export", "write a run as an ONNX file, checked against PyTorch", _export)
+    export = add("export", "write a run as an ONNX file, or as a small folder to share", _export)
     export.add_argument("run_folder", metavar="RUN", help="run or checkpoint file")
-    export.add_argument("--output", type=Path, help="the file (default: RUN/model.onnx)")
+    export.add_argument("--output", type=Path, help="an .onnx file, checked against PyTorch "
+                        "(default: RUN/model.onnx); or a folder, for weights in half precision, "
+                        "calibrated on validation")  # fmt: skip
     kinds = add("data", "check or generate data", None).add_subparsers(
         dest="kind", required=True, metavar="KIND"
     )
@@ -244,10 +247,11 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    from grefel_lib.config import PRETRAINED
     from grefel_lib.files import Folder
     from grefel_lib.predict import annotate_files, predict_files, write_features
     from grefel_lib.restore import load_model
-    from grefel_lib.run import checkpoint_file, newest_run
+    from grefel_lib.run import checkpoint_file
     from grefel_lib.sources.layouts import find_images
 
     target, features = Path(arguments.output), Path(arguments.features)
@@ -260,7 +264,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     if arguments.annotate and folder.resolve() in {path.resolve().parent for path in paths}:
         raise ValueError(f"--annotate {folder} holds the pictures themselves; name another folder")
     if paths:
-        name = arguments.checkpoint_path or newest_run().path
+        name = arguments.checkpoint_path or PRETRAINED / "ferplus"
         trained = load_model(checkpoint_file(name), device=arguments.device)
         if features.name and getattr(trained.model.head, "reduce", None) is None:
             raise ValueError(f"--features: the head of {trained.path} has no embeddings")
@@ -318,16 +322,28 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from grefel_lib.commands.export import export_onnx
+    from grefel_lib.analysis.evaluation import load_evaluation
+    from grefel_lib.commands.export import export_onnx, export_weights
+    from grefel_lib.config import Config
     from grefel_lib.faces import load_faces
     from grefel_lib.files import relative
     from grefel_lib.restore import load_model
-    from grefel_lib.run import checkpoint_file
+    from grefel_lib.run import checkpoint_file, open_run, results_folder
 
+    if arguments.output and not arguments.output.suffix:
+        release = export_weights(load_evaluation(open_run(arguments.run_folder)), arguments.output)
+        print(f"wrote {arguments.output}; chosen on validation: temperature "
+              f"{release['temperature']:.2f}, class offsets of strength {release['tau']:.2f}, "
+              f"not sure below {release['not_sure_below']:.2f}")  # fmt: skip
+        return
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it logs every skipped folding
     trained = load_model(checkpoint_file(arguments.run_folder), device="cpu")
-    faces = load_faces(trained.config).split("val")
-    path = arguments.output or trained.path.parents[1] / "model.onnx"
+    try:
+        faces = load_faces(trained.config).split("val")
+    except FileNotFoundError:
+        print(f"{trained.config.dataset} is not here: checking on drawn faces")
+        faces = load_faces(Config()).split("val")
+    path = arguments.output or results_folder(trained.path.parents[1]) / "model.onnx"
     done = export_onnx(trained, faces, path)
     print(f"wrote {relative(done.path)} ({done.path.stat().st_size / 1e6:.1f} MB); largest "
           f"difference from PyTorch: {done.largest_difference:.0e}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Export of a run to ONNX: a face crop in, probabilities out; checked against PyTorch and timed."""
+"""Export of a run: to ONNX, checked against PyTorch and timed; or to a small folder to share."""
 
 import json
 import statistics
@@ -14,11 +14,16 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from grefel_lib.analysis.calibration import fit_release
+from grefel_lib.analysis.compare import shared_config
+from grefel_lib.analysis.evaluation import Evaluation
+from grefel_lib.config import FIELDS
 from grefel_lib.faces import FaceSet
-from grefel_lib.files import atomic
+from grefel_lib.files import Folder, atomic, save_checkpoint, without_paths
 from grefel_lib.grefel import Output
 from grefel_lib.predict import score_images
 from grefel_lib.restore import Trained
+from grefel_lib.run import BEST
 
 TOLERANCE = 1e-4  # largest accepted difference of a probability
 CHECKED, TIMED = 64, 50  # number of faces compared; number of timed single-face runs
@@ -188,6 +193,53 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
         lambda: session.run(None, {"images": crops[-1][None]}),
     )
     return ExportReport(path, apart, ours, theirs)
+
+
+def export_weights(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
+    """Write a small run folder to share: the better checkpoint in half precision, calibrated.
+
+    The calibration is fitted on validation (`fit_release`). Whatever opens a run opens the folder,
+    `grefel evaluate` too; it holds no pictures, predictions or paths of this machine.
+
+    Args:
+        evaluation: Of a run's own validation or test split.
+        folder: Created; a model that is there is replaced.
+
+    Returns:
+        What `fit_release` chose.
+
+    Raises:
+        ValueError: There are no predictions of validation faces.
+    """
+    name, run = evaluation.headline, evaluation.run
+    if name not in evaluation.validation:
+        raise ValueError(
+            f"run {run.name} has no predictions of validation faces; evaluate it first: "
+            f"grefel evaluate --checkpoint-dir {run.name}"
+        )
+    release = fit_release(evaluation.validation[name])
+    tensors, facts = run.load_checkpoint(name)
+    here = ("data_dir", "output_dir", "resume", "picture", "checkpoint_dir")
+    config = shared_config(evaluation) | {key: FIELDS[key].default for key in here}
+    facts |= {
+        "config": config,
+        "calibration": {key: release[key] for key in ("temperature", "offsets")},
+        "not_sure_below": release["not_sure_below"],
+    }
+    target = Folder(folder)
+    save_checkpoint(
+        target.file("checkpoints", f"{BEST}.safetensors"),
+        {key: value.half() if value.is_floating_point() else value
+         for key, value in tensors.items()},
+        without_paths(facts),
+    )  # fmt: skip
+    target.write_json(config, "config.json")
+    environment = run.path / "environment.json"
+    if environment.is_file():
+        target.write_json(without_paths(json.loads(environment.read_text())), "environment.json")
+    history = (run.path / "history.csv").read_text()
+    target.write_text(without_paths(history), "history.csv")
+    return release
 
 
 def _crops(faces: FaceSet) -> list[np.ndarray]:

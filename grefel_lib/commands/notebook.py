@@ -23,7 +23,14 @@ from grefel_lib.analysis.compare import PUBLISHED, comparison_folder, evaluated_
 from grefel_lib.analysis.evaluation import evaluation_folder
 from grefel_lib.backbone import check_backbone
 from grefel_lib.commands import COMMANDS, NotebookError
-from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config, check_name, from_here
+from grefel_lib.config import (
+    PRETRAINED,
+    PROJECT_ROOT,
+    SETTINGS,
+    Config,
+    check_name,
+    from_here,
+)
 from grefel_lib.environment import openmp_settings
 from grefel_lib.faces import load_faces
 from grefel_lib.files import read_facts, relative
@@ -330,7 +337,8 @@ def resolve_evaluation(
 ) -> tuple[Run, Run, Config]:
     """The run to evaluate, where the results go, and the config with the given parameters.
 
-    The default is the built-in demo run. The results go into the run's folder, see
+    The default is the built-in demo run, to explain a face the model that comes with the library.
+    The results go into the run's folder, see
     `evaluation_folder`, or into `output_dir` if given.
 
     Args:
@@ -346,7 +354,10 @@ def resolve_evaluation(
     else:
         overrides = check_parameters(command, parameters)
     checked = Config.resolve(overrides)
-    run = open_run(checked.checkpoint_dir) if checked.checkpoint_dir else demo_run()
+    if checked.checkpoint_dir:
+        run = open_run(checked.checkpoint_dir)
+    else:
+        run = open_run(PRETRAINED / "ferplus") if command == "explain" else demo_run()
     values = {name: getattr(checked, name) for name in overrides if name != "output_dir"}
     config = run.config.on_data(**values)
     results = evaluation_folder(run, config).path

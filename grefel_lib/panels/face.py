@@ -11,7 +11,7 @@ from grefel_lib.analysis.explain import Memory, explain_face, remember_faces
 from grefel_lib.panels.panel import Panel, count_faces, html_picture, run_dropdown
 from grefel_lib.report.faces import detected_faces, explanation_figure
 from grefel_lib.restore import Trained, load_model
-from grefel_lib.run import BEST, Run, checkpoint_file, every_run, open_run
+from grefel_lib.run import BEST, Run, checkpoint_file, every_run, open_run, shipped_runs
 from grefel_lib.sources.photo import Box, Photo, crop_box, read_photo, whole_picture
 
 WHOLE = "whole picture"
@@ -40,7 +40,8 @@ class FacePanel(Panel):
         self.trained: Trained | None = None
         self.memory: Memory | None = None
         self.note = ""  # why no training faces are shown
-        self.chosen = run_dropdown(run, [r for r in every_run() if r.has_checkpoint(BEST)])
+        runs = [r for r in every_run() if r.has_checkpoint(BEST)]
+        self.chosen = run_dropdown(run, [*runs, *shipped_runs()])
         self.upload = widgets.FileUpload(
             accept="image/*", description="choose a picture", layout={"width": "180px"}
         )
@@ -62,7 +63,7 @@ class FacePanel(Panel):
         found = self.photo.boxes[: self.photo.found]
         with self.hushed():
             self.face.options = [*(f"face {n}" for n in range(1, len(found) + 1)), WHOLE]
-            self.face.value = self.face.options[0]
+            self.face.value = self.face.options[0] if self.photo.boxes else None
         words = f"a picture with {count_faces(len(found))}"
         self.found.value = html_picture(detected_faces(picture, found), words)
         self._explain()
@@ -106,9 +107,14 @@ class FacePanel(Panel):
     def _explain(self) -> None:
         if self.photo is None or self.trained is None:
             return
+        if self.face.value is None:
+            self.shown.value = ""
+            self.tell(f"no face was found; to judge the picture as one face, press {WHOLE}")
+            return
         crop = crop_box(self.photo.picture, self._box())
         explained = explain_face(self.trained, crop, self.memory)
-        none = "" if self.photo.found else "no face was found: using the whole picture; "
+        drawn = "this model has seen drawings only: its answers on photographs mean nothing; "
+        none = drawn if self.trained.config.dataset == "synthetic" else ""
         sure = "" if explained.reliability is None else f", reliability {explained.reliability:.2f}"
         text = f"{self.face.value}: {explained.predicted}{sure}"
         self.tell(f"{none}{text}{self.note}")

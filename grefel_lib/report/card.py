@@ -20,6 +20,10 @@ DATA = {  # description and terms of each data set
     "affectnet8": "AffectNet (non-commercial research only, on signed terms)",
     "folder": "the user's own faces and classes; their source and terms are not recorded here",
 }
+TERMS = {  # of start weights; they come before everything else
+    "face": "Terms: share alike, for research. The model started from the weights `face`, of a "
+    "network that tells the faces of VGGFace2 (CC BY-SA 4.0) apart; see grefel_lib/pretrained.",
+}
 CHOICE = {  # role of the scored split in checkpoint selection
     "test": "The test split was not used for selection.",
     "val": "The results below are on the split used for selection: expect less on new faces.",
@@ -40,6 +44,7 @@ def model_card(evaluation: Evaluation) -> str:
     lines = [
         f"# Model card: {config.run_name or config.dataset}",
         "",
+        *([terms, ""] if (terms := TERMS.get(config.backbone_weights)) else []),
         f"A classifier of facial expressions on face crops: {config.backbone} "
         f"({config.image_size} px), {head}.",
         "",

@@ -31,14 +31,15 @@ class Photo:
     """A photograph and the faces in it."""
 
     picture: np.ndarray  # (H, W, 3) uint8
-    boxes: list[Box]  # of the faces, from left to right; the whole picture if none was found
+    boxes: list[Box]  # of the faces, from left to right; a face crop's is the whole picture
     found: int  # number of faces found
 
     @classmethod
     def of(cls, picture: np.ndarray) -> "Photo":
         """Find the faces of a picture (H, W, 3) uint8."""
         boxes = find_faces(picture)
-        return cls(picture, boxes or [whole_picture(picture)], len(boxes))
+        crop = [whole_picture(picture)] if is_crop(picture) else []
+        return cls(picture, boxes or crop, len(boxes))
 
     def crop(self, number: int) -> np.ndarray:
         """The crop of the face with this index."""
@@ -178,6 +179,13 @@ def crop_box(picture: np.ndarray, box: Box) -> np.ndarray:
     rows = np.arange(top, bottom).clip(0, picture.shape[0] - 1)
     columns = np.arange(left, right).clip(0, picture.shape[1] - 1)
     return picture[rows[:, None], columns]
+
+
+def side_by_side(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures (H, W, 3) of any size as one, all as high as the first."""
+    images, high = [Image.fromarray(picture) for picture in pictures], pictures[0].shape[0]
+    images = [image.resize((round(image.width * high / image.height), high)) for image in images]
+    return np.concatenate([np.asarray(image) for image in images], axis=1)
 
 
 def group_picture(faces: Sequence[np.ndarray], *, side: int = 160) -> np.ndarray:

@@ -1,0 +1,168 @@
+"""Models to share: what `grefel export` writes to a folder, and the one that comes along."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from grefel_lib.analysis.calibration import fit_release
+from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
+from grefel_lib.backbone import FACE, FACE_NETWORK, build_backbone, check_backbone, weight_file
+from grefel_lib.commands.cli import main
+from grefel_lib.commands.notebook import resolve, resolve_evaluation
+from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.faces import load_faces
+from grefel_lib.fit import fit
+from grefel_lib.predict import NOT_SURE, predict, predict_files
+from grefel_lib.report.everything import write_report
+from grefel_lib.restore import load_model
+from grefel_lib.run import Run, open_run, run_folder, shipped_runs, start_run
+
+
+@pytest.fixture(scope="module")
+def evaluated(faces_dir, tmp_path_factory):
+    """A run of some epochs, evaluated."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    config = Config.resolve(
+        {"dataset": "ferplus", "data_dir": str(faces_dir), "profile": "demo", "epochs": 6,
+         "output_dir": str(outputs), "run_name": "mine"}
+    )  # fmt: skip
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+    fit(faces, run)
+    write_report(evaluate_run(run, faces, config, run))
+    return run
+
+
+@pytest.fixture(scope="module")
+def shared(evaluated, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "mine"
+    assert main(["export", str(evaluated.path), "--output", str(folder)]) == 0
+    return open_run(folder)
+
+
+@pytest.fixture
+def shipped(shared, other_outputs, monkeypatch):
+    """`shared` as if it came with the library."""
+    for module in ("run", "restore"):
+        monkeypatch.setattr(f"grefel_lib.{module}.PRETRAINED", shared.path.parent)
+    return shared
+
+
+def test_the_folder_holds_half_the_weights_and_no_path(evaluated, shared):
+    files = {p.relative_to(shared.path).as_posix() for p in shared.path.rglob("*") if p.is_file()}
+    assert files == {
+        "config.json",
+        "environment.json",
+        "history.csv",
+        "checkpoints/best_model.safetensors",
+    }
+    tensors = load_file(shared.path / "checkpoints" / "best_model.safetensors")
+    assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float16}
+    for path in shared.path.rglob("*"):
+        if path.is_file():
+            for place in (PROJECT_ROOT, Path.home(), evaluated.path.parent):
+                assert f"{place}/".encode() not in path.read_bytes()
+    assert (shared.config.data_dir, shared.config.output_dir) == ("", "outputs")
+
+
+def test_its_answers_are_those_of_the_run_calibrated_on_validation(evaluated, shared):
+    evaluation = load_evaluation(evaluated)
+    name = evaluation.headline
+    release = fit_release(evaluation.validation[name])
+    faces = load_faces(evaluated.config).split("test")
+    before, after = (
+        predict(load_model(run, device="cpu").model, faces, evaluated.config)
+        for run in (evaluated, shared)
+    )
+    columns = [c for c in before if c.startswith("p_")]
+    scores = np.log(before[columns].to_numpy()) / release["temperature"] + release["offsets"]
+    by_hand = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(after[columns], by_hand, atol=5e-3)
+    assert np.abs(after[columns].to_numpy() - before[columns].to_numpy()).max() > 0.02
+    assert (after["p_neutral"] != after["primary_neutral"]).any()
+
+
+def test_calibration_plays_no_part_in_training(shared):
+    net = load_model(shared, device="cpu").model
+    images, outputs, plain = torch.randn(4, 3, 48, 48), {}, {}
+    for training in (False, True):
+        net.train(training)
+        torch.manual_seed(1)
+        outputs[training] = net(images).log_probs
+        kept, net.calibration = net.calibration, None
+        torch.manual_seed(1)
+        plain[training] = net(images).log_probs
+        net.calibration = kept
+    assert not torch.allclose(outputs[False], plain[False], atol=1e-2)
+    torch.testing.assert_close(outputs[True], plain[True], rtol=0, atol=0)
+    assert not [key for key in net.state_dict() if "calibration" in key]
+
+
+def test_a_face_below_the_threshold_is_not_sure(shared, tmp_path):
+    faces = load_faces(Config.resolve({"dataset": "synthetic"})).split("test")
+    paths = []
+    for number, image in enumerate(faces.images[:40]):
+        paths.append(tmp_path / f"{number}.png")
+        Image.fromarray(image).save(paths[-1])
+    trained = load_model(shared, device="cpu")
+    assert 0.125 < trained.not_sure_below < 1
+    table, _, _ = predict_files(trained, paths, whole=True)
+    trained.facts["not_sure_below"] = middle = float(table["probability"].median())
+    table, _, _ = predict_files(trained, paths, whole=True)
+    columns = [c for c in table if c.startswith("p_")]
+    best = table[columns].idxmax(axis=1).str.removeprefix("p_")
+    unsure = table["probability"] < middle
+    assert 5 < unsure.sum() < 35
+    assert (table["predicted"][unsure] == NOT_SURE).all()
+    assert (table["predicted"][~unsure] == best[~unsure]).all()
+
+
+def test_a_run_without_predictions_of_validation_faces_cannot_be_shared(
+    evaluated, tmp_path, capsys
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(evaluated.path, copy)
+    for file in (copy / "predictions").glob("val_*"):
+        file.unlink()
+    assert main(["export", str(copy), "--output", str(tmp_path / "model")]) == 1
+    assert "no predictions of validation faces; evaluate it first" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_shipped_model_is_opened_by_its_name_and_nothing_is_written_beside_it(
+    shipped, faces_dir, other_outputs
+):
+    before = sorted(shipped.path.parent.rglob("*"))
+    assert [run.path for run in shipped_runs()] == [shipped.path]
+    assert open_run("mine").path == shipped.path
+    given = {"checkpoint_dir": "mine", "data_dir": str(faces_dir), "device": "cpu"}
+    run, results, config = resolve_evaluation(given)
+    assert results.path == other_outputs / "pretrained_mine"
+    evaluation = evaluate_run(run, load_faces(config), config, results)
+    write_report(evaluation)
+    again = load_evaluation(Run(results.path, run.config))
+    assert again.table.equals(evaluation.table)
+    _, results, _ = resolve_evaluation(given | {"split": "val"})
+    assert results.path == other_outputs / "pretrained_mine" / "evaluate_ferplus_official_val"
+    tuned = resolve(
+        {"checkpoint_path": "mine", "data_dir": str(faces_dir), "finetune_name": "x"},
+        command="finetune",
+    )
+    assert run_folder(tuned) == other_outputs / "finetune_x"
+    assert sorted(shipped.path.parent.rglob("*")) == before
+
+
+def test_the_face_weights_fit_their_network_and_no_other():
+    config = Config.resolve({"profile": "mobile", "dataset": "ferplus"})
+    check_backbone(config)
+    backbone = build_backbone(config, num_classes=0)
+    stored = load_file(weight_file(FACE))
+    for key, value in backbone.state_dict().items():
+        torch.testing.assert_close(value, stored[key].to(value.dtype))
+    with pytest.raises(ValueError, match=f"face are weights of {FACE_NETWORK}, not of test_resnet"):
+        check_backbone(config.replace(backbone="test_resnet"))
