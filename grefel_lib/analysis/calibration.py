@@ -105,11 +105,41 @@ def fit_temperature(validation: pd.DataFrame) -> float:
     return temperature
 
 
+def offset_curve(validation: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy against mean class accuracy on validation, for class offsets of every strength.
+
+    At strength tau, -tau log m is added to the log-probabilities at the fitted temperature; m is
+    the mean prediction, the model's own estimate of the class shares.
+
+    Returns:
+        A row for each of TAUS (the index, tau): accuracy, mean_class_accuracy.
+
+    Source: Menon et al., Long-tail Learning via Logit Adjustment, 2021.
+    """
+    scaled = with_temperature(validation, fit_temperature(validation))
+    log_probs, prior, labels = _log_probs(scaled), _log_prior(scaled), _codes(validation)
+    rows = []
+    for tau in TAUS:
+        right = (log_probs - tau * prior).argmax(axis=1) == labels
+        rows.append((right.mean(), pd.Series(right).groupby(labels).mean().mean()))
+    columns = ["accuracy", "mean_class_accuracy"]
+    return pd.DataFrame(rows, pd.Index(TAUS, name="tau"), columns)
+
+
+def chosen_offset(curve: pd.DataFrame) -> float:
+    """The largest tau of `offset_curve` that costs no validation accuracy."""
+    return float(curve.index[curve["accuracy"] >= curve["accuracy"].iloc[0]].max())
+
+
+def _log_prior(predictions: pd.DataFrame) -> np.ndarray:
+    return np.log(class_probabilities(predictions).mean(axis=0).clip(1e-12))
+
+
 def fit_release(validation: pd.DataFrame) -> dict[str, Any]:
     """What a shipped model adds to its network, fitted on validation.
 
-    The class offsets are -tau log m, less their mean; m is the mean prediction, and tau the largest
-    of TAUS that costs no validation accuracy. A temperature before and one after are combined.
+    The class offsets are those of `chosen_offset`, less their mean; a temperature before them and
+    one after are combined.
 
     Args:
         validation: Predictions of validation faces.
@@ -117,15 +147,11 @@ def fit_release(validation: pd.DataFrame) -> dict[str, Any]:
     Returns:
         temperature and offsets, the arguments of `grefel.Calibration`; tau; and not_sure_below:
         the confidence that ANSWERED of these faces reach.
-
-    Source: Menon et al., Long-tail Learning via Logit Adjustment, 2021 (offsets after training).
     """
     first = fit_temperature(validation)
-    log_probs = _log_probs(with_temperature(validation, first))
-    prior = np.log(np.exp(log_probs).mean(axis=0))
-    labels = _codes(validation)
-    right = [((log_probs - tau * prior).argmax(axis=1) == labels).sum() for tau in TAUS]
-    tau = max(tau for tau, count in zip(TAUS, right, strict=True) if count >= right[0])
+    scaled = with_temperature(validation, first)
+    log_probs, prior = _log_probs(scaled), _log_prior(scaled)
+    tau = chosen_offset(offset_curve(validation))
     moved = _with_log_probs(validation, log_probs - tau * prior)
     second = fit_temperature(moved)
     confidence = class_probabilities(with_temperature(moved, second)).max(axis=1)

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
 
 from grefel_lib.analysis.calibration import (
+    chosen_offset,
     confidence_measures,
+    offset_curve,
     risk_coverage,
     temperature_words,
     with_temperature,
@@ -43,6 +45,7 @@ from grefel_lib.report.figures import (
     accuracy_bars,
     confusion_matrix,
     dashboard,
+    offset_path,
     per_class_bars,
     reliability_diagram,
     risk_coverage_curves,
@@ -69,6 +72,8 @@ TABLE_TITLES = {  # start of the caption, before the text of `caption`
     "comparison": "Both checkpoints",
     "per_class": "By class",
     "calibration": "Calibration errors, before and after a temperature fitted on validation",
+    "class_offsets": "Accuracy (%) against mean class accuracy (%) on validation, by the strength "
+    "of class offsets",
     "sureness": "Error detection by confidence and reliability",
     "robustness": "Accuracy (%) by corruption and severity; 0 is uncorrupted",
     "copies": "Accuracy on faces with and without a copy in the training split",
@@ -241,6 +246,9 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
         "sureness": pd.DataFrame(headline["sureness"]).T.rename(columns=str.upper),
     }
     tables["sureness"].index.name = "measure"
+    if evaluation.headline in evaluation.validation:
+        curve = offset_curve(evaluation.validation[evaluation.headline])
+        tables["class_offsets"] = 100 * curve.rename(columns=TITLES)
     if evaluation.robustness is not None:
         curves = with_clean(evaluation.robustness)
         tables["robustness"] = 100 * curves.pivot(
@@ -344,6 +352,15 @@ def _risk_coverage(evaluation: Evaluation, size: Size) -> Figure:
     sureness = evaluation.metrics["checkpoints"][evaluation.headline]["sureness"]
     scores = pd.DataFrame.from_dict(sureness, orient="index").astype(float)
     risk_coverage_curves(curves, ax, scores=scores)
+    return fig
+
+
+def _class_offsets(evaluation: Evaluation, size: Size) -> Figure | None:
+    if evaluation.headline not in evaluation.validation:
+        return None
+    curve = offset_curve(evaluation.validation[evaluation.headline])
+    fig, [[ax]] = _subplots(size("column", 2.5))
+    offset_path(curve, chosen_offset(curve), ax)
     return fig
 
 
@@ -472,6 +489,7 @@ FIGURES: dict[type, dict[str, Callable[..., Figure | None]]] = {
         "confusion_matrix": _headline_confusion,
         "per_class": _per_class_bars,
         "embedding_map": _embedding_map,
+        "class_offsets": _class_offsets,
         "reliability": _reliability,
         "robustness": _robustness,
         "training_curves": _training_curves,

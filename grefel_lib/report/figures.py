@@ -123,6 +123,32 @@ def risk_coverage_curves(
     return ax
 
 
+def offset_path(curve: pd.DataFrame, chosen: float, ax: Axes) -> Axes:
+    """Plot accuracy against mean class accuracy as class offsets grow stronger.
+
+    Args:
+        curve: From `offset_curve`.
+        chosen: The tau to mark.
+        ax: Where to draw.
+    """
+    x, y = curve["mean_class_accuracy"], curve["accuracy"]
+    ax.plot(x, y, color=VAL, marker="o", markersize=2.5)
+    ax.plot(x[chosen], y[chosen], color=EMA, marker="o", markersize=6)
+    for tau in dict.fromkeys((0.0, 1.0, chosen)):
+        mark = {"color": EMA, "weight": "bold"} if tau == chosen else {"color": QUIET}
+        place = (
+            {"xytext": (0, -5), "ha": "left"} if tau == 0 else {"xytext": (-5, -5), "ha": "right"}
+        )
+        words = "no offsets" if tau == 0 else f"strength {tau:g}"
+        ax.annotate(words, (x[tau], y[tau]), textcoords="offset points", va="top", fontsize=7,
+                    **place, **mark)  # fmt: skip
+    ax.set(xlabel="mean class accuracy (validation)", ylabel="accuracy (validation)")
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    ax.yaxis.set_major_formatter("{x:.1%}")
+    ax.margins(0.15)
+    return ax
+
+
 def robustness_curves(curves: pd.DataFrame, ax: Axes, *, metric: str, label: str) -> Axes:
     """Draw a metric against the severity of each corruption.
 
