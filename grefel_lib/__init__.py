@@ -14,7 +14,7 @@ _HOMES = {
     "fit": ("start_training",),
     "losses": ("total_loss",),
     "predict": ("model_outputs",),
-    "restore": ("load_model",),
+    "restore": ("load_model", "pretrained"),
     "run": ("start_run",),
     "sources.photo": ("find_faces",),
     "analysis.compare": ("compare_runs", "published_results", "read_comparison"),
