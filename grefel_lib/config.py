@@ -93,6 +93,10 @@ class Config:
                                   needs=("dataset=ferplus|synthetic|folder",))  # fmt: skip
     drop_leaks: bool = _data(True, "drop training faces that also occur in validation or test, and "
                              "validation faces that occur in test")  # fmt: skip
+    folds: int = _data(0, "cross-validation: parts of all faces, each tested once; 0: the splits "
+                       "as they are", low=0, needs=("dataset=folder",))  # fmt: skip
+    fold: int = _data(1, "the part to test on", low=1, needs=("folds>1",),
+                      sets_apart=False)  # fmt: skip
     rafdb_images: str = _data("aligned", "which of RAF-DB's images to use",
                               choices=("aligned", "original"),
                               needs=("dataset=rafdb|rafdb_compound",))  # fmt: skip

@@ -98,6 +98,8 @@ def load_faces(config: Config) -> FaceSet:
     table, images = _cached(source)
     fingerprint = content_fingerprint(table)
     notes = list(source.notes)
+    if config.folds:
+        table = _with_test_fold(table, config)
     if not (table["split"] == "val").any():
         table = _with_validation(table, LEFT_OUT.get(config.dataset, (NO_CLASS,)))
         if not config.dataset.startswith("rafdb"):
@@ -243,6 +245,33 @@ def _take_top(votes: np.ndarray) -> np.ndarray:
         count += chosen.sum(axis=1)
     integrated = (taken.sum(axis=1) > 0.5 * total) & (count <= 3)
     return taken * integrated[:, None]
+
+
+def _with_test_fold(table: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """All rows as train, except part `fold` of `folds`: that is test. No subject is divided.
+
+    Raises:
+        ValueError: There are fewer faces or subjects than parts, or no such part.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    subjects = table["id"].astype(object)
+    if "subject" in table:
+        subjects = table["subject"].astype(object).fillna(subjects)
+    if not 2 <= config.folds <= subjects.nunique():
+        raise ValueError(
+            f"folds is {config.folds}; it must be between 2 and the {subjects.nunique()} "
+            f"{'subjects' if 'subject' in table else 'faces'} there are"
+        )
+    if config.fold > config.folds:
+        raise ValueError(f"fold is {config.fold}, but there are only {config.folds} folds")
+    parts = StratifiedGroupKFold(config.folds, shuffle=True, random_state=VALIDATION_SEED)
+    with warnings.catch_warnings():  # that a class has fewer faces than there are folds
+        warnings.simplefilter("ignore")
+        tests = [test for _, test in parts.split(table, table["code"], subjects.astype(str))]
+    split = np.full(len(table), "train", dtype=object)
+    split[tests[config.fold - 1]] = "test"
+    return table.assign(split=split)
 
 
 def _with_validation(table: pd.DataFrame, left_out: tuple[int, ...]) -> pd.DataFrame:

@@ -1,11 +1,15 @@
 """A user's own faces: folders or a table, own classes, votes, subjects; then the whole way."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from grefel_lib.analysis.evaluation import evaluate_run, evaluation_folder
+from grefel_lib.analysis.compare import compare_runs
+from grefel_lib.analysis.evaluation import evaluate_run, evaluation_folder, load_evaluation
+from grefel_lib.commands.cli import main
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 from grefel_lib.files import Folder, read_table
@@ -14,7 +18,7 @@ from grefel_lib.metrics import confusion_counts
 from grefel_lib.predict import predict_files
 from grefel_lib.report.everything import write_report
 from grefel_lib.restore import load_model
-from grefel_lib.run import Run, start_run
+from grefel_lib.run import Run, open_run, start_run
 
 GREY, RED = "L", "RGB"
 
@@ -237,3 +241,55 @@ def test_fine_tuning_keeps_what_it_knows_of_shared_classes(trained, tmp_path):
     fit(faces, Run(tmp_path / "run", config), say=said.append)
     assert any("class layers kept for a frown, the smile; reinitialised for yawn" in line
                for line in said)  # fmt: skip
+
+
+def test_each_face_is_tested_in_one_fold_and_no_subject_is_divided(tmp_path):
+    rows = [{"image": f"{i}.png", "label": "smile" if i % 3 else "yawn", "subject": f"s{i // 6}"}
+            for i in range(60)]  # fmt: skip
+    root = in_a_table(tmp_path, rows)
+    tested = []
+    for fold in range(1, 6):
+        faces = read(root, folds=5, fold=fold)
+        by_split = {
+            name: set(faces.split(name).table["subject"]) for name in ("train", "val", "test")
+        }
+        assert all(by_split.values())
+        assert not by_split["train"] & by_split["test"]
+        assert not (by_split["train"] | by_split["test"]) & by_split["val"]
+        assert {len(faces.split("test").table)} <= {6, 12, 18}
+        tested += faces.split("test").table["id"].tolist()
+        assert faces.info["fingerprint"] == read(root).info["fingerprint"]
+    assert sorted(tested) == sorted(row["image"] for row in rows)
+    for wrong, told in (({"folds": 5, "fold": 6}, "fold is 6, but there are only 5 folds"),
+                        ({"folds": 11}, "between 2 and the 10 subjects there are"),
+                        ({"folds": 1}, "folds is 1; it must be between 2")):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            read(root, **wrong)
+
+
+def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys):
+    root = in_folders(tmp_path / "faces", {"train/frown": 14, "train/smile": 16})
+    for fold in (1, 2, 3):
+        config = Config.resolve({"profile": "demo", "dataset": "folder", "data_dir": str(root),
+            "epochs": 1, "folds": 3, "fold": fold, "output_dir": str(other_outputs / "cv"),
+            "run_name": f"fold{fold}"})  # fmt: skip
+        faces = load_faces(config)
+        run = start_run(config, faces.info)
+        fit(faces, run)
+        write_report(evaluate_run(run, faces, config, run))
+        if fold == 2:
+            assert main(["report", "cv"]) == 1
+            assert "3 folds make one result, but there are folds 1, 2" in capsys.readouterr().err
+    assert main(["report", "outputs/cv"]) == 0
+    metrics = json.loads((other_outputs / "cv" / "metrics.json").read_text())
+    assert list(metrics["checkpoints"]) == ["3 folds"]
+    counts = confusion_counts(pd.concat(
+        load_evaluation(open_run(f"cv/fold{fold}")).table for fold in (1, 2, 3)))  # fmt: skip
+    stored = np.load(other_outputs / "cv" / "confusion_matrix_3 folds.npy")
+    assert (stored == counts).all()
+    assert stored.sum() == 30
+    card = (other_outputs / "cv" / "model_card.md").read_text()
+    assert "3 models, each scored on the part of the faces that it was not trained on" in card
+    comparison = compare_runs(str(other_outputs / "cv"))
+    assert comparison.about["faces"] == 30
+    assert comparison.seeds["checkpoint"].tolist() == ["3 folds"]

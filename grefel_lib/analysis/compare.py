@@ -10,7 +10,7 @@ import logging
 import os
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from grefel_lib.metrics import (
     paired_difference,
     per_class_metrics,
 )
-from grefel_lib.run import all_runs, open_run, outputs_folder
+from grefel_lib.run import Run, all_runs, open_run, outputs_folder
 
 log = logging.getLogger(__name__)
 SAME = (
@@ -120,6 +120,45 @@ def evaluated_runs(output_dir: str) -> list[Evaluation]:
     return sorted(evaluations, key=lambda result: result.run.name)
 
 
+def pooled_folds(results: Sequence[Evaluation]) -> list[Evaluation]:
+    """The evaluations, the folds of one cross-validation as one: every face is scored once.
+
+    Raises:
+        ValueError: A fold is missing or occurs twice.
+    """
+    groups: dict[str, list[Evaluation]] = {}
+    for result in results:
+        settings = _settings(result.config) | {"seed": result.config.seed}
+        key = str(settings) if result.config.folds else result.run.name
+        groups.setdefault(key, []).append(result)
+    return [_pooled(some) if some[0].config.folds else some[0] for some in groups.values()]
+
+
+def _pooled(results: Sequence[Evaluation]) -> Evaluation:
+    """One evaluation of all folds; its checkpoint is named "K folds"."""
+    first, here = results[0], sorted(result.config.fold for result in results)
+    if here != list(range(1, first.config.folds + 1)):
+        names = ", ".join(result.run.name for result in results)
+        raise ValueError(
+            f"{first.config.folds} folds make one result, but there are folds "
+            f"{', '.join(map(str, here))} ({names}): train the missing ones, or move others away"
+        )
+    check_same_faces(results)
+    name = f"{first.config.folds} folds"
+    tables = [result.table for result in sorted(results, key=lambda r: r.config.fold)]
+    chosen = pd.DataFrame([result.saved_headline for result in results])
+    facts = {"epoch": round(chosen["epoch"].mean()), "val_accuracy": chosen["val_accuracy"].mean()}
+    checkpoints = {"headline": name, "checkpoints": {name: facts}}
+    return replace(
+        first,
+        run=Run(first.run.path.parent, first.config),
+        facts=dict(first.facts) | checkpoints,
+        predictions={name: pd.concat(tables, ignore_index=True)},
+        validation={},
+        saved=dict(first.saved) | checkpoints,
+    )
+
+
 def differing_fact(one: Evaluation, other: Evaluation) -> str:
     """The first of SAME in which two evaluations differ, so that they cannot be compared; or ""."""
     for key in SAME:
@@ -145,10 +184,13 @@ def group_variants(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]
     A variant is named by the settings that differ: "linear head", or "GReFEL, correction none"; the
     parent of a fine-tuned run is one of them: "GReFEL, parent A". Linear heads come first.
 
+    The folds of a cross-validation count as one run.
+
     Raises:
-        ValueError: The runs were scored on different faces, splits or protocols, or a variant
-            holds the same seed twice.
+        ValueError: The runs were scored on different faces, splits or protocols, a variant holds
+            the same seed twice, or a fold is missing.
     """
+    results = pooled_folds(results)
     check_same_faces(results)
     settings = [
         _settings(result.config) | {"parent": parent or "none"}

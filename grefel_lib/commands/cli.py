@@ -117,7 +117,11 @@ def _add_others(add: Add) -> None:
                          help="write the embeddings to this .npz or .csv file")  # fmt: skip
     predict.add_argument("--device", default="auto")
     report = add("report", "rebuild an evaluated run's figures, tables and model card", _report)
-    report.add_argument("run_folder", metavar="RUN", help="run folder or its name")
+    report.add_argument(
+        "run_folder",
+        metavar="RUN",
+        help="run folder or its name; a sweep of --folds: its folds as one",
+    )
     venues = "cvpr, icml, aaai, ieee, eccv, neurips"
     report.add_argument("--venue", default="paper", help=f"figure widths for: {venues}")
     report.add_argument("--class-order", default="", metavar="A,B,C",
@@ -308,12 +312,24 @@ def _face_lines(table: Any) -> str:
 
 
 def _report(arguments: argparse.Namespace) -> None:
+    from grefel_lib.analysis.compare import evaluated_runs, pooled_folds
     from grefel_lib.analysis.evaluation import load_evaluation
     from grefel_lib.report.everything import write_report
-    from grefel_lib.run import open_run
+    from grefel_lib.run import open_run, outputs_folder
 
-    run = open_run(arguments.run_folder)
-    evaluation = load_evaluation(run)
+    name = arguments.run_folder
+    folders = [outputs_folder(name), outputs_folder() / name]
+    folder = next((path for path in folders if any(path.glob("*/config.json"))), folders[0])
+    if any(folder.glob("*/config.json")) and not (folder / "config.json").is_file():
+        [evaluation, *others] = pooled_folds(evaluated_runs(str(folder)))
+        if others or not evaluation.config.folds:
+            raise ValueError(
+                f"{folder} holds several runs; name one of them, or see: grefel compare"
+            )
+        run = evaluation.run
+    else:
+        run = open_run(arguments.run_folder)
+        evaluation = load_evaluation(run)
     if arguments.class_order:
         order = [name.strip() for name in arguments.class_order.split(",")]
         evaluation = evaluation.in_order(order)

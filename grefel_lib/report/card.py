@@ -57,8 +57,8 @@ def model_card(evaluation: Evaluation) -> str:
         "",
         f"- At most {config.epochs} epochs, batch {config.batch_size}, seed {config.seed}, initial "
         f"weights: {_start(evaluation)}. All settings are in config.json.",
-        f"- The checkpoint, {evaluation.headline} of epoch {headline['epoch']}, was selected by "
-        f"{facts['selection']} ({headline['val_accuracy']:.2%}). {CHOICE[facts['split']]}",
+        f"- {_checkpoint(evaluation)} by {facts['selection']} ({headline['val_accuracy']:.2%}). "
+        f"{CHOICE[facts['split']]}",
         "",
         f"## Results on {facts['dataset']}, {SPLITS[facts['split']]} "
         f"({len(evaluation.table)} faces)",
@@ -123,6 +123,16 @@ def _head(evaluation: Evaluation) -> str:
     if config.correction == "none":
         return "no correction"
     return f"correction {config.correction}, {config.num_anchors} anchors per class"
+
+
+def _checkpoint(evaluation: Evaluation) -> str:
+    headline = evaluation.metrics["checkpoints"][evaluation.headline]
+    if evaluation.config.folds:
+        return (
+            f"{evaluation.config.folds} models, each scored on the part of the faces that it was "
+            f"not trained on; each checkpoint (mean epoch {headline['epoch']}) was selected"
+        )
+    return f"The checkpoint, {evaluation.headline} of epoch {headline['epoch']}, was selected"
 
 
 def _start(evaluation: Evaluation) -> str:
