@@ -25,7 +25,9 @@ from grefel_lib.sources.photo import (
     draw_boxes,
     find_faces,
     is_crop,
+    is_video,
     printable,
+    read_frames,
     read_photo,
     whole_picture,
 )
@@ -232,42 +234,47 @@ def score_images(trained: Trained, images: Sequence[np.ndarray]) -> Output:
 
 
 def predict_files(
-    trained: Trained, paths: Sequence[Path], *, whole: bool = False
+    trained: Trained, paths: Sequence[Path], *, whole: bool = False, every: float = 1.0
 ) -> tuple[pd.DataFrame, np.ndarray | None, list[str]]:
-    """Predict the faces in picture files.
+    """Predict the faces in picture and video files.
 
     Args:
         trained: From `load_model`.
-        paths: Picture files. Where no face is found, a small square one (`is_crop`) is taken whole.
+        paths: Picture and video files. Where no face is found, a small square one (`is_crop`) is
+            taken whole.
         whole: Take every picture whole.
+        every: Seconds from one frame of a video to the next.
 
     Returns:
-        One row per face: file, face (found, whole picture or no face found), left, top, width,
-        height, predicted (NOT_SURE below the model's threshold), probability, reliability,
-        p_<class>, run, checkpoint. Without a face, one row without a label. Then the embeddings
-        (N, D) of the N rows with a label, None if there are none; and a message for each file that
-        cannot be read.
+        One row per face: file, frame and second (if there is a video), face (found, whole picture
+        or no face found), left, top, width, height, predicted (NOT_SURE below the model's
+        threshold), probability, reliability, p_<class>, run, checkpoint. Without a face, one row
+        without a label. Then the embeddings (N, D) of the N rows with a label, None if there are
+        none; and a message for each file that cannot be read.
     """
     if trained.config.dataset == "synthetic":
         log.warning("this model has seen drawings only: its answers on photographs mean nothing")
     rows, crops, unread = [], [], []
     for path in paths:
         try:
-            picture = read_photo(path)
+            for frame, second, picture in _pictures(path, every):
+                boxes, face = [] if whole else find_faces(picture), FOUND
+                if not boxes:
+                    taken = whole or is_crop(picture)
+                    boxes, face = ([whole_picture(picture)], WHOLE) if taken else ([], NO_FACE)
+                where = (printable(path), frame, second, face)
+                for box in boxes:
+                    left, top, right, bottom = box
+                    rows.append((*where, left, top, right - left, bottom - top))
+                    crops.append(like_training(crop_box(picture, box), *trained.face_format))
+                if not boxes:
+                    rows.append((*where, None, None, None, None))
         except (ValueError, OSError) as error:
             unread.append(str(error))
-            continue
-        boxes, face = [] if whole else find_faces(picture), FOUND
-        if not boxes:
-            taken = whole or is_crop(picture)
-            boxes, face = ([whole_picture(picture)], WHOLE) if taken else ([], NO_FACE)
-        for left, top, right, bottom in boxes:
-            rows.append((printable(path), face, left, top, right - left, bottom - top))
-            crop = crop_box(picture, (left, top, right, bottom))
-            crops.append(like_training(crop, *trained.face_format))  # small: all are kept
-        if not boxes:
-            rows.append((printable(path), face, None, None, None, None))
-    table = pd.DataFrame(rows, columns=["file", "face", *BOX]).astype(dict.fromkeys(BOX, "Int64"))
+    kinds = dict.fromkeys(("frame", *BOX), "Int64") | {"second": float}
+    table = pd.DataFrame(rows, columns=["file", "frame", "second", "face", *BOX]).astype(kinds)
+    if table["frame"].isna().all():
+        table = table.drop(columns=["frame", "second"])
     names, size = np.asarray(trained.class_names), trained.config.batch_size
     parts = [_scores(trained, crops[start : start + size]) for start in range(0, len(crops), size)]
     embeddings = None
@@ -287,6 +294,13 @@ def predict_files(
     return table.assign(run=run, checkpoint=printable(trained.path.stem)), embeddings, unread
 
 
+def _pictures(path: Path, every: float) -> Iterator[tuple[int | None, float | None, np.ndarray]]:
+    if is_video(path):
+        yield from read_frames(path, every)
+    else:
+        yield None, None, read_photo(path)
+
+
 def _scores(trained: Trained, crops: Sequence[np.ndarray]) -> list[np.ndarray | None]:
     """Probabilities, reliability (else the largest probability) and embeddings of face crops."""
     output = score_images(trained, crops)
@@ -297,24 +311,30 @@ def _scores(trained: Trained, crops: Sequence[np.ndarray]) -> list[np.ndarray | 
 
 def write_features(path: Path, table: pd.DataFrame, embeddings: np.ndarray) -> None:
     """Write the embeddings (N, D) of the N faces of `predict_files` to a .npz or .csv file."""
-    faces = table.loc[table["face"] != NO_FACE, ["file", *BOX]].reset_index(drop=True)
+    places = [column for column in ("file", "frame", *BOX) if column in table]
+    faces = table.loc[table["face"] != NO_FACE, places].reset_index(drop=True)
     if path.suffix.lower() == ".csv":
         columns = [f"e{number}" for number in range(embeddings.shape[1])]
         Folder(path.parent).write_table(
             faces.join(pd.DataFrame(embeddings, columns=columns)), path.name
         )
         return
-    content, files = io.BytesIO(), faces["file"].to_numpy(dtype=str)
-    np.savez(content, files=files, box=faces[BOX].to_numpy(dtype=int), embeddings=embeddings)
+    content, arrays = io.BytesIO(), {"files": faces["file"].to_numpy(dtype=str)}
+    if "frame" in faces:
+        arrays["frame"] = faces["frame"].fillna(-1).to_numpy(dtype=int)  # -1: not a video
+    np.savez(content, **arrays, box=faces[BOX].to_numpy(dtype=int), embeddings=embeddings)
     Folder(path.parent).write_bytes(content.getvalue(), path.name)
 
 
 def annotate_files(table: pd.DataFrame, paths: Sequence[Path], folder: Path) -> int:
-    """Write each picture of `predict_files` with boxes and labels as a JPEG; returns how many."""
+    """Write each picture of `predict_files` with boxes and labels as a JPEG; returns how many.
+
+    Videos are left out.
+    """
     rows_of, written = dict(iter(table.groupby("file"))), set()
     for path in paths:
         rows = rows_of.get(printable(path))
-        if rows is None:  # unreadable
+        if rows is None or is_video(path):  # None: unreadable
             continue
         rows, picture = rows[rows["face"] != NO_FACE], read_photo(path)
         boxes = [(x, y, x + w, y + h) for x, y, w, h in rows[BOX].to_numpy(dtype=int).tolist()]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 
 from grefel_lib.analysis.compare import compare_runs
@@ -293,3 +294,52 @@ def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys):
     comparison = compare_runs(str(other_outputs / "cv"))
     assert comparison.about["faces"] == 30
     assert comparison.seeds["checkpoint"].tolist() == ["3 folds"]
+
+
+def test_photographs_become_a_set_of_crops_as_predict_cuts_them(trained, tmp_path, capsys):
+    source, dest = tmp_path / "photographs", tmp_path / "crops"
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        hopper = image.convert("RGB")
+    two = Image.new("RGB", (2 * hopper.width, hopper.height))
+    two.paste(hopper), two.paste(hopper, (hopper.width, 0))
+    turned = hopper.rotate(90, expand=True)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 270 degrees
+    empty, small = Image.new("RGB", (600, 400)), Image.new("RGB", (48, 48))
+    pictures = {
+        "train/smile/a.jpg": (hopper, {"quality": 95}),
+        "train/smile/a.png": (hopper, {}),
+        "train/yawn/two.png": (two, {}),
+        "test/smile/turned.jpg": (turned, {"exif": exif, "quality": 95}),
+        "test/yawn/empty.png": (empty, {}),
+        "test/yawn/crop.png": (small, {}),
+    }
+    for name, (image, options) in pictures.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        image.save(source / name, **options)
+    (source / "train/smile/broken.png").write_bytes(b"no")
+    assert main(["data", "crop", str(source), str(dest)]) == 0
+    told = capsys.readouterr().out
+    assert "wrote 4 crops" in told
+    for name, reason in (
+        ("two.png", "2 faces"),
+        ("empty.png", "no face"),
+        ("broken.png", "cannot"),
+    ):
+        assert any(name in line and reason in line for line in told.splitlines())
+    files = {p.relative_to(dest).as_posix() for p in dest.rglob("*.png")}
+    assert files == {"train/smile/a.png", "train/smile/a.png.png", "test/smile/turned.png",
+                     "test/yawn/crop.png"}  # fmt: skip
+    assert len(pd.read_csv(dest / "left_out.csv")) == 3
+    model = load_model(trained[1])
+    whole, _, _ = predict_files(model, [source / "train/smile/a.png"])
+    cut, _, _ = predict_files(model, [dest / "train/smile/a.png.png"], whole=True)
+    columns = [c for c in whole if c.startswith("p_")]
+    np.testing.assert_allclose(whole[columns], cut[columns], atol=1e-6)
+    upright = np.asarray(Image.open(dest / "test/smile/turned.png").convert("L"), dtype=float)
+    straight = np.asarray(Image.open(dest / "train/smile/a.png").convert("L").resize(
+        upright.shape[::-1]), dtype=float)  # fmt: skip
+    assert np.abs(upright - straight).mean() < 12
+    for inside in (source / "more", tmp_path):
+        assert main(["data", "crop", str(source), str(inside)]) == 1
+        assert "lie in each other" in capsys.readouterr().err

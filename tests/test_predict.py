@@ -233,3 +233,47 @@ def test_a_model_of_drawings_says_so_before_it_judges_pictures(trained, caplog):
     drawn = dataclasses.replace(trained, config=trained.config.replace(dataset="synthetic"))
     predict_files(drawn, [])
     assert "has seen drawings only: its answers on photographs mean nothing" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Three seconds of ten frames: Grace Hopper's photograph, then nothing, then her again."""
+    cv2 = pytest.importorskip("cv2")
+    path = tmp_path_factory.mktemp("films") / "film.avi"
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        frame = np.asarray(image.convert("RGB").resize((512, 600)))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (512, 600))
+    for number in range(30):
+        shown = frame if not 10 <= number < 20 else np.full_like(frame, 90)
+        writer.write(shown[..., ::-1].copy())
+    writer.release()
+    return path
+
+
+def test_a_video_has_a_row_for_each_face_of_each_frame_looked_at(trained, film, tmp_path):
+    table, embeddings, unread = predict_files(trained, [film], every=0.5)
+    assert not unread
+    assert table["frame"].tolist() == [0, 5, 10, 15, 20, 25]
+    assert table["second"].tolist() == [0, 0.5, 1, 1.5, 2, 2.5]
+    assert table["face"].tolist() == ["found"] * 2 + ["no face found"] * 2 + ["found"] * 2
+    assert table["predicted"].isna().tolist() == [False, False, True, True, False, False]
+    assert len(embeddings) == 4
+    picture = tmp_path / "one.png"
+    Image.new("RGB", (40, 40)).save(picture)
+    both, embeddings, _ = predict_files(trained, [picture, film])
+    assert both["frame"].isna().tolist() == [True, False, False, False]
+    write_features(tmp_path / "f.npz", both, embeddings)
+    assert np.load(tmp_path / "f.npz")["frame"].tolist() == [-1, 0, 20]
+    assert annotate_files(both, [picture, film], tmp_path / "marked") == 1
+    alone, _, _ = predict_files(trained, [picture])
+    assert not {"frame", "second"} & set(alone)
+
+
+def test_what_is_no_video_is_named_and_the_rest_is_done(trained, film, tmp_path):
+    fake, cut = tmp_path / "fake.mp4", tmp_path / "cut.avi"
+    fake.write_bytes(b"not a film")
+    cut.write_bytes(film.read_bytes()[:200])
+    table, _, unread = predict_files(trained, [fake, cut, tmp_path / "gone.mp4", film])
+    assert [line.split(" cannot")[0] for line in unread] == [
+        str(fake), str(cut), str(tmp_path / "gone.mp4")]  # fmt: skip
+    assert set(table["file"]) == {str(film)}

@@ -100,12 +100,14 @@ def _add_sweep(add: Add, argv: list[str]) -> None:
 
 
 def _add_others(add: Add) -> None:
-    predict = add("predict", "find the faces in pictures and predict each", _predict)
+    predict = add("predict", "find the faces in pictures and videos and predict each", _predict)
     predict.add_argument("images", nargs="+", metavar="IMAGE",
-                         help="image files, folders or patterns")  # fmt: skip
+                         help="image and video files, folders or patterns")  # fmt: skip
     predict.add_argument("--recursive", action="store_true", help="also read subfolders")
     predict.add_argument("--whole", action="store_true",
                          help="take every picture whole, as a face crop")  # fmt: skip
+    predict.add_argument("--every", type=float, default=1.0, metavar="SECONDS",
+                         help="of a video, from one frame to the next (default 1)")  # fmt: skip
     predict.add_argument("--checkpoint-path", default="",
                          help="run or checkpoint file (default: the model that comes with "
                          "grefel, trained on FERPlus)")  # fmt: skip
@@ -147,6 +149,11 @@ def _add_others(add: Add) -> None:
                            metavar="|".join(SETTINGS[name].choices) or None)  # fmt: skip
     check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(run=_check)
+    text = "write the face of each photograph under a folder to the same place under another"
+    crop = kinds.add_parser("crop", help=text, description=text, allow_abbrev=False)
+    crop.add_argument("source", type=Path, metavar="SRC", help="photographs, e.g. train/<class>/")
+    crop.add_argument("dest", type=Path, metavar="DEST", help="a folder beside it")
+    crop.set_defaults(run=_crop)
     text = "copy evaluated runs for sharing, without weights and images"
     publish = add("publish", text, _publish)
     publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs")
@@ -263,6 +270,8 @@ def _predict(arguments: argparse.Namespace) -> None:
                               ("features", features, (".npz", ".csv"))):  # fmt: skip
         if path.name and path.suffix.lower() not in kinds:
             raise ValueError(f"--{flag} {path} must end in {' or '.join(kinds)}")
+    if not 0 < arguments.every < float("inf"):
+        raise ValueError(f"--every must be a number of seconds above 0; got {arguments.every}")
     paths, unread = find_images(arguments.images, recursive=arguments.recursive)
     folder = Path(arguments.annotate)
     if arguments.annotate and folder.resolve() in {path.resolve().parent for path in paths}:
@@ -272,7 +281,9 @@ def _predict(arguments: argparse.Namespace) -> None:
         trained = load_model(checkpoint_file(name), device=arguments.device)
         if features.name and getattr(trained.model.head, "reduce", None) is None:
             raise ValueError(f"--features: the head of {trained.path} has no embeddings")
-        table, embeddings, damaged = predict_files(trained, paths, whole=arguments.whole)
+        table, embeddings, damaged = predict_files(
+            trained, paths, whole=arguments.whole, every=arguments.every
+        )
         unread += damaged
         if len(table):
             print(_face_lines(table))
@@ -304,6 +315,8 @@ def _face_lines(table: Any) -> str:
     boxes = table[["face", "left", "top", "width", "height"]].itertuples(index=False)
     short.insert(0, "box", [f"{b.left},{b.top} {b.width}x{b.height}" if b.face == FOUND else
                             "" if b.face == NO_FACE else "whole" for b in boxes])  # fmt: skip
+    if "second" in table:
+        short.insert(0, "second", [f"{second:.1f}" for second in table["second"]])
     lines = short.to_string(index=False, float_format="{:.3f}".format, na_rep="").splitlines()
     room = max(20, 99 - len(lines[0]))
     files = [n if len(n) <= room else f"…{n[1 - room :]}" for n in ("file", *table["file"])]
@@ -371,6 +384,17 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
     folder = write_synthetic(arguments.dest, images=arguments.images, seed=arguments.seed)
     print(f"wrote {arguments.images} drawn faces to {folder}")
+
+
+def _crop(arguments: argparse.Namespace) -> None:
+    from grefel_lib.sources.crops import LEFT_OUT, crop_faces
+
+    count, left_out = crop_faces(arguments.source, arguments.dest)
+    for row in left_out.itertuples():
+        print(f"left out: {row.file}: {row.reason}")
+    if not count:
+        raise ValueError(f"no photograph in {arguments.source} has exactly one face")
+    print(f"wrote {count} crops to {arguments.dest}, left out {len(left_out)} ({LEFT_OUT})")
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -19,6 +19,7 @@ SIDES = (256, 1280)  # longer side in pixels: close-ups are detected at the firs
 SURE = 0.7
 CELL = 32  # pixels: YuNet's coarsest stride
 CROP = 1.25  # a picture up to SIDES[0] pixels whose sides differ by no more can be a face crop
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 OVERLAP = 0.3  # IoU above which two boxes count as the same face
 _T = Image.Transpose
 UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE,
@@ -110,6 +111,38 @@ def read_photo(file: str | Path | IO[bytes], name: str = "") -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of Pillow: many pixels, odd EXIF data
         return np.array(open_image(file, name=name))
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is taken for a video, by its ending."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def read_frames(path: Path, every: float) -> Iterator[tuple[int, float, np.ndarray]]:
+    """Frames of a video, upright: number, second, (H, W, 3) uint8.
+
+    Args:
+        path: The file.
+        every: Seconds from one frame to the next; the first is always there.
+
+    Raises:
+        ValueError: It is not a video, or is damaged.
+    """
+    import cv2
+
+    capture = cv2.VideoCapture(os.fspath(path)) if path.is_file() else None
+    if capture is None or not capture.isOpened() or not capture.grab():
+        raise ValueError(f"{printable(path)} cannot be read as a video")
+    rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+    step, number, more = max(1, round(every * rate)), 0, True
+    while more:
+        if number % step == 0:
+            whole, frame = capture.retrieve()
+            if not whole:
+                raise ValueError(f"{printable(path)} is damaged at frame {number}")
+            yield number, number / rate, np.ascontiguousarray(frame[..., ::-1])
+        number, more = number + 1, capture.grab()
+    capture.release()
 
 
 def find_faces(picture: np.ndarray) -> list[Box]:

@@ -1,0 +1,61 @@
+"""From photographs to a set of face crops, by the detector that `grefel predict` uses."""
+
+import io
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from grefel_lib.files import Folder
+from grefel_lib.sources.layouts import list_images
+from grefel_lib.sources.photo import crop_box, find_faces, is_crop, printable, read_photo
+
+LEFT_OUT = "left_out.csv"
+
+
+def crop_faces(source: Path, dest: Path) -> tuple[int, pd.DataFrame]:
+    """Write the face of every photograph under a folder to the same place under another, as PNG.
+
+    A photograph without a face or with several is left out; a face crop (`is_crop`) in which none
+    is found is taken whole. What was left out is listed in LEFT_OUT.
+
+    Args:
+        source: For example train/<class>/ and test/<class>/ with photographs.
+        dest: A folder that does not lie in `source`, nor `source` in it.
+
+    Returns:
+        How many crops were written; and file, reason of every picture that was left out.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: One folder lies in the other, or there is no image in `source`.
+    """
+    inside, outside = source.resolve(), dest.resolve()
+    if inside.is_relative_to(outside) or outside.is_relative_to(inside):
+        raise ValueError(f"{dest} and {source} lie in each other; name a folder beside {source}")
+    files = list_images(source, deep=True)
+    if not files:
+        raise ValueError(f"no image in {source} or its subfolders")
+    written, rows = set(), []
+    for file in files:
+        try:
+            picture = read_photo(file)
+        except (ValueError, OSError) as error:
+            rows.append((printable(file), str(error)))
+            continue
+        boxes = find_faces(picture)
+        if len(boxes) != 1 and (boxes or not is_crop(picture)):
+            rows.append((printable(file), f"{len(boxes) or 'no'} face{'s' * (len(boxes) > 1)}"))
+            continue
+        content = io.BytesIO()
+        crop = crop_box(picture, boxes[0]) if boxes else picture
+        Image.fromarray(crop).save(content, "png")
+        path = file.relative_to(source).with_suffix(".png")
+        if path in written:  # of a picture with the same name and another ending
+            path = path.with_name(f"{file.name}.png")
+        Folder(dest).write_bytes(content.getvalue(), *path.parts)
+        written.add(path)
+    left_out = pd.DataFrame(rows, columns=["file", "reason"])
+    if written:
+        Folder(dest).write_table(left_out, LEFT_OUT)
+    return len(written), left_out
