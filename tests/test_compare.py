@@ -22,6 +22,7 @@ from grefel_lib.analysis.compare import (
     read_comparison,
     seed_table,
     summarise_variants,
+    transfer_table,
 )
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
 from grefel_lib.commands.sweep import run_sweep, sweep_points
@@ -331,3 +332,23 @@ def test_recall_of_a_comparison_by_hand(ablation_runs):
     right = [(t["label"] == t["predicted"])[t["label"] == "fear"].mean() for t in linear]
     column = next(name for name in comparison.recall if name.startswith("fear ("))
     assert comparison.recall.loc["linear head", column] == pytest.approx(np.mean(right))
+
+
+def test_the_table_of_training_sets_against_test_sets_by_hand(tmp_path):
+    one = evaluated(tmp_path, "one", draw=1, dataset="ferplus")
+    two = evaluated(tmp_path, "two", draw=2, dataset="ferplus")
+    other = evaluated(tmp_path, "three", draw=3, dataset="fer2013", info={
+        "dataset": "fer2013", "protocol": ""})  # fmt: skip
+    elsewhere = json.loads((other.path / "metrics.json").read_text())
+    one.write_json(elsewhere, "evaluate_fer2013_test", "metrics.json")
+    elsewhere["split"] = "val"
+    one.write_json(elsewhere, "evaluate_fer2013_val", "metrics.json")
+    accuracy = {run.path.name: 100 * compute_metrics(load_evaluation(run).table)["accuracy"]
+                for run in (one, two, other)}  # fmt: skip
+    table = transfer_table(str(tmp_path))
+    assert table.index.tolist() == ["fer2013", "ferplus official"]
+    assert table.columns.tolist() == ["fer2013", "ferplus official"]
+    mean = (accuracy["one"] + accuracy["two"]) / 2
+    assert table.to_numpy().tolist() == [
+        [f"{accuracy['three']:.1f}", ""], [f"{accuracy['three']:.1f}", f"{mean:.1f} (2 runs)"]
+    ]  # fmt: skip

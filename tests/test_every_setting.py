@@ -238,6 +238,33 @@ def _(lab, one, other):
         assert files.str.contains(f"/{config.rafdb_images}/").all()
 
 
+def ten_of_two(lab):
+    """Ten pictures of each of two classes, all of them training faces."""
+    folder = lab.tmp_path / "own"
+    for number in range(20):
+        path = folder / "train" / ("yawn", "smile")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (48, 48), 10 * number).save(path)
+    return str(folder)
+
+
+@row("folds", 0, 4, dataset="folder")
+def _(lab, one, other):
+    whole, parts = (load_faces(c.replace(data_dir=ten_of_two(lab))) for c in (one, other))
+    assert (len(whole.split("test")), len(parts.split("test"))) == (0, 5)
+    assert len(whole) == len(parts) == 20
+
+
+@row("fold", 1, 2, dataset="folder", folds=4)
+def _(lab, one, other):
+    tests = [
+        set(load_faces(c.replace(data_dir=ten_of_two(lab))).split("test").table["id"])
+        for c in (one, other)
+    ]
+    assert not tests[0] & tests[1]
+    assert len(tests[0] | tests[1]) == 10
+
+
 @row("synthetic_images", 200, 260, dataset="synthetic", data_dir="", protocol="all",
      drop_leaks=False)  # fmt: skip
 def _(lab, one, other):
@@ -996,7 +1023,7 @@ def _photograph(lab):
 
 @row("picture", "", _photograph)
 def _(lab, one, other):
-    lab.patch.setattr("grefel_lib.sources.photo.find_faces", lambda picture: [], raising=False)
+    lab.patch.setattr("grefel_lib.sources.photo.find_faces", lambda picture: [(0, 0, 9, 9)])
     assert (load_photo(other).picture == 77).all()
     assert not (load_photo(one).picture == 77).all()
 

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from grefel_lib.analysis.explain import explain_face, remember_faces
+from grefel_lib.analysis.explain import explain_face, load_photo, remember_faces
 from grefel_lib.faces import load_faces
 from grefel_lib.grefel import build_model
 from grefel_lib.predict import predict
@@ -110,3 +111,20 @@ def test_explaining_leaves_the_model_as_it_was(trained, faces):
     explain_face(trained, faces.gather([0])[0])
     for name, value in trained.model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_a_photograph_without_a_face_is_refused_and_a_crop_is_taken(small_run, tmp_path):
+    for size in ((600, 400), (48, 48)):
+        Image.new("RGB", size, "navy").save(tmp_path / f"{size[0]}.png")
+    wide, crop = (
+        small_run.config.replace(picture=str(tmp_path / f"{side}.png")) for side in (600, 48)
+    )
+    with pytest.raises(ValueError, match=r"no face was found in .*600\.png; cut the face out"):
+        load_photo(wide)
+    assert (load_photo(crop).found, load_photo(crop).boxes) == (0, [(0, 0, 48, 48)])
+
+
+def test_without_a_picture_there_are_two_photographs_each_with_a_face(small_run):
+    photo = load_photo(small_run.config)
+    pytest.importorskip("skimage", reason="the second comes with scikit-image")
+    assert photo.found == 2

@@ -1,17 +1,20 @@
 """The data browser: what is selected, where a jump leads, what is written."""
 
+import html
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_layouts import write_layout
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+from grefel_lib.analysis.check import check_data, describe
 from grefel_lib.config import Config
 from grefel_lib.faces import SPLITS, load_faces
 from grefel_lib.labels import VOTE_COLUMNS
-from grefel_lib.panels.data import PAGE, DataPanel, faces_page, select_faces
+from grefel_lib.panels.data import PAGE, DataPanel, data_sets_here, faces_page, select_faces
 from grefel_lib.report.style import EMA
 
 
@@ -86,6 +89,7 @@ def test_every_page_is_written_with_class_names(browser, faces, other_outputs):
 
 
 def test_a_data_set_that_is_not_here_is_said_and_the_way_back_works(browser):
+    browser.dataset.options = (*browser.dataset.options, "rafdb_compound")  # gone meanwhile
     browser.dataset.value = "rafdb_compound"
     assert 'role="alert"' in browser.message.value
     assert "rafdb_compound" in browser.message.value
@@ -114,3 +118,20 @@ def test_a_page_shows_each_face_with_its_votes_and_frames_one(faces):
         assert [bar.get_height() for bar in ax.patches] == votes.tolist()
     first, second = (ax.spines["left"].get_edgecolor() for ax in shown)
     assert (first, second) == (to_rgba("white"), to_rgba(EMA))
+
+
+def test_only_data_sets_that_are_here_can_be_chosen(config, other_outputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("grefel_lib.sources.layouts.PROJECT_ROOT", tmp_path)
+    assert data_sets_here(config) == ["synthetic", "ferplus"]
+    (tmp_path / "data").mkdir()
+    write_layout(tmp_path / "data/RAF-DB", "rafdb", images=100)
+    assert data_sets_here(config) == ["synthetic", "ferplus", "rafdb"]
+    assert not (tmp_path / "data/synthetic-3000").exists()
+
+
+def test_the_browser_tells_what_was_read_as_grefel_data_check_does(browser, config):
+    browser.check.click()
+    assert html.escape(describe(check_data(config))) in browser.shown.value
+    assert browser.message.value == ""
+    browser.split.value = "test"
+    assert "<pre>" not in browser.shown.value

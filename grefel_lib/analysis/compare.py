@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
+from grefel_lib.analysis.evaluation import Evaluation, load_evaluation, training_facts
 from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
 from grefel_lib.files import Folder, relative, same_data, without_paths
 from grefel_lib.metrics import (
@@ -118,6 +118,38 @@ def evaluated_runs(output_dir: str) -> list[Evaluation]:
             f"grefel evaluate --checkpoint-dir RUN, or grefel sweep train ... --evaluate"
         )
     return sorted(evaluations, key=lambda result: result.run.name)
+
+
+def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
+    """Test accuracy (%) of every run in a folder, by what it was trained on and scored on.
+
+    Args:
+        output_dir: Holds the runs, and in each the folders of its other evaluations.
+
+    Returns:
+        Rows: data set and protocol of the training; columns: those of the test faces; a mean over
+        the runs, and their number where there are several; "" where nothing was scored.
+    """
+    cells: dict[tuple[str, str], list[float]] = {}
+    for run in all_runs(output_dir):
+        for path in (run.path, *sorted(run.path.glob("evaluate_*"))):
+            if not (path / "metrics.json").is_file():
+                continue
+            facts = training_facts(run) | json.loads((path / "metrics.json").read_text())
+            if facts["split"] != "test" or facts.get("tta", "none") != "none":
+                continue
+            trained, scored = (
+                " ".join(filter(None, (facts[f"{part}dataset"], facts[f"{part}protocol"])))
+                for part in ("training_", "")
+            )
+            accuracy = facts["checkpoints"][facts["headline"]]["metrics"]["accuracy"]
+            cells.setdefault((trained, scored), []).append(100 * accuracy)
+    texts = {
+        key: f"{np.mean(values):.1f}" + f" ({len(values)} runs)" * (len(values) > 1)
+        for key, values in cells.items()
+    }
+    table = pd.Series(texts, dtype=object).rename_axis(["trained on", "tested on"])
+    return table.unstack(fill_value="") if texts else pd.DataFrame()
 
 
 def pooled_folds(results: Sequence[Evaluation]) -> list[Evaluation]:

@@ -1,11 +1,13 @@
 """Browse a data set by split, class, protocol and agreement; jump between copies."""
 
+import html
 from functools import partial
 
 import ipywidgets as widgets
 import pandas as pd
 from matplotlib.figure import Figure
 
+from grefel_lib.analysis.check import check_data, describe
 from grefel_lib.config import SETTINGS, Config
 from grefel_lib.faces import SPLITS, FaceSet, load_faces
 from grefel_lib.files import Folder
@@ -14,6 +16,7 @@ from grefel_lib.panels.panel import Pager, Panel, count_faces, dropdown, html_pi
 from grefel_lib.report.faces import face_grid
 from grefel_lib.report.style import EMA, paper_style, short_name
 from grefel_lib.run import outputs_folder, relative
+from grefel_lib.sources.layouts import find_source
 
 ALL = "all"
 PAGE = 20  # faces shown at once
@@ -75,6 +78,19 @@ def faces_page(faces: FaceSet, rows: pd.DataFrame, *, framed: str = "") -> Figur
     return fig
 
 
+def data_sets_here(config: Config) -> list[str]:
+    """The data sets whose files are found, and the config's own."""
+    here = []
+    for name in SETTINGS["dataset"].choices:
+        try:
+            if name not in ("synthetic", config.dataset):  # drawn when needed
+                find_source(config.on_data(dataset=name))
+        except (ValueError, OSError):
+            continue
+        here.append(name)
+    return here
+
+
 class DataPanel(Panel):
     """Select faces, see their votes, jump to their copies, export the selection."""
 
@@ -86,8 +102,8 @@ class DataPanel(Panel):
         self.faces: FaceSet | None = None
         self.rows = pd.DataFrame()
         self.framed = ""
-        known, protocols = SETTINGS["dataset"].choices, SETTINGS["protocol"].choices
-        self.dataset = dropdown("data set", known, value=config.dataset)
+        protocols = SETTINGS["protocol"].choices
+        self.dataset = dropdown("data set", data_sets_here(config), value=config.dataset)
         self.protocol = dropdown("protocol", protocols, value=config.protocol)
         self.split = dropdown("split", (ALL, *SPLITS))
         self.label = dropdown("class", (ALL,))
@@ -98,6 +114,7 @@ class DataPanel(Panel):
         )  # fmt: skip
         self.pager = Pager(PAGE, self.guard(self._draw))
         self.export = widgets.Button(description="export as CSV", icon="download")
+        self.check = widgets.Button(description="what was read", icon="list")
         self.shown = widgets.HTML()
         hidden = {"display": "none", "width": "auto"}
         self.jumps = [widgets.Button(layout=hidden) for _ in range(PAGE)]
@@ -105,13 +122,14 @@ class DataPanel(Panel):
         self.fill(
             [self.dataset, self.protocol, self.split, self.label],
             [self.agreement, self.copies],
-            [self.pager.box, self.export],
+            [self.pager.box, self.export, self.check],
             self.shown,
             self.jumps,
         )
         self.react(self._load, self.dataset, self.protocol)
         self.react(self._select, self.split, self.label, self.agreement, self.copies)
         self.react(self._export, self.export)
+        self.react(self._check, self.check)
         for position, button in enumerate(self.jumps):
             self.react(partial(self._jump, position), button)
         self.guard(self._load)()
@@ -126,6 +144,14 @@ class DataPanel(Panel):
         with self.hushed():
             self.label.options = (ALL, *self.faces.class_names)
         self._select()
+
+    def _check(self) -> None:
+        """Show what `grefel data check` prints, in place of the faces."""
+        self.tell("opening every picture ...")
+        facts = check_data(self.config.on_data(dataset=self.dataset.value,
+                                               protocol=self.protocol.value))  # fmt: skip
+        self.shown.value = f"<pre>{html.escape(describe(facts))}</pre>"
+        self.message.value = ""
 
     def _select(self, framed: str = "") -> None:
         """Apply the selection; show its first page, or the page of the framed face."""
