@@ -1,6 +1,5 @@
 """Models to share: what `grefel export` writes to a folder, and the one that comes along."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from grefel_lib.analysis.calibration import fit_release
 from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
 from grefel_lib.backbone import FACE, FACE_NETWORK, build_backbone, check_backbone, weight_file
 from grefel_lib.commands.cli import main
+from grefel_lib.commands.export import export_weights
 from grefel_lib.commands.notebook import resolve, resolve_evaluation
 from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.faces import load_faces
@@ -72,8 +72,7 @@ def test_the_folder_holds_half_the_weights_and_no_path(evaluated, shared):
 
 def test_its_answers_are_those_of_the_run_calibrated_on_validation(evaluated, shared):
     evaluation = load_evaluation(evaluated)
-    name = evaluation.headline
-    release = fit_release(evaluation.validation[name])
+    release = fit_release(evaluation.validation[evaluation.headline])
     faces = load_faces(evaluated.config).split("test")
     before, after = (
         predict(load_model(run, device="cpu").model, faces, evaluated.config)
@@ -122,16 +121,17 @@ def test_a_face_below_the_threshold_is_not_sure(shared, tmp_path):
     assert (table["predicted"][~unsure] == best[~unsure]).all()
 
 
-def test_a_run_without_predictions_of_validation_faces_cannot_be_shared(
-    evaluated, tmp_path, capsys
-):
+def test_a_shared_model_shared_again_is_the_same(shared, evaluated, tmp_path):
     copy = tmp_path / "copy"
-    shutil.copytree(evaluated.path, copy)
-    for file in (copy / "predictions").glob("val_*"):
-        file.unlink()
-    assert main(["export", str(copy), "--output", str(tmp_path / "model")]) == 1
-    assert "no predictions of validation faces; evaluate it first" in capsys.readouterr().err
-    assert not (tmp_path / "model").exists()
+    validation = load_faces(evaluated.config).split("val")
+    export_weights(shared, validation, copy)
+    one, two = (
+        Run(path, shared.config).load_checkpoint("best_model") for path in (shared.path, copy)
+    )
+    for key, value in one[0].items():
+        torch.testing.assert_close(value, two[0][key], rtol=0, atol=0)
+    for key, value in one[1]["calibration"].items():
+        assert two[1]["calibration"][key] == pytest.approx(value, abs=0.02)
 
 
 def test_a_shipped_model_is_opened_by_its_name_and_nothing_is_written_beside_it(

@@ -419,7 +419,7 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
     for result, parent in zip(results, _parents(results), strict=True):
         target = Folder(destination / result.run.path.name)
         places = [getattr(result.config, key) for key in PLACES] + [str(result.run.path.resolve())]
-        config = shared_config(result) | {"checkpoint_path": parent}
+        config = shared_config(result.config) | {"checkpoint_path": parent}
         shared = ("id", "label", "predicted", "agreed", "reliability")
         columns = [c for c in result.table if c in shared or c.startswith("p_")]
         predictions = result.table.to_csv(index=False, float_format="%.5g", columns=columns)
@@ -466,10 +466,9 @@ def _settings(config: Config) -> dict[str, Any]:
     return values | {"backbone_weights": Path(config.backbone_weights).name}
 
 
-def shared_config(result: Evaluation) -> dict[str, Any]:
+def shared_config(config: Config) -> dict[str, Any]:
     """The settings of a run as they are shared: places by their last name."""
-    config = result.config.to_dict()
-    return config | {key: Path(config[key]).name for key in PLACES}
+    return config.to_dict() | {key: Path(getattr(config, key)).name for key in PLACES}
 
 
 def _parents(results: Sequence[Evaluation]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import io
 import json
 import logging
 import os
@@ -25,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = [_with_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
     if hasattr(signal, "SIGTERM"):  # sent by Slurm to stop a job: treat it like Ctrl-C
         signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for stream in (sys.stdout, sys.stderr):  # of a terminal that knows ASCII only, say
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser, commands = _parser(argv)
     arguments, unknown = parser.parse_known_args(argv)
     try:
@@ -351,7 +355,6 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    from grefel_lib.analysis.evaluation import load_evaluation
     from grefel_lib.commands.export import export_onnx, export_weights
     from grefel_lib.config import Config
     from grefel_lib.faces import load_faces
@@ -360,7 +363,9 @@ def _export(arguments: argparse.Namespace) -> None:
     from grefel_lib.run import checkpoint_file, open_run, results_folder
 
     if arguments.output and not arguments.output.suffix:
-        release = export_weights(load_evaluation(open_run(arguments.run_folder)), arguments.output)
+        run = open_run(arguments.run_folder)
+        faces = load_faces(run.config).split("val")
+        release = export_weights(run, faces, arguments.output)
         print(f"wrote {arguments.output}; chosen on validation: temperature "
               f"{release['temperature']:.2f}, class offsets of strength {release['tau']:.2f}, "
               f"not sure below {release['not_sure_below']:.2f}")  # fmt: skip

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from grefel_lib.analysis.calibration import fit_release
 from grefel_lib.analysis.compare import shared_config
-from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.config import FIELDS
 from grefel_lib.faces import FaceSet
 from grefel_lib.files import Folder, atomic, save_checkpoint, without_paths
 from grefel_lib.grefel import Output
-from grefel_lib.predict import score_images
-from grefel_lib.restore import Trained
-from grefel_lib.run import BEST
+from grefel_lib.predict import predict, score_images
+from grefel_lib.restore import Trained, load_model
+from grefel_lib.run import BEST, Run
 
 TOLERANCE = 1e-4  # largest accepted difference of a probability
 CHECKED, TIMED = 64, 50  # number of faces compared; number of timed single-face runs
@@ -195,45 +194,36 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
     return ExportReport(path, apart, ours, theirs)
 
 
-def export_weights(evaluation: Evaluation, folder: Path) -> dict[str, Any]:
+def export_weights(run: Run, validation: FaceSet, folder: Path) -> dict[str, Any]:
     """Write a small run folder to share: the better checkpoint in half precision, calibrated.
 
     The calibration is fitted on validation (`fit_release`). Whatever opens a run opens the folder,
     `grefel evaluate` too; it holds no pictures, predictions or paths of this machine.
 
     Args:
-        evaluation: Of a run's own validation or test split.
+        run: A trained run.
+        validation: Its validation faces.
         folder: Created; a model that is there is replaced.
 
     Returns:
         What `fit_release` chose.
-
-    Raises:
-        ValueError: There are no predictions of validation faces.
     """
-    name, run = evaluation.headline, evaluation.run
-    if name not in evaluation.validation:
-        raise ValueError(
-            f"run {run.name} has no predictions of validation faces; evaluate it first: "
-            f"grefel evaluate --checkpoint-dir {run.name}"
-        )
-    release = fit_release(evaluation.validation[name])
-    tensors, facts = run.load_checkpoint(name)
+    trained = load_model(run)
+    trained.model.calibration = None
+    release = fit_release(predict(trained.model, validation, trained.config))
+    tensors, facts = run.load_checkpoint(trained.path.stem)
     here = ("data_dir", "output_dir", "resume", "picture", "checkpoint_dir")
-    config = shared_config(evaluation) | {key: FIELDS[key].default for key in here}
+    config = shared_config(run.config) | {key: FIELDS[key].default for key in here}
     facts |= {
         "config": config,
         "calibration": {key: release[key] for key in ("temperature", "offsets")},
         "not_sure_below": release["not_sure_below"],
     }
+    halves = {key: v.half() if v.is_floating_point() else v for key, v in tensors.items()}
     target = Folder(folder)
-    save_checkpoint(
-        target.file("checkpoints", f"{BEST}.safetensors"),
-        {key: value.half() if value.is_floating_point() else value
-         for key, value in tensors.items()},
-        without_paths(facts),
-    )  # fmt: skip
-    target.write_json(config, "config.json")
+    path = target.file("checkpoints", f"{BEST}.safetensors")
+    save_checkpoint(path, halves, without_paths(facts))
+    target.write_json(without_paths(config), "config.json")
     environment = run.path / "environment.json"
     if environment.is_file():
         target.write_json(without_paths(json.loads(environment.read_text())), "environment.json")
