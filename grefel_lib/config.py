@@ -345,6 +345,11 @@ class Config:
         differences = self.differences(Config(**values))
         return {n: mine for n, (mine, _) in differences.items() if SETTINGS[n].sets_apart}
 
+    @property
+    def folder_name(self) -> str:
+        """run_name, or finetune_name of a fine-tuned run; empty: not chosen yet."""
+        return self.finetune_name if self.checkpoint_path else self.run_name
+
     def unmet(self, name: str) -> str:
         """The condition that keeps a setting from having an effect, as "head=grefel"; or ""."""
         for condition in SETTINGS[name].needs:
