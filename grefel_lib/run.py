@@ -74,7 +74,6 @@ class Run(Folder):
         if not paths:
             raise FileNotFoundError(f"run {self.name} has no {which or BEST} checkpoint yet")
 
-
         def accuracy(path: Path) -> float:
             with reading(path):
                 return float(read_facts(path)["val_accuracy"])
@@ -127,7 +126,7 @@ class Run(Folder):
         while self.status() == "running":
             if first["host"] == socket.gethostname() or self._facts() != first:
                 return True
-            _warn_once(f"run {self.name} was running on {first['host']}; waiting for a sign of life")
+            _warn_once(f"run {self.name} was on {first['host']}; waiting for a sign of life there")
             time.sleep(1)
         return False
 

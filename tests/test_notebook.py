@@ -91,9 +91,10 @@ def test_the_kernel_is_this_python_whatever_is_called_python3(tmp_path, monkeypa
     other.parent.mkdir(parents=True)
     other.write_text(json.dumps({"argv": ["false"], "display_name": "P", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    cell = f"import pathlib, sys\npathlib.Path({str(tmp_path / 'which')!r}).write_text(sys.executable)"
+    which = tmp_path / "which"
+    cell = f"import pathlib, sys\npathlib.Path({str(which)!r}).write_text(sys.executable)"
     execute_notebook(notebook(tmp_path / "n.ipynb", "a: int = 1", cell), tmp_path / "o/n.ipynb", {})
-    assert (tmp_path / "which").read_text() == sys.executable
+    assert which.read_text() == sys.executable
 
 
 def test_a_killed_kernel_is_one_line(tmp_path, capfd):
@@ -137,7 +138,7 @@ def test_a_run_whose_kernel_could_not_record_its_end_has_ended(tiny, monkeypatch
 
         return execute
 
-    for error, status in ((NotebookError("killed"), "failed"), (KeyboardInterrupt(), "interrupted")):
+    for error, status in (NotebookError(""), "failed"), (KeyboardInterrupt(), "interrupted"):
         monkeypatch.setattr("grefel_lib.commands.notebook.execute_notebook", killed(error))
         with pytest.raises(type(error)):
             run_command("train", given)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -125,10 +124,9 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
     except (KeyboardInterrupt, NotebookError) as error:
         run = Run(folder, Config())
         if command in SWEEPABLE and run.status() == "died":  # it could not record its own end
+            ending = {"status": "failed", "error": str(error)}
             interrupted = isinstance(error, KeyboardInterrupt)
-            run.write_ending(
-                {"status": "interrupted"} if interrupted else {"status": "failed", "error": str(error)}
-            )
+            run.write_ending({"status": "interrupted"} if interrupted else ending)
         raise
     return folder
 
