@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import json
 import os
 import re
 import uuid
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +32,10 @@ TEXT = (  # columns that identify faces and classes; read as strings, whatever t
 )  # fmt: skip
 
 FINGERPRINT = "content-"  # of a data set, by what it holds
+DAMAGED = (  # what reading a damaged file can raise
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, EOFError,
+    MemoryError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error,
+)  # fmt: skip
 _UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # to a file system: no fsync, no locks
 
 
@@ -148,7 +155,7 @@ def reading(path: Path, mend: str = "restore it from a backup, or delete it") ->
     """
     try:
         yield
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError) as error:
+    except DAMAGED as error:
         if str(path) in str(error) or relative(path) in str(error):  # a reader within named it
             raise
         wrong = " ".join(f"{'no ' * isinstance(error, KeyError)}{error}".split())

@@ -102,7 +102,8 @@ class Run(Folder):
         path = self.path / "history.csv"
         if not path.is_file():
             raise FileNotFoundError(f"run {self.name} has no history.csv: no epoch has ended yet")
-        return pd.read_csv(path)
+        with reading(path):
+            return pd.read_csv(path)
 
     def status(self) -> str:
         """running, ok, stopped, failed, interrupted; died (its process is gone) or new.
