@@ -35,8 +35,9 @@ def check_backbone(config: Config) -> None:
         ConnectionError: The hub weights are not cached and the hub cannot be reached.
     """
     networks = [(config.backbone, config.backbone_weights, "backbone_weights")]
-    if config.extractor == "window_cross_attention":
-        networks.append((config.landmark_backbone, config.landmark_weights, "landmark_weights"))
+    second = (config.landmark_backbone, config.landmark_weights, "landmark_weights")
+    if config.extractor == "window_cross_attention" or second[1] not in ("hub", "none"):
+        networks.append(second)
     for name, _, _ in networks:
         if not timm.is_model(name.split(".")[0]):
             near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)

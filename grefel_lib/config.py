@@ -100,7 +100,7 @@ class Config:
     rafdb_images: str = _data("aligned", "which of RAF-DB's images to use",
                               choices=("aligned", "original"),
                               needs=("dataset=rafdb|rafdb_compound",))  # fmt: skip
-    synthetic_images: int = _data(3000, "number of built-in faces", low=200,
+    synthetic_images: int = _data(3000, "number of built-in faces", low=200, high=1_000_000,
                                   needs=("dataset=synthetic",))  # fmt: skip
     label_noise: float = _data(0.0, "share of training labels to corrupt (label noise)", low=0,
                                high=0.9, commands=_ONCE)  # fmt: skip
@@ -127,8 +127,8 @@ class Config:
                           choices=("both", "anchors", "attention"), needs=_CORRECTED)  # fmt: skip
     primary: str = _head("linear", "linear on the pooled feature, or mlp on the embedding as in "
                          "the paper", choices=("linear", "mlp"), needs=_GREFEL)  # fmt: skip
-    num_anchors: int = _head(10, "anchors per class", low=1, needs=_ANCHORS)
-    embedding_dim: int = _head(128, "width of the embedding", low=2, needs=_GREFEL)
+    num_anchors: int = _head(10, "anchors per class", low=1, high=10_000, needs=_ANCHORS)
+    embedding_dim: int = _head(128, "width of the embedding", low=2, high=16384, needs=_GREFEL)
     attention_heads: int = _head(4, "attention heads of the attentive correction", low=1,
                                  needs=(*_CORRECTED, "branches!=anchors"))  # fmt: skip
     delta: float = _head(1.0, "anchor distance that counts as one nat of evidence", above=0,
@@ -159,10 +159,12 @@ class Config:
     cutmix_alpha: float = _augment(1.0, "CutMix strength; 0 is off", low=0, needs=("mix_prob>0",))
     mix_prob: float = _augment(0.5, "probability that a batch is mixed", low=0, high=1)
     balanced_sampling: int = _augment(0, "faces per class and epoch; 0: every face once",
-                                      low=0)  # fmt: skip
+                                      low=0, high=1_000_000)  # fmt: skip
 
-    epochs: int = _optimise(150, "passes over the training faces", low=1)
-    batch_size: int = _optimise(64, "faces per update", low=2, commands=(*_TRAIN, "evaluate"))
+    epochs: int = _optimise(150, "passes over the training faces", low=1, high=1_000_000)
+    batch_size: int = _optimise(
+        64, "faces per update", low=2, high=1_000_000, commands=(*_TRAIN, "evaluate")
+    )
     micro_batch_size: int = _optimise(0, "faces in memory at once; 0: the whole batch", low=0,
                                       sets_apart=False, may_change=True)  # fmt: skip
     lr: float = _optimise(5e-5, "peak learning rate", above=0, high=10)
@@ -182,9 +184,9 @@ class Config:
 
     seed: int = _run(0, "random seed of weights, order and augmentation", low=0, high=2**31 - 1)
     device: str = _run("auto", "auto, cpu, cuda or cuda:N", commands=_EVERY[1:], may_change=True)
-    num_workers: int = _run(0, "loader processes; 0: load in this process", low=0, may_change=True,
-                            commands=(*_TRAIN, "evaluate"))  # fmt: skip
-    processes: int = _run(1, "training processes, one per GPU of this machine", low=1,
+    num_workers: int = _run(0, "loader processes; 0: load in this process", low=0, high=1024,
+                            may_change=True, commands=(*_TRAIN, "evaluate"))  # fmt: skip
+    processes: int = _run(1, "training processes, one per GPU of this machine", low=1, high=1024,
                           may_change=True)  # fmt: skip
     save_every: int = _run(10, "keep a checkpoint every N epochs; 0: keep none", low=0,
                            sets_apart=True)  # fmt: skip
@@ -348,6 +350,11 @@ class Config:
             values |= WITHOUT_WEIGHTS
         differences = self.differences(Config(**values))
         return {n: mine for n, (mine, _) in differences.items() if SETTINGS[n].sets_apart}
+
+    @property
+    def folder_name(self) -> str:
+        """run_name, or finetune_name of a fine-tuned run; empty: not chosen yet."""
+        return self.finetune_name if self.checkpoint_path else self.run_name
 
     def unmet(self, name: str) -> str:
         """The condition that keeps a setting from having an effect, as "head=grefel"; or ""."""

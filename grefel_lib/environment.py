@@ -91,8 +91,12 @@ def _git(*arguments: str, folder: Path) -> str | None:
         return None
 
 
-def pick_device(name: str) -> torch.device:
+def pick_device(name: str, *, occupy: bool = True) -> torch.device:
     """The device that a config asks for; auto is the GPU where there is one.
+
+    Args:
+        name: As in `Config.device`.
+        occupy: False: only see whether it is there, and leave a GPU to the process that trains.
 
     Raises:
         ValueError: torch does not know the device, or it is not available.
@@ -101,7 +105,10 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+            raise RuntimeError(f"this machine has {count} GPUs")
+        if device.type != "cuda" or occupy:
+            torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); "

@@ -1,12 +1,15 @@
 """A data set as one FaceSet: protocols, splits, leaks, the cache of decoded images."""
 
 import dataclasses
+import functools
 import hashlib
+import json
 import logging
 import os
 import shutil
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ import pandas as pd
 from filelock import FileLock
 
 from grefel_lib.config import PROJECT_ROOT, Config
-from grefel_lib.files import FINGERPRINT, read_table
+from grefel_lib.files import FINGERPRINT, read_json, read_table
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, LEFT_OUT, NO_CLASS, VOTE_COLUMNS, class_index
 from grefel_lib.sources.layouts import Source, find_source
 
@@ -378,7 +381,7 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
     place = hashlib.sha256(str(source.root.resolve()).encode()).hexdigest()[:8]
     prefix = f"{source.kind}-{place}-"
     folder = cache_root() / (prefix + state)
-    if not folder.is_dir():
+    if not _undamaged(folder):
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder.parent / f"{prefix}.lock")
@@ -386,8 +389,13 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
         except OSError as error:
             raise OSError(_cannot_write(folder.parent, error)) from error
         with lock:
-            if not folder.is_dir():
-                _fill(source, folder)
+            if not _undamaged(folder):
+                for unfinished in folder.parent.glob(f".filling-{prefix}*"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+                if folder.is_dir():
+                    log.warning("the cache %s is damaged: the images are decoded again", folder)
+                    shutil.rmtree(folder)
+                _fill(source, folder, prefix)
                 for old in folder.parent.glob(f"{prefix}*"):
                     if old.is_dir() and old != folder:
                         log.info("the files of %s changed: removing its old cache", source.root)
@@ -397,14 +405,32 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
     return read_table(folder / "table.csv"), images
 
 
-VERSION = 2  # of the cache content: increase it when the output of readers changes
+VERSION = 3  # of the cache content: increase it when the output of readers changes
 
 
-def _fill(source: Source, folder: Path) -> None:
+def _undamaged(folder: Path) -> bool:
+    """Whether a cache is there, and its files are as they were written."""
+    try:
+        return read_json(folder / "checksums.json") == _checksums(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """The CRC-32 of each file of a cache; it takes a second for a few gigabytes."""
+    sums = {}
+    for name in ("images.npy", "table.csv"):
+        with (folder / name).open("rb") as file:
+            parts = iter(lambda: file.read(2**22), b"")
+            sums[name] = functools.reduce(lambda crc, part: zlib.crc32(part, crc), parts, 0)
+    return sums
+
+
+def _fill(source: Source, folder: Path, prefix: str) -> None:
     table, images = source.read()
     if not len(table):
         raise ValueError(f"{source.root} holds no image of a known layout")
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".filling-"))
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".filling-{prefix}"))
     try:
         store, hashes = None, []
         for position, image in enumerate(images):
@@ -416,6 +442,8 @@ def _fill(source: Source, folder: Path) -> None:
         store.flush()
         table = table.assign(row=np.arange(len(table)), image_hash=hashes)
         _writing(folder, table.to_csv, temporary / "table.csv", index=False)
+        sums = json.dumps(_checksums(temporary))
+        _writing(folder, (temporary / "checksums.json").write_text, sums)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

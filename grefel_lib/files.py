@@ -1,19 +1,25 @@
-"""File access: atomic writes; checkpoints as safetensors."""
+"""File access: atomic writes; locks; files read in one line or none; checkpoints as safetensors."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import gzip
 import hashlib
 import json
 import os
 import re
-import tempfile
-from collections.abc import Callable, Mapping
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
 from grefel_lib.config import PROJECT_ROOT
@@ -26,6 +32,11 @@ TEXT = (  # columns that identify faces and classes; read as strings, whatever t
 )  # fmt: skip
 
 FINGERPRINT = "content-"  # of a data set, by what it holds
+DAMAGED = (  # what reading a damaged file can raise
+    ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, EOFError,
+    MemoryError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error,
+)  # fmt: skip
+_UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # to a file system: no fsync, no locks
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,12 @@ class Folder:
 
         return atomic(self.file(*parts), write)
 
+    def remove_litter(self, *subfolders: str) -> None:
+        """Remove what `atomic` left here, and in subfolders, when its process was killed."""
+        for folder in (self.path, *(self.path / name for name in subfolders)):
+            for path in folder.glob(".*.*.*"):
+                path.unlink(missing_ok=True)
+
 
 def same_data(one: str | None, other: str | None) -> bool:
     """Whether two fingerprints can be of the same data.
@@ -81,29 +98,95 @@ def same_data(one: str | None, other: str | None) -> bool:
 
 
 def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Write a temporary file next to the target, then rename it; remove it on failure."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    """Write a temporary file next to the target, flush it to disk, then rename it.
+
+    It is removed on failure. Its permissions are those of any new file (umask).
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         write(temporary)
-        temporary.chmod(0o644)
+        with temporary.open("rb+") as file:
+            _flush(file.fileno())
         temporary.replace(path)
-    except Exception as error:
+    except SafetensorError as error:  # it wraps "disk full" in its own type
+        raise OSError(f"cannot write {path}: {error}") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):  # it wraps "disk full" in its own type
-            raise OSError(f"cannot write {path}: {error}") from error
-        raise
     return path
 
 
+def _flush(file: int) -> None:
+    try:
+        os.fsync(file)
+    except OSError as error:  # some file systems know no fsync; a full disk is an error
+        if error.errno not in _UNKNOWN:
+            raise
+
+
+@contextlib.contextmanager
+def only_one(path: Path, told: str) -> Iterator[None]:
+    """Hold a lock file inside the block; the system releases it if the process is killed.
+
+    On a file system without locks, nothing is held.
+
+    Raises:
+        ValueError: With the message `told`: another process holds it.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(told) from None
+    except OSError as error:
+        if error.errno not in (*_UNKNOWN, errno.ENOLCK):
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def reading(path: Path, mend: str = "restore it from a backup, or delete it") -> Iterator[None]:
+    """Turn the errors that a damaged file causes inside the block into one that names it.
+
+    Raises:
+        ValueError: Names the file, what is wrong with it, and the mend.
+    """
+    try:
+        yield
+    except DAMAGED as error:
+        if str(path) in str(error) or relative(path) in str(error):  # a reader within named it
+            raise
+        wrong = " ".join(f"{'no ' * isinstance(error, KeyError)}{error}".split())
+        raise ValueError(f"{path} cannot be read ({wrong}); {mend}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: It is damaged, or holds something else; see `reading`.
+    """
+    with reading(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError(f"a JSON object is needed, not {type(content).__name__}")
+    return content
+
+
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a table written by `write_table`; ids stay strings, even 00074 or NA."""
-    others = [name for name in pd.read_csv(path, nrows=0) if name not in TEXT]
-    missing = {name: [""] for name in others}
-    return pd.read_csv(
-        path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=missing
-    )
+    """Read a table written by `write_table`; ids stay strings, even 00074 or NA.
+
+    Raises:
+        ValueError: It is damaged; see `reading`.
+    """
+    with reading(path):
+        others = [name for name in pd.read_csv(path, nrows=0) if name not in TEXT]
+        missing = {name: [""] for name in others}
+        return pd.read_csv(
+            path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=missing
+        )
 
 
 def relative(path: Path) -> str:
@@ -160,7 +243,11 @@ def save_checkpoint(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[st
 
 
 def read_facts(path: Path) -> dict:
-    """The JSON header of a checkpoint, without its tensors."""
+    """The JSON header of a checkpoint, without its tensors.
+
+    Raises:
+        ValueError: The file is damaged, or not a checkpoint of this project.
+    """
     try:
         with safe_open(path, framework="numpy") as content:
             facts = (content.metadata() or {}).get("grefel")
@@ -171,7 +258,8 @@ def read_facts(path: Path) -> dict:
             f"{path} is not a checkpoint of this project; for plain backbone weights use "
             f"backbone_weights"
         )
-    return json.loads(facts)
+    with reading(path, "restore a backup, or train the run again"):
+        return dict(json.loads(facts))
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict]:

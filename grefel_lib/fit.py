@@ -21,6 +21,7 @@ from grefel_lib.batches import augment, batch_loader, mix_batch, prepare_input, 
 from grefel_lib.config import WITHOUT_WEIGHTS, Config
 from grefel_lib.environment import autocast, keep_memory, memory_layout, pick_device, progress_bars
 from grefel_lib.faces import FEWEST, FaceSet, taught
+from grefel_lib.files import reading
 from grefel_lib.grefel import Output, build_model
 from grefel_lib.losses import total_loss
 from grefel_lib.metrics import compute_metrics, per_class_metrics
@@ -231,11 +232,13 @@ def start_training(
 
     if resumed:
         check_same_data(run, faces.info)
+        run.check_folder(BEST, BEST_EMA)
         tensors, facts = run.load_checkpoint(LAST)
-        restore_training_state(tensors, net, ema.module, training.optimizer)
-        training.epoch, training.update = facts["epoch"], facts["update"]
-        training.history = facts["history"]
-        training.micro = min(training.micro, facts["micro"])
+        with reading(run.checkpoint(LAST)):
+            restore_training_state(tensors, net, ema.module, training.optimizer)
+            training.epoch, training.update = facts["epoch"], facts["update"]
+            training.history = facts["history"]
+            training.micro = min(training.micro, facts["micro"])
         if is_first_process():
             run.write_table(pd.DataFrame(training.history), "history.csv")
         say(f"continuing {run.name} after epoch {training.epoch}")
@@ -413,6 +416,7 @@ def validate(training: Training) -> dict[str, float]:
 def save(training: Training) -> None:
     """Write history.csv and the checkpoints: last, and best_model and best_ema_model if better."""
     run, history, row = training.run, training.history, training.history[-1]
+    run.check_folder(*(BEST, BEST_EMA) * (len(history) > 1))
     head = getattr(training.net, "head", None)
     facts = {
         "config": run.config.to_dict(),

@@ -9,7 +9,7 @@ from torch import nn
 
 from grefel_lib.config import PRETRAINED, WITHOUT_WEIGHTS, Config
 from grefel_lib.environment import pick_device
-from grefel_lib.files import load_checkpoint, under_prefix
+from grefel_lib.files import load_checkpoint, reading, under_prefix
 from grefel_lib.grefel import Calibration, GReFEL, build_model
 from grefel_lib.labels import FORMATS
 from grefel_lib.run import Run, open_run
@@ -54,8 +54,9 @@ def load_model(
     """
     path = source.best_checkpoint() if isinstance(source, Run) else Path(source)
     tensors, facts = load_checkpoint(path)
-    config = Config.from_dict(facts["config"])
-    class_names = tuple(facts["class_names"])
+    with reading(path):
+        config, trust = Config.from_dict(facts["config"]), facts["trust"]
+        class_names = tuple(facts["class_names"])
     if net is None:
         net = build_model(config.replace(**WITHOUT_WEIGHTS), len(class_names))
     normalise_as(net)
@@ -73,9 +74,10 @@ def load_model(
             f"{str(error).splitlines()[-1].strip()}"
         ) from error
     if getattr(net, "head", None) is not None:
-        net.head.trust = facts["trust"]
+        net.head.trust = trust
     if facts.get("calibration"):
-        net.calibration = Calibration(**facts["calibration"])
+        with reading(path):
+            net.calibration = Calibration(**facts["calibration"])
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
     net = net.to(pick_device(device), memory_format=memory).eval()
     return Trained(net, config, class_names, facts, path)
@@ -117,7 +119,8 @@ def start_from(
     tensors, facts = load_checkpoint(path)
     tensors = under_prefix(tensors, "model/") or tensors
     own = net.state_dict()
-    theirs = tuple(facts["class_names"])
+    with reading(path):
+        theirs = tuple(facts["class_names"])
     if theirs != class_names:
         shared = [name for name in class_names if name in theirs]
         fresh = [name for name in class_names if name not in theirs]

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import json
+import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 from torch import Tensor
 
 from grefel_lib.config import PRETRAINED, PROJECT_ROOT, SETTINGS, Config
@@ -20,13 +25,19 @@ from grefel_lib.environment import describe_environment
 from grefel_lib.files import (
     Folder,
     load_checkpoint,
+    only_one,
     read_facts,
+    read_json,
+    reading,
     relative,
     same_data,
     save_checkpoint,
 )
 
+log = logging.getLogger(__name__)
+_warn_once = functools.cache(log.warning)
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
+BEAT, GONE = 10, 90  # seconds: between signs of life in status.json; without one, a run is dead
 BEST, BEST_EMA, LAST = "best_model", "best_ema_model", "last"
 
 
@@ -38,16 +49,19 @@ class Run(Folder):
 
     def save_checkpoint(self, name: str, tensors: Mapping[str, Tensor], facts: dict) -> Path:
         """Write checkpoints/<name>.safetensors atomically."""
-        path = self.file("checkpoints", f"{name}.safetensors")
-        return save_checkpoint(path, tensors, facts)
+        return save_checkpoint(self.file("checkpoints", f"{name}.safetensors"), tensors, facts)
+
+    def checkpoint(self, name: str) -> Path:
+        """The path of checkpoints/<name>.safetensors."""
+        return self.path / "checkpoints" / f"{name}.safetensors"
 
     def has_checkpoint(self, name: str) -> bool:
         """Whether checkpoints/<name>.safetensors exists."""
-        return (self.path / "checkpoints" / f"{name}.safetensors").is_file()
+        return self.checkpoint(name).is_file()
 
     def load_checkpoint(self, name: str) -> tuple[dict[str, Tensor], dict]:
         """Tensors and facts of one of this run's checkpoints."""
-        return load_checkpoint(self.path / "checkpoints" / f"{name}.safetensors")
+        return load_checkpoint(self.checkpoint(name))
 
     def best_checkpoint(self, which: str = "") -> Path:
         """The better of the two best checkpoints on validation, or the one that is named.
@@ -55,11 +69,29 @@ class Run(Folder):
         Raises:
             FileNotFoundError: It is not there.
         """
-        paths = {n: self.path / "checkpoints" / f"{n}.safetensors" for n in (BEST, BEST_EMA)}
+        paths = {name: self.checkpoint(name) for name in (BEST, BEST_EMA)}
         paths = {n: p for n, p in paths.items() if p.is_file() and which in ("", n)}
         if not paths:
             raise FileNotFoundError(f"run {self.name} has no {which or BEST} checkpoint yet")
-        return max(paths.values(), key=lambda path: read_facts(path)["val_accuracy"])
+
+        def accuracy(path: Path) -> float:
+            with reading(path):
+                return float(read_facts(path)["val_accuracy"])
+
+        return max(paths.values(), key=accuracy)
+
+    def check_folder(self, *names: str) -> None:
+        """Refuse to go on when the folder, or one of these checkpoints, was deleted.
+
+        Raises:
+            FileNotFoundError: Names what is not there.
+        """
+        for path in (self.path / "config.json", *map(self.checkpoint, names)):
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"{path} was deleted since training started; restore it to continue, or train "
+                    f"a new run"
+                )
 
     def parent_checkpoint(self) -> Path:
         """The checkpoint that this run was fine-tuned from."""
@@ -70,18 +102,34 @@ class Run(Folder):
         path = self.path / "history.csv"
         if not path.is_file():
             raise FileNotFoundError(f"run {self.name} has no history.csv: no epoch has ended yet")
-        return pd.read_csv(path)
+        with reading(path):
+            return pd.read_csv(path)
 
     def status(self) -> str:
-        """running, ok, stopped, failed, interrupted; died (its process is gone) or new."""
-        path = self.path / "status.json"
-        if not path.is_file():
+        """running, ok, stopped, failed, interrupted; died (its process is gone) or new.
+
+        Raises:
+            ValueError: status.json is damaged.
+        """
+        facts = self._facts()
+        if not facts:
             return "new"
-        content = json.loads(path.read_text())
-        here = content.get("host") == socket.gethostname()
-        if content["status"] == "running" and here and not _alive(content["pid"]):
-            return "died"
-        return content["status"]
+        with reading(self.path / "status.json"):
+            return "died" if facts["status"] == "running" and not _alive(facts) else facts["status"]
+
+    def _facts(self) -> dict[str, Any]:
+        path = self.path / "status.json"
+        return read_json(path) if path.is_file() else {}
+
+    def still_running(self) -> bool:
+        """Whether the run is being trained; on another machine, the next sign of life tells."""
+        first = self._facts()
+        while self.status() == "running":
+            if first["host"] == socket.gethostname() or self._facts() != first:
+                return True
+            _warn_once(f"run {self.name} was on {first['host']}; waiting for a sign of life there")
+            time.sleep(1)
+        return False
 
     @property
     def asked_to_stop(self) -> bool:
@@ -96,28 +144,49 @@ class Run(Folder):
     def recording(self) -> Iterator[dict[str, str]]:
         """Keep status.json up to date while training: running, then ok, failed or interrupted.
 
-        Inside the block, set "status" in the yielded dict to record another ending.
+        Inside the block, set "status" in the yielded dict to record another ending. A thread adds
+        a sign of life ("heartbeat", in seconds since 1970) every BEAT seconds.
+
+        Raises:
+            ValueError: Another process trains this run.
         """
-        facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime(_TIME)}
-        self.write_json({"status": "running", **facts}, "status.json")
-        ending = {"status": "ok"}
-        try:
-            yield ending
-        except KeyboardInterrupt:
-            ending = {"status": "interrupted"}
-            raise
-        except BaseException as error:
-            ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
-            raise
-        finally:
-            with contextlib.suppress(OSError):  # a full disk must not hide the first error
-                self.write_ending(ending)
+        facts = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.strftime(_TIME),
+                 "process_started": psutil.Process().create_time()}  # fmt: skip
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(BEAT):
+                with contextlib.suppress(OSError):
+                    self._write_status(facts | {"status": "running"})
+
+        told = (f"run {self.name} is being trained by another process; wait, or choose another "
+                f"name (if there is none, delete {self.name}/.lock)")  # fmt: skip
+        with only_one(self.path / ".lock", told):
+            self.remove_litter("checkpoints")
+            self._write_status(facts | {"status": "running"})
+            heart, ending = threading.Thread(target=beat, daemon=True), {"status": "ok"}
+            heart.start()
+            try:
+                yield ending
+            except KeyboardInterrupt:
+                ending = {"status": "interrupted"}
+                raise
+            except BaseException as error:
+                ending = {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+                raise
+            finally:
+                over.set()
+                heart.join()
+                with contextlib.suppress(OSError):  # a full disk must not hide the first error
+                    self.write_ending(ending)
 
     def write_ending(self, ending: Mapping[str, str]) -> None:
         """Record in status.json how training ended: status, and the error, if any."""
-        path = self.path / "status.json"
-        facts = json.loads(path.read_text()) if path.is_file() else {}
-        self.write_json({**facts, **ending, "ended": time.strftime(_TIME)}, "status.json")
+        self._write_status({**self._facts(), **ending, "ended": time.strftime(_TIME)})
+
+    def _write_status(self, facts: Mapping[str, Any]) -> None:
+        if self.path.is_dir():  # a deleted folder does not come back
+            self.write_json({**facts, "heartbeat": time.time()}, "status.json")
 
 
 def check_run(config: Config) -> Path:
@@ -131,17 +200,23 @@ def check_run(config: Config) -> Path:
     for parent in (path, *path.parents):
         if parent.exists() and not parent.is_dir():
             raise NotADirectoryError(f"{parent} is a file; a folder is needed for the run {path}")
-    if (path / "config.json").is_file():
+    if config.folder_name and (path / "config.json").is_file():
         run = Run(path, _read_config(path))
-        if run.status() == "ok":
+        if run.status() == "ok" and not _cut_short(path):
             raise ValueError(f"run {run.name} is finished; choose another name for a new run")
-        if run.status() == "running":
-            raise ValueError(
-                f"run {run.name} is still running; wait, or choose another name (if its machine "
-                f"no longer exists, delete {run.name}/status.json)"
-            )
+        if run.still_running():
+            raise ValueError(f"run {run.name} is still running; wait, or choose another name")
         check_same_settings(run, config)
     return path
+
+
+def _cut_short(path: Path) -> bool:
+    """Whether the command that trained a run ended after the training, before its last cell."""
+    for notebook in path.glob("0[34]_*.ipynb"):
+        record = read_json(notebook).get("metadata", {}).get("papermill", {"end_time": ""})
+        if record.get("exception") or record.get("end_time") is None:
+            return True
+    return False
 
 
 def check_same_settings(run: Run, config: Config) -> None:
@@ -191,11 +266,14 @@ def start_run(config: Config, data: Mapping[str, Any] | None = None) -> Run:
         config: The resolved settings; `run_name` or `finetune_name` names the folder.
         data: The data set's description (`FaceSet.info`), stored in environment.json.
 
+    Without a name it is a new folder, also if another run starts in the same second.
+
     Raises:
         ValueError, NotADirectoryError: See `check_run` and `check_same_data`.
         OSError: The folder cannot be written.
     """
     path = check_run(config)
+    path = path if config.folder_name else new_folder(path)
     check_same_data(Run(path, config), data or {})
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -216,7 +294,7 @@ def open_run(name: str | Path, output_dir: str = "outputs") -> Run:
         FileNotFoundError: No such run; the message lists where it was looked for.
     """
     given = Path(name).expanduser()
-    for folder in (Path(), outputs_folder(output_dir), PROJECT_ROOT, PRETRAINED):
+    for folder in (Path(), outputs_folder(output_dir), outputs_folder(), PROJECT_ROOT, PRETRAINED):
         path = folder / given
         path = path.parent if path.name == "checkpoints" else path
         if (path / "config.json").is_file():
@@ -229,13 +307,14 @@ def open_run(name: str | Path, output_dir: str = "outputs") -> Run:
 
 
 def all_runs(output_dir: str = "outputs") -> list[Run]:
-    """Every run folder and its fine-tuned runs, oldest first."""
-    root = outputs_folder(output_dir)
-    paths = [*root.glob("*/config.json"), *root.glob("*/finetune_*/config.json")]
-    return [
-        Run(p.parent, _read_config(p.parent))
-        for p in sorted(paths, key=lambda p: p.stat().st_mtime)
-    ]
+    """Every run folder and its fine-tuned runs, oldest first; unreadable ones are skipped."""
+    root, runs = outputs_folder(output_dir), []
+    for path in (*root.glob("*/config.json"), *root.glob("*/finetune_*/config.json")):
+        try:
+            runs.append((path.stat().st_mtime, Run(path.parent, _read_config(path.parent))))
+        except (ValueError, OSError) as error:
+            _warn_once(f"skipped a run: {error}")
+    return [run for _, run in sorted(runs, key=lambda item: item[0])]
 
 
 def every_run() -> list[Run]:
@@ -282,15 +361,35 @@ def checkpoint_file(name: str | Path, output_dir: str = "outputs", *, which: str
 
 
 def run_folder(config: Config) -> Path:
-    """Folder of a run with these settings: outputs/<run> or <parent run>/finetune_<name>."""
+    """Folder of a run with these settings: outputs/<run> or <parent run>/finetune_<name>.
+
+    A fine-tuned run lies beside its parent's files only if the parent lies in the outputs folder.
+    """
     if config.checkpoint_path:
         name = config.finetune_name or time.strftime("%Y%m%d-%H%M%S")
         source = checkpoint_file(config.checkpoint_path, config.output_dir)
         parent = source.parent.parent
-        if (parent / "config.json").is_file() and parent.parent != PRETRAINED:
-            return parent / f"finetune_{name}"
-        return outputs_folder(config.output_dir) / f"finetune_{name}"
+        outputs = outputs_folder(config.output_dir)
+        inside = (parent / "config.json").is_file() and parent.parent.resolve() == outputs.resolve()
+        return (parent if inside else outputs) / f"finetune_{name}"
     return outputs_folder(config.output_dir) / (config.run_name or run_id(config))
+
+
+def new_folder(path: Path) -> Path:
+    """Create a folder that no other process has created: a name that is taken gets -2, -3, ...
+
+    Raises:
+        OSError: It cannot be created.
+    """
+    for number in itertools.count(1):
+        new = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            new.mkdir(parents=True)
+            return new
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise OSError(f"cannot create the folder {new}: {error.strerror}") from error
 
 
 def results_folder(path: Path) -> Path:
@@ -311,7 +410,7 @@ def run_id(config: Config) -> str:
 
 def _environment(run: Run) -> dict[str, Any]:
     path = run.path / "environment.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _record_environment(run: Run, data: Mapping[str, Any]) -> None:
@@ -326,14 +425,19 @@ def _record_environment(run: Run, data: Mapping[str, Any]) -> None:
 
 def _read_config(path: Path) -> Config:
     try:
-        return Config.from_dict(json.loads((path / "config.json").read_text()))
+        return Config.from_dict(read_json(path / "config.json"))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}/config.json is not a run's config: {error}") from error
 
 
-def _alive(pid: int) -> bool:
+def _alive(facts: Mapping[str, Any]) -> bool:
+    """Whether the process of a status.json still runs; on another machine, by its heartbeat."""
+    if facts["host"] != socket.gethostname():
+        return time.time() - facts.get("heartbeat", 0) < GONE
     try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)  # alive, but owned by another user
-    return True
+        process = psutil.Process(facts["pid"])
+        started = process.create_time()  # tells it from a later process of the same pid
+        same = abs(started - facts.get("process_started", started)) < 10
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error as error:
+        return isinstance(error, psutil.AccessDenied)  # alive, but owned by another user

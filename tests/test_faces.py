@@ -284,6 +284,38 @@ def test_original_rafdb_pictures_are_cropped_to_their_boxes(tmp_path):
 # -- the cache
 
 
+@pytest.mark.parametrize("damage", ["flip images.npy", "flip table.csv", "cut", "lose", "no sums"])
+def test_a_damaged_cache_is_rebuilt_and_that_is_said(
+    faces_dir, tmp_path, monkeypatch, caplog, damage
+):
+    monkeypatch.setenv("GREFEL_CACHE", str(tmp_path / "cache"))
+    config = Config(dataset="ferplus", data_dir=str(faces_dir))
+    before = load_faces(config)
+    images_before = np.array(before.images)
+    (folder,) = (path for path in (tmp_path / "cache").iterdir() if path.is_dir())
+    images = folder / "images.npy"
+    if damage.startswith("flip"):
+        path = folder / damage.split()[1]
+        content = bytearray(path.read_bytes())
+        content[-100] ^= 1
+        path.write_bytes(content)
+    elif damage == "cut":
+        images.write_bytes(images.read_bytes()[:-1])
+    elif damage == "lose":
+        images.unlink()
+    else:
+        (folder / "checksums.json").unlink()
+    folder.with_name(f".filling-{folder.name[:-16]}abc").mkdir()  # its process was killed
+    after = load_faces(config)
+    assert f"the cache {folder} is damaged" in caplog.text
+    assert after.info == before.info
+    assert np.array_equal(after.images, images_before)
+    assert not list(tmp_path.glob("cache/.filling*"))
+    caplog.clear()
+    load_faces(config)
+    assert not caplog.text
+
+
 def test_a_second_load_reads_the_cache_and_images_stay_on_disk(faces_dir, monkeypatch):
     load(faces_dir)
     monkeypatch.setattr("grefel_lib.faces._fill", lambda *args: pytest.fail("decoded again"))

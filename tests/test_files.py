@@ -1,9 +1,13 @@
-"""Tables that name faces: an id is read as it was written."""
+"""Files written whole, and files that are damaged; an id is read as it was written."""
+
+import contextlib
+import errno
+import os
 
 import pandas as pd
 import pytest
 
-from grefel_lib.files import Folder, read_table
+from grefel_lib.files import Folder, only_one, read_json, read_table
 
 
 @pytest.mark.parametrize(
@@ -25,3 +29,77 @@ def test_a_table_without_rows_or_ids_can_be_read(tmp_path):
     pd.testing.assert_frame_equal(
         read_table(Folder(tmp_path).write_table(history, "b.csv")), history
     )
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_file_has_the_mode_of_the_umask_also_where_chmod_is_refused(
+    tmp_path, monkeypatch, umask, mode
+):
+    def refused(*_, **__):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", refused)
+    before = os.umask(umask)
+    try:
+        path = Folder(tmp_path).write_json({}, "a.json")
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
+
+
+def test_a_file_is_flushed_before_it_replaces_another(tmp_path, monkeypatch):
+    path = Folder(tmp_path).write_text("old", "a.txt")
+
+    def flush(error):
+        def fsync(_):
+            assert path.read_text() == "old"
+            if error:
+                raise OSError(error, os.strerror(error))
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", flush(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"):
+        Folder(tmp_path).write_text("new", "a.txt")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    monkeypatch.setattr(os, "fsync", flush(errno.EINVAL))  # as on a file system without it
+    Folder(tmp_path).write_text("new", "a.txt")
+    assert path.read_text() == "new"
+
+
+def test_a_lock_is_held_once_and_free_after_an_error(tmp_path, monkeypatch):
+    def hold():
+        return only_one(tmp_path / "lock", "busy")
+
+    with contextlib.suppress(KeyError), hold():
+        with pytest.raises(ValueError, match=r"^busy$"), hold():
+            pass
+        raise KeyError
+    with hold():
+        pass
+
+    def no_locks(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("grefel_lib.files.FileLock.acquire", no_locks)
+    with hold():  # on such a file system
+        pass
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("content", ["", "{", "null", "3", "[]", '{"a": "\\', DEEP, "\udcff"])
+def test_damaged_json_is_one_error_that_names_the_file(tmp_path, content):
+    path = tmp_path / "a.json"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=f"^{path} cannot be read .*; restore it from a backup"):
+        read_json(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"id,a\n1,2\n1,2,3\n", b'id,a\n"1'])
+def test_a_damaged_table_is_one_error_that_names_the_file(tmp_path, content):
+    path = tmp_path / "a.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^{path} cannot be read .*; restore it from a backup"):
+        read_table(path)

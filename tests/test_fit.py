@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,28 @@ def test_a_finished_run_is_not_trained_again_and_a_changed_one_is_refused(straig
         start_run(straight.config)
     with pytest.raises(ValueError, match="is finished"):
         start_run(straight.config.replace(lr=0.5))
+
+
+@pytest.mark.parametrize(
+    "what", ["", "config.json", "checkpoints", "checkpoints/best_model.safetensors"]
+)
+def test_what_is_deleted_during_training_ends_it_in_one_line(tiny, what):
+    config = tiny.replace(epochs=4, lr=1e-12)  # never better than the first epoch
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+
+    def delete(line):
+        if line.startswith("epoch 1/"):
+            path = run.path / what
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+
+    with pytest.raises(
+        FileNotFoundError, match=f"^{run.path}/.* was deleted since training started"
+    ):
+        fit(faces, run, say=delete)
+    assert run.path.exists() == bool(what)
+    if what.startswith("checkpoints"):
+        assert run.status() == "failed"
 
 
 def test_an_unfinished_run_refuses_other_settings_and_names_them(faces_dir, tmp_path):

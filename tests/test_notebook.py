@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -15,6 +17,7 @@ from grefel_lib.commands.sweep import sweep_points
 from grefel_lib.commands.worker import train_worker
 from grefel_lib.config import PROFILES, PROJECT_ROOT, Config
 from grefel_lib.faces import load_faces
+from grefel_lib.files import only_one
 from grefel_lib.run import LAST, start_run
 
 PARAMETERS = 'profile: str = "auto"\nlr: float = None'
@@ -70,10 +73,77 @@ def test_a_failing_cell_fails_the_run_and_an_empty_folder_is_taken_away(tmp_path
 
 def test_an_unexpected_error_names_its_type_and_keeps_the_notebook(tmp_path):
     (tmp_path / "out").mkdir()
+    (tmp_path / "out/config.json").touch()
     source = notebook(tmp_path / "n.ipynb", "a: int = 1", "{}['k']")
     with pytest.raises(NotebookError, match=r"KeyError: 'k' \(see .*n\.ipynb\)"):
         execute_notebook(source, tmp_path / "out/n.ipynb", {})
     assert (tmp_path / "out/n.ipynb").is_file()
+
+
+def test_braces_are_letters_like_others_in_any_folder(tmp_path):
+    source = notebook(tmp_path / "{n}.ipynb", "a: int = 1", "print(a)")
+    execute_notebook(source, tmp_path / "{a}{b}/{}.ipynb", {"a": 5})
+    assert (tmp_path / "{a}{b}/{}.ipynb").is_file()
+
+
+def test_the_kernel_is_this_python_whatever_is_called_python3(tmp_path, monkeypatch):
+    other = tmp_path / "kernels/python3/kernel.json"
+    other.parent.mkdir(parents=True)
+    other.write_text(json.dumps({"argv": ["false"], "display_name": "P", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    which = tmp_path / "which"
+    cell = f"import pathlib, sys\npathlib.Path({str(which)!r}).write_text(sys.executable)"
+    execute_notebook(notebook(tmp_path / "n.ipynb", "a: int = 1", cell), tmp_path / "o/n.ipynb", {})
+    assert which.read_text() == sys.executable
+
+
+def test_a_killed_kernel_is_one_line(tmp_path, capfd):
+    kill = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    source = notebook(tmp_path / "n.ipynb", "a: int = 1", kill)
+    with pytest.raises(NotebookError, match=r"^the process that ran n\.ipynb was killed, .*memory"):
+        execute_notebook(source, tmp_path / "out/n.ipynb", {})
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_output_that_another_command_writes_is_left_alone(tmp_path):
+    source = notebook(tmp_path / "n.ipynb", "a: int = 1")
+    execute_notebook(source, tmp_path / "out/n.ipynb", {})
+    before = (tmp_path / "out/n.ipynb").read_bytes()
+    with (
+        only_one(tmp_path / "out/.n.lock", ""),
+        pytest.raises(ValueError, match=r"another command is writing .*out/n\.ipynb; wait"),
+    ):
+        execute_notebook(source, tmp_path / "out/n.ipynb", {})
+    assert (tmp_path / "out/n.ipynb").read_bytes() == before
+
+
+def test_a_folder_deleted_while_the_notebook_runs_is_named(tmp_path):
+    out = tmp_path / "out"
+    delete = f"import shutil\nshutil.rmtree({str(out)!r})"
+    source = notebook(tmp_path / "n.ipynb", "a: int = 1", delete)
+    with pytest.raises(OSError, match=rf"^cannot write {out}/n\.ipynb: .*No such file"):
+        execute_notebook(source, out / "n.ipynb", {})
+
+
+def test_a_run_whose_kernel_could_not_record_its_end_has_ended(tiny, monkeypatch, faces_dir):
+    names = ("dataset", "data_dir", "profile", "epochs", "output_dir", "run_name")
+    given = {name: getattr(tiny, name) for name in names}
+
+    def killed(error):
+        def execute(*_):
+            run = start_run(tiny, load_faces(tiny).info)
+            facts = {"status": "running", "host": socket.gethostname(), "pid": 2**22 + 1}
+            run.write_json(facts, "status.json")
+            raise error
+
+        return execute
+
+    for error, status in (NotebookError(""), "failed"), (KeyboardInterrupt(), "interrupted"):
+        monkeypatch.setattr("grefel_lib.commands.notebook.execute_notebook", killed(error))
+        with pytest.raises(type(error)):
+            run_command("train", given)
+        path = Path(tiny.output_dir, "tiny", "status.json")
+        assert json.loads(path.read_text())["status"] == status
 
 
 # -- parameters

@@ -1,16 +1,21 @@
 """The run folder: names, status, finding runs."""
 
 import json
+import shutil
 import time
 
+import psutil
 import pytest
 
 from grefel_lib.commands.notebook import demo_run, resolve, resolve_evaluation
 from grefel_lib.config import PROFILES, Config
+from grefel_lib.files import read_json
 from grefel_lib.run import (
     BEST,
     BEST_EMA,
+    GONE,
     LAST,
+    Run,
     all_runs,
     check_run,
     checkpoint_file,
@@ -65,16 +70,126 @@ def test_the_status_comes_from_the_exception(config, error, status):
     assert run.status() == status
 
 
-def test_a_run_whose_process_is_gone_has_died(config):
+@pytest.fixture
+def recorded(config):
+    """A run, and a function that changes its status.json, as left by a process that was killed."""
     run = start_run(config)
     with run.recording():
-        told = json.loads((run.path / "status.json").read_text())
-    run.write_json(told | {"status": "running", "pid": 2**22 + 1}, "status.json")
-    assert run.status() == "died"
-    run.write_json(told | {"status": "running", "host": "elsewhere"}, "status.json")
+        facts = read_json(run.path / "status.json")
+
+    def record(**changes):
+        return run.write_json(facts | {"status": "running"} | changes, "status.json")
+
+    return run, record
+
+
+def test_a_run_whose_process_is_gone_or_another_by_now_has_died(recorded):
+    run, record = recorded
+    record()
     assert run.status() == "running"
     with pytest.raises(ValueError, match="is still running"):
-        start_run(config)
+        check_run(run.config)
+    record(pid=2**22 + 1)
+    assert run.status() == "died"
+    record(process_started=psutil.boot_time())  # this pid belonged to another process
+    assert run.status() == "died"
+    check_run(run.config)
+
+
+def test_a_run_of_another_machine_has_died_without_a_sign_of_life(recorded, monkeypatch):
+    run, record = recorded
+    record(host="elsewhere")
+    assert run.status() == "running"
+    record(host="elsewhere", heartbeat=time.time() - 2 * GONE)
+    assert run.status() == "died"
+    check_run(run.config)
+    record(host="elsewhere")
+    monkeypatch.setattr("grefel_lib.run.GONE", 2)
+    check_run(run.config)  # after waiting for a sign of life
+    record(host="elsewhere", heartbeat=time.time())
+    monkeypatch.setattr("time.sleep", lambda _: record(host="elsewhere", heartbeat=time.time()))
+    with pytest.raises(ValueError, match="is still running"):
+        check_run(run.config)
+
+
+def test_a_sign_of_life_is_written_while_training(config, monkeypatch):
+    monkeypatch.setattr("grefel_lib.run.BEAT", 0.05)
+    run = start_run(config)
+    with run.recording():
+        first = read_json(run.path / "status.json")
+        time.sleep(0.5)
+        later = read_json(run.path / "status.json")
+    assert later["heartbeat"] > first["heartbeat"]
+    assert later | {"heartbeat": 0} == first | {"heartbeat": 0}
+    with run.recording():
+        shutil.rmtree(run.path)
+        time.sleep(0.2)
+    assert not run.path.exists()  # it does not come back
+
+
+def test_one_process_trains_a_run_and_the_other_is_told(config):
+    run = start_run(config)
+    with run.recording(), pytest.raises(ValueError, match="trained by another process"):  # noqa: SIM117
+        with Run(run.path, config).recording():
+            pass
+    assert run.status() == "ok"
+
+
+def test_litter_of_a_killed_process_is_removed_at_the_next_start(config):
+    run = start_run(config)
+    litter = [run.file("checkpoints", ".last.safetensors.ab12cd34"), run.file(".history.csv.1234")]
+    kept = [run.file("checkpoints", "last.safetensors"), run.file(".DS_Store")]
+    for path in litter + kept:
+        path.touch()
+    with run.recording():
+        assert not any(path.exists() for path in litter)
+        assert all(path.exists() for path in kept)
+
+
+def test_runs_without_a_name_get_a_folder_each_even_in_the_same_second(config, monkeypatch):
+    monkeypatch.setattr("grefel_lib.run.run_id", lambda config: "stamp")
+    unnamed = config.replace(run_name="")
+    names = [start_run(unnamed.replace(lr=lr)).path.name for lr in (0.1, 0.2, 0.3)]
+    assert names == ["stamp", "stamp-2", "stamp-3"]
+
+
+@pytest.mark.parametrize("content", ["", "null", "[1]", "{", '{"version": 99}', '{"lr": {}}', "\0"])
+def test_an_unreadable_run_is_skipped_and_named(config, content, caplog):
+    run = start_run(config)
+    other = start_run(config.replace(run_name="b"))
+    (other.path / "config.json").write_text(content)
+    assert [found.path for found in all_runs(config.output_dir)] == [run.path]
+    (message,) = [r.getMessage() for r in caplog.records if "skipped a run" in r.getMessage()]
+    assert f"{other.path}/config.json" in message
+
+
+def test_a_run_killed_after_its_training_can_be_finished(config):
+    run = start_run(config)
+    with run.recording():
+        pass
+    with pytest.raises(ValueError, match="is finished"):
+        check_run(config)
+    for end, again in ((None, True), ("2026-01-01", False)):
+        record = {"metadata": {"papermill": {"end_time": end}}}
+        run.write_json(record, "03_training.ipynb")
+        if again:
+            check_run(config)
+        else:
+            with pytest.raises(ValueError, match="is finished"):
+                check_run(config)
+
+
+def test_a_fine_tuned_run_lies_in_its_parent_or_in_the_outputs_folder_that_was_given(
+    config, tmp_path
+):
+    run = start_run(config)
+    touch_best(run)
+    for name in (BEST, BEST_EMA):
+        run.save_checkpoint(name, {}, {"config": config.to_dict(), "val_accuracy": 0.5})
+    given = {"checkpoint_path": str(run.path), "finetune_name": "f"}
+    assert run_folder(resolve(given, command="finetune")) == run.path / "finetune_f"
+    elsewhere = resolve(given | {"output_dir": str(tmp_path / "b")}, command="finetune")
+    assert run_folder(elsewhere) == tmp_path / "b/finetune_f"
 
 
 def test_the_newest_run_is_the_last_with_a_checkpoint_and_the_demo_only_if_alone(tmp_path):

@@ -5,7 +5,6 @@ A run needs metrics.json and its predictions, but no checkpoint: published runs 
 
 import gzip
 import itertools
-import json
 import logging
 import os
 import zlib
@@ -19,7 +18,15 @@ import pandas as pd
 
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation, training_facts
 from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
-from grefel_lib.files import Folder, relative, same_data, without_paths
+from grefel_lib.files import (
+    Folder,
+    read_json,
+    read_table,
+    reading,
+    relative,
+    same_data,
+    without_paths,
+)
 from grefel_lib.metrics import (
     bootstrap_intervals,
     compute_metrics,
@@ -102,7 +109,7 @@ def evaluated_runs(output_dir: str) -> list[Evaluation]:
         FileNotFoundError: There is none.
     """
     table = outputs_folder(output_dir) / "table.csv"
-    named = pd.read_csv(table).get("run", ()) if table.is_file() else ()
+    named = read_table(table).get("run", ()) if table.is_file() else ()
     swept = [
         open_run(PROJECT_ROOT / p) for p in named if (PROJECT_ROOT / p / "config.json").is_file()
     ]
@@ -135,7 +142,7 @@ def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
         for path in (run.path, *sorted(run.path.glob("evaluate_*"))):
             if not (path / "metrics.json").is_file():
                 continue
-            facts = training_facts(run) | json.loads((path / "metrics.json").read_text())
+            facts = training_facts(run) | read_json(path / "metrics.json")
             if facts["split"] != "test" or facts.get("tta", "none") != "none":
                 continue
             trained, scored = (
@@ -373,13 +380,14 @@ def read_comparison(folder: str | Path) -> Comparison:
         FileNotFoundError: A table is missing.
     """
     path = outputs_folder(str(folder))
-    tables = {name: pd.read_csv(path / f"{name}.csv") for name in ("seeds", "differences")}
-    long = pd.read_csv(path / "summary.csv").set_index(["metric", "variant"])
+    tables = {name: read_table(path / f"{name}.csv") for name in ("seeds", "differences")}
+    with reading(path / "summary.csv"):
+        long = read_table(path / "summary.csv").set_index(["metric", "variant"])
     detection = path / "detection.csv"
     return Comparison(
-        about=json.loads((path / "about.json").read_text()),
+        about=read_json(path / "about.json"),
         summary={metric: long.loc[metric] for metric in long.index.unique("metric")},
-        detection=pd.read_csv(detection) if detection.is_file() else pd.DataFrame(),
+        detection=read_table(detection) if detection.is_file() else pd.DataFrame(),
         **tables,
     )
 
@@ -431,7 +439,7 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
         contents = {"config.json": config, "metrics.json": _filled(result.saved, result.metrics)}
         environment = result.run.path / "environment.json"
         if environment.is_file():
-            contents["environment.json"] = json.loads(environment.read_text())
+            contents["environment.json"] = read_json(environment)
         history = (result.run.path / "history.csv").read_text()
         for file, content in contents.items():
             target.write_json(without_paths(content, *places), file)

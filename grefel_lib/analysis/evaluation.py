@@ -5,11 +5,11 @@ only reads files and is fast.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from grefel_lib.analysis.robustness import evaluate_corruptions
 from grefel_lib.analysis.suspects import label_detection
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
-from grefel_lib.files import Folder, atomic, read_facts, relative
+from grefel_lib.files import Folder, atomic, read_facts, read_json, reading, relative
 from grefel_lib.files import read_table as read_faces_table
 from grefel_lib.metrics import (
     bootstrap_intervals,
@@ -272,7 +272,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
 def training_facts(run: Run) -> dict[str, Any]:
     """Facts about a run's training data, from environment.json; None if not recorded."""
     path = run.path / "environment.json"
-    data = json.loads(path.read_text()).get("data", {}) if path.is_file() else {}
+    data = read_json(path).get("data", {}) if path.is_file() else {}
     protocol = "" if run.config.unmet("protocol") else run.config.protocol
     return {
         "training_dataset": run.config.dataset,
@@ -319,7 +319,7 @@ def stale_because(run: Run) -> str:
     Args:
         run: A run, or the folder of one of its evaluations. Without checkpoints, always empty.
     """
-    content = json.loads((run.path / "metrics.json").read_text())
+    content = read_json(run.path / "metrics.json")
     trained = _trained_in(run)
     for name, numbers in content["checkpoints"].items():
         path = trained / "checkpoints" / f"{name}.safetensors"
@@ -356,26 +356,22 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
         raise FileNotFoundError(
             f"run {run.name} was not evaluated; first: grefel evaluate --checkpoint-dir {run.name}"
         )
-    content = json.loads((run.path / "metrics.json").read_text())
-    if reason := stale_because(run):
-        again = f"grefel evaluate --checkpoint-dir {relative(_trained_in(run))}"
-        if _trained_in(run) != run.path:
-            flags = ("dataset", "protocol", "split", "tta")
-            again += "".join(f" --{key} {content[key]}" for key in flags if content.get(key))
-        raise ValueError(f"{reason}; evaluate again: {again}")
-    known = {"tta": "none"} | training_facts(run) | content  # older ones had no tta
-    facts = {key: known[key] for key in FACTS if key in known}
-    facts["checkpoints"] = checkpoints = {
-        name: {key: numbers[key] for key in CHECKPOINT_FACTS if key in numbers}
-        for name, numbers in content["checkpoints"].items()
-    }
-    split, headline, config = content["split"], content["headline"], run.config
+    with reading(run.path / "metrics.json", f"evaluate again: {_again(run)}"):
+        content = read_json(run.path / "metrics.json")
+        if reason := stale_because(run):
+            raise ValueError(f"{reason}; evaluate again: {_again(run, content)}")
+        known = {"tta": "none"} | training_facts(run) | content  # older ones had no tta
+        facts = {key: known[key] for key in FACTS if key in known}
+        facts["checkpoints"] = checkpoints = {
+            name: {key: numbers[key] for key in CHECKPOINT_FACTS if key in numbers}
+            for name, numbers in content["checkpoints"].items()
+        }
+        split, headline, config = content["split"], content["headline"], run.config
+        checkpoints[headline]["val_accuracy"]
 
     def read(part: str) -> dict[str, pd.DataFrame]:
         tables = {name: read_table(run, "predictions", f"{part}_{name}") for name in checkpoints}
-        return {
-            name: check_predictions(table) for name, table in tables.items() if table is not None
-        }
+        return {name: table for name, table in tables.items() if table is not None}
 
     if headline_only:
         tables = {headline: _headline(run, split, headline)}
@@ -398,12 +394,21 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
     )
 
 
+def _again(run: Run, facts: Mapping[str, Any] = MappingProxyType({})) -> str:
+    """The command that writes an evaluation again."""
+    again = f"grefel evaluate --checkpoint-dir {relative(_trained_in(run))}"
+    flags = ("dataset", "protocol", "split", "tta") if _trained_in(run) != run.path else ()
+    return again + "".join(f" --{key} {facts[key]}" for key in flags if facts.get(key))
+
+
 def read_table(run: Folder, *parts: str) -> pd.DataFrame | None:
-    """A table of a run, plain or gzipped; None if it does not exist."""
+    """A table of a run, plain or gzipped, checked if of predictions; None if it does not exist."""
     for ending in (".csv", ".csv.gz"):
         path = run.path.joinpath(*parts[:-1], parts[-1] + ending)
         if path.is_file():
-            return read_faces_table(path)
+            with reading(path):
+                table = read_faces_table(path)
+                return check_predictions(table) if parts[0] == "predictions" else table
     return None
 
 
@@ -412,20 +417,19 @@ def _headline(run: Run, split: str, headline: str) -> pd.DataFrame:
     if table is None:
         stem = relative(run.path / "predictions" / f"{split}_{headline}")
         raise FileNotFoundError(f"run {run.name} has no predictions at {stem}.csv")
-    return check_predictions(table)
+    return table
 
 
 def _written(results: Folder, table: pd.DataFrame, *parts: str) -> pd.DataFrame:
     """Write a table and read it back: the numbers are those of `load_evaluation`, bit for bit."""
     results.write_table(table, *parts[:-1], f"{parts[-1]}.csv")
-    table = read_table(results, *parts)
-    return check_predictions(table) if parts[0] == "predictions" else table
+    return read_table(results, *parts)
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         return {}
-    with np.load(path) as arrays:
+    with reading(path), np.load(path) as arrays:
         return dict(arrays)
 
 

@@ -25,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors are one line on stderr."""
     argv = [_with_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
     if hasattr(signal, "SIGTERM"):  # sent by Slurm to stop a job: treat it like Ctrl-C
-        signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by jobs in the background
     for stream in (sys.stdout, sys.stderr):  # of a terminal that knows ASCII only, say
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

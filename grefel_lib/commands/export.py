@@ -18,7 +18,7 @@ from grefel_lib.analysis.calibration import fit_release
 from grefel_lib.analysis.compare import shared_config
 from grefel_lib.config import FIELDS
 from grefel_lib.faces import FaceSet
-from grefel_lib.files import Folder, atomic, save_checkpoint, without_paths
+from grefel_lib.files import Folder, atomic, read_json, save_checkpoint, without_paths
 from grefel_lib.grefel import Output
 from grefel_lib.predict import predict, score_images
 from grefel_lib.restore import Trained, load_model
@@ -226,7 +226,7 @@ def export_weights(run: Run, validation: FaceSet, folder: Path) -> dict[str, Any
     target.write_json(without_paths(config), "config.json")
     environment = run.path / "environment.json"
     if environment.is_file():
-        target.write_json(without_paths(json.loads(environment.read_text())), "environment.json")
+        target.write_json(without_paths(read_json(environment)), "environment.json")
     history = (run.path / "history.csv").read_text()
     target.write_text(without_paths(history), "history.csv")
     return release

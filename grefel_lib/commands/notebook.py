@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -16,13 +15,18 @@ from typing import Any
 import papermill
 from filelock import FileLock
 from IPython import get_ipython
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import LocalHandler, papermill_io
+from traitlets import default
 from traitlets.config import Config as TraitConfig
 
 from grefel_lib.analysis.compare import PUBLISHED, comparison_folder, evaluated_runs, group_variants
 from grefel_lib.analysis.evaluation import evaluation_folder
 from grefel_lib.backbone import check_backbone
-from grefel_lib.commands import COMMANDS, NotebookError
+from grefel_lib.commands import COMMANDS, SWEEPABLE, NotebookError
 from grefel_lib.config import (
     PRETRAINED,
     PROJECT_ROOT,
@@ -31,9 +35,9 @@ from grefel_lib.config import (
     check_name,
     from_here,
 )
-from grefel_lib.environment import openmp_settings
+from grefel_lib.environment import openmp_settings, pick_device
 from grefel_lib.faces import load_faces
-from grefel_lib.files import read_facts, relative
+from grefel_lib.files import atomic, only_one, read_facts, read_json, reading, relative
 from grefel_lib.fit import fit
 from grefel_lib.report.tables import SPLITS
 from grefel_lib.run import (
@@ -41,6 +45,7 @@ from grefel_lib.run import (
     check_run,
     check_same_data,
     checkpoint_file,
+    new_folder,
     newest_run,
     open_run,
     outputs_folder,
@@ -71,8 +76,9 @@ def cell_parameters(command: str) -> dict[str, Any]:
     """
     path = notebook_path(command)
     _check_notebook(path)
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    tagged = [c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    with reading(path):
+        cells = read_json(path)["cells"]
+        tagged = [c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])]
     source = "".join(tagged[0]) if tagged else ""
     values: dict[str, Any] = {}
     try:
@@ -113,7 +119,15 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
     split = settings.get("split", "test")
     where = "" if split == "test" else f", {SPLITS[split]}"
     print(f"grefel {command}: {relative(folder)}{where}", flush=True)
-    execute_notebook(source, folder / source.name, overrides)
+    try:
+        execute_notebook(source, folder / source.name, overrides)
+    except (KeyboardInterrupt, NotebookError) as error:
+        run = Run(folder, Config())
+        if command in SWEEPABLE and run.status() == "died":  # it could not record its own end
+            ending = {"status": "failed", "error": str(error)}
+            interrupted = isinstance(error, KeyboardInterrupt)
+            run.write_ending({"status": "interrupted"} if interrupted else ending)
+        raise
     return folder
 
 
@@ -123,22 +137,29 @@ def _prepared(command: str, overrides: dict[str, Any]) -> Path:
 
     outputs = overrides.get("output_dir", "outputs")
     if command == "finetune" and not overrides.get("checkpoint_path"):
-        overrides["checkpoint_path"] = str(newest_run(outputs, finetuned=False).path)
+        try:
+            parent = newest_run(outputs, finetuned=False)
+        except FileNotFoundError:  # output_dir may be new: where the fine-tuned run goes
+            parent = newest_run(finetuned=False)
+        overrides["checkpoint_path"] = str(parent.path)
     if command == "evaluate":
         if not overrides.get("checkpoint_dir"):
             overrides["checkpoint_dir"] = str(newest_run().path)
         _, results, config = resolve_evaluation(overrides)
+        pick_device(config.device, occupy=False)
         load_faces(config)  # bad data is reported now, in one line; good data is cached
         return results.path
     config = resolve(overrides, command=command)
     folder = check_run(config)
-    if not overrides.get("resume"):
-        name = "finetune_name" if config.checkpoint_path else "run_name"
-        overrides[name] = folder.name
-        if config.checkpoint_path:
-            overrides[name] = folder.name.removeprefix("finetune_")
-    check_same_data(Run(folder, config), load_faces(config).info)
+    pick_device(config.device, occupy=False)
+    faces = load_faces(config)
     check_backbone(config)
+    folder = folder if config.folder_name else new_folder(folder)
+    check_same_data(Run(folder, config), faces.info)
+    if config.checkpoint_path:
+        overrides["finetune_name"] = folder.name.removeprefix("finetune_")
+    elif not overrides.get("resume"):
+        overrides["run_name"] = folder.name
     return folder
 
 
@@ -159,39 +180,82 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
         parameters: Parameters, plain scalars.
 
     Raises:
-        NotebookError: A cell failed; the message is one line.
-        OSError: The output folder cannot be made.
+        NotebookError: A cell failed, or the kernel was killed; the message is one line.
+        ValueError: Another command is writing this output.
+        OSError: The output cannot be written.
     """
     _check_notebook(notebook)
     # the kernel's too; no panels even when this command runs inside an open notebook
     os.environ |= {"GREFEL_PANELS": "0", **openmp_settings()}
-    # papermill warns about settings missing from the parameters cell, but passes them on
-    logging.getLogger("papermill").addFilter(lambda r: "unknown parameter" not in r.getMessage())
-    fresh = not output.parent.exists()
+    # papermill warns about settings missing from the parameters cell, but passes them on; a dead
+    # kernel is reported below
+    logging.getLogger("papermill").addFilter(
+        lambda r: not any(words in r.getMessage() for words in ("unknown parameter", "Kernel died"))
+    )
+    fresh = not output.parent.exists() or not any(output.parent.iterdir())
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OSError(f"cannot create the folder {output.parent}: {error.strerror}") from error
+    papermill_io.register(os.path.abspath(os.sep), writer := _Whole())
+    told = f"another command is writing {relative(output)}; wait until it ends"
     try:
-        papermill.execute_notebook(
-            str(notebook),
-            str(output),
-            parameters=parameters,
-            kernel_name="python3",
-            progress_bar=sys.stderr.isatty(),
-            stdout_file=_Unbuffered(sys.stdout),
-            stderr_file=_Unbuffered(sys.stderr),
-            coalesce_streams=True,
-            store_widget_state=False,
-            autosave_cell_every=30,
-            config=TraitConfig(KernelManager={"transport_encryption": "auto"}),
-        )
+        with only_one(_lock(output), told):
+            papermill.execute_notebook(
+                _without_fields(notebook),
+                _without_fields(output),
+                parameters=parameters,
+                kernel_name="python3",
+                progress_bar=sys.stderr.isatty(),
+                stdout_file=_Unbuffered(sys.stdout),
+                stderr_file=_Unbuffered(sys.stderr),
+                coalesce_streams=True,
+                store_widget_state=False,
+                autosave_cell_every=30,
+                kernel_manager_class=_ThisPython,
+                config=TraitConfig(KernelManager={"transport_encryption": "auto"}),
+            )
+    except DeadKernelError as error:
+        raise NotebookError(
+            f"the process that ran {notebook.name} was killed, probably because memory ran out; "
+            f"lower micro_batch_size, and run the same command again"
+        ) from error
+    except RuntimeError as error:
+        raise NotebookError(f"Python did not start for {notebook.name}: {error}") from error
     except PapermillExecutionError as error:
         expected = error.ename in _FRIENDLY
         notebook_kept = _remove_if_empty(output, fresh)
         where = f" (see {relative(output)})" if notebook_kept and not expected else ""
         message = error.evalue if expected else f"{error.ename}: {error.evalue}"
         raise NotebookError(f"{message}{where}") from error
+    if writer.error:
+        raise OSError(f"cannot write {output}: {writer.error}") from writer.error
+
+
+class _ThisPython(AsyncKernelManager):
+    """Its kernel python3 is the Python that runs this, whatever is installed under that name."""
+
+    @default("kernel_spec_manager")
+    def _own_kernel(self) -> KernelSpecManager:
+        return KernelSpecManager(kernel_dirs=[])
+
+
+class _Whole(LocalHandler):
+    """Writes notebooks whole or not at all; keeps the error, which papermill would trip over."""
+
+    error: OSError | None = None
+
+    def write(self, buf: str, path: str) -> None:
+        self.error = None
+        try:
+            atomic(Path(path), lambda temporary: temporary.write_text(buf, encoding="utf-8"))
+        except OSError as error:
+            self.error = error
+
+
+def _without_fields(path: Path) -> str:
+    """A path for papermill, which would fill in {braces}."""
+    return str(path.absolute()).replace("{", "{{").replace("}", "}}")
 
 
 def _check_notebook(path: Path) -> None:
@@ -202,10 +266,15 @@ def _check_notebook(path: Path) -> None:
         )
 
 
+def _lock(output: Path) -> Path:
+    return output.with_name(f".{output.stem}.lock")
+
+
 def _remove_if_empty(output: Path, fresh: bool) -> bool:
-    if not fresh or {p.name for p in output.parent.iterdir()} - {output.name}:
+    if not fresh or set(output.parent.glob("*")) - {output, _lock(output)}:
         return True
     output.unlink(missing_ok=True)
+    _lock(output).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         output.parent.rmdir()
     return False
@@ -323,9 +392,12 @@ def resolve(parameters: Mapping[str, Any] | None = None, *, command: str = "trai
         values |= {"run_name": run.path.name, "output_dir": str(run.path.parent), "resume": ""}
         return run.config.replace(**values)
     if config.checkpoint_path:
-        source = checkpoint_file(config.checkpoint_path, config.output_dir)
-        parent = Config.from_dict(read_facts(source)["config"])
-        config = Config.resolve(overrides, parent=parent)
+        source = checkpoint_file(config.checkpoint_path, config.output_dir).absolute()
+        with reading(source):
+            parent = Config.from_dict(read_facts(source)["config"])
+        outputs = source.parents[2] if (source.parents[1] / "config.json").is_file() else "outputs"
+        outputs = "outputs" if outputs == PRETRAINED else relative(outputs)
+        config = Config.resolve({"output_dir": outputs} | overrides, parent=parent)
         if Path(config.checkpoint_path).suffix != ".safetensors":  # a run, not one of its files
             source = source.parent.parent
         return config.replace(checkpoint_path=relative(source))

@@ -1,5 +1,6 @@
 """The built-in synthetic data: drawn faces with simulated votes, in FERPlus layout."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,7 +81,9 @@ def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
         raise ValueError(f"{dest} is not empty; nothing is overwritten, so give an empty folder")
     beside = dest.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".unfinished-") as temporary:
+    for unfinished in beside.glob(f".unfinished-{dest.name}-*"):  # its process was killed
+        shutil.rmtree(unfinished, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=f".unfinished-{dest.name}-") as temporary:
         whole = Path(temporary, "faces")
         rows = []
         for usage, name, votes, face in ferplus_rows(images, seed):
