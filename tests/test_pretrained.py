@@ -5,21 +5,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.cbook import get_sample_data
 from PIL import Image
 from safetensors.torch import load_file
 
 from grefel_lib.analysis.calibration import fit_release
 from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
+from grefel_lib.analysis.explain import load_photo
 from grefel_lib.backbone import FACE, FACE_NETWORK, build_backbone, check_backbone, weight_file
 from grefel_lib.commands.cli import main
 from grefel_lib.commands.export import export_weights
 from grefel_lib.commands.notebook import resolve, resolve_evaluation
-from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.config import PRETRAINED, PROJECT_ROOT, Config
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
 from grefel_lib.predict import NOT_SURE, predict, predict_files
+from grefel_lib.report.card import TERMS, model_card
 from grefel_lib.report.everything import write_report
-from grefel_lib.restore import load_model
+from grefel_lib.restore import load_model, pretrained
 from grefel_lib.run import Run, open_run, run_folder, shipped_runs, start_run
 
 
@@ -166,3 +169,45 @@ def test_the_face_weights_fit_their_network_and_no_other():
         torch.testing.assert_close(value, stored[key].to(value.dtype))
     with pytest.raises(ValueError, match=f"face are weights of {FACE_NETWORK}, not of test_resnet"):
         check_backbone(config.replace(backbone="test_resnet"))
+
+
+@pytest.fixture(scope="module")
+def ferplus_model():
+    return pretrained("ferplus", device="cpu")
+
+
+def test_the_model_that_comes_along_sees_that_both_people_smile(ferplus_model, tmp_path):
+    photo = load_photo(Config(dataset="ferplus"))
+    Image.fromarray(photo.picture).save(tmp_path / "both.png")
+    table, embeddings, unread = predict_files(ferplus_model, [tmp_path / "both.png"])
+    assert not unread
+    assert table["face"].tolist() == ["found"] * photo.found
+    assert table["predicted"].tolist() == ["happiness"] * photo.found
+    assert (table["probability"] > 0.8).all()
+    assert len(embeddings) == photo.found
+
+
+def test_predict_needs_no_run_and_no_data(other_outputs, tmp_path, capsys):
+    hopper = get_sample_data("grace_hopper.jpg", asfileobj=False)
+    assert main(["predict", str(hopper), "--device", "cpu"]) == 0
+    assert "happiness" in capsys.readouterr().out
+
+
+def test_its_files_are_small_and_its_card_begins_with_the_terms():
+    sizes = {p.name: p.stat().st_size for p in PRETRAINED.rglob("*.safetensors")}
+    assert set(sizes) == {"best_model.safetensors", f"face_{FACE_NETWORK}.safetensors"}
+    assert max(sizes.values()) < 8e6
+    card = (PRETRAINED / "ferplus" / "model_card.md").read_text().splitlines()
+    assert card[2] == TERMS[FACE]
+    assert "CC BY-SA 4.0" in (PRETRAINED / "README.md").read_text()
+
+
+def test_its_card_holds_the_numbers_of_its_published_evaluation(ferplus_model):
+    run = open_run(PROJECT_ROOT / "notebooks/ferplus_model/pretrained_ferplus")
+    evaluation = load_evaluation(run)
+    shown = (PRETRAINED / "ferplus" / "model_card.md").read_text().splitlines()
+    rows = [line for line in model_card(evaluation).splitlines() if line.startswith("| ")]
+    assert len(rows) > 15  # metrics and the recall of every class, with intervals
+    assert set(rows) <= set(shown)
+    stored = evaluation.facts["checkpoints"][evaluation.headline]["sha256"]
+    assert stored == ferplus_model.facts["sha256"]
