@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NBVAL := --nbval-lax --nbval-cell-timeout 120 --nbval-kernel-name python3 -p no:cacheprovider
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-.PHONY: demo test lab screenshots notebooks bench mutate clean
+.PHONY: demo test lab screenshots notebooks bench mutate fuzz faults clean
 
 
 demo: .venv/ready        ## every notebook, headless, on the built-in faces
@@ -32,6 +32,12 @@ bench: .venv/ready       ## speed, each as a ratio of two things measured in tur
 mutate: .venv/ready      ## do the tests notice small faults? tests/README.md; MODULES="losses optim" for some
 	$(BIN)/pip install --quiet --editable '.[mutate]'
 	GREFEL_PANELS=0 OMP_NUM_THREADS=1 $(BIN)/python tests/mutate.py $(MODULES)
+
+fuzz: .venv/ready        ## ten times as many damaged files as the tests try
+	FUZZ=2000 $(BIN)/pytest tests/faults/test_fuzz.py
+
+faults: .venv/ready      ## kill, fill the disk, flip bits, start twice; the table in tests/README.md
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/harness.py
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c "import sys; sys.exit('Python 3.11 or newer is needed: make PYTHON=...' if sys.version_info < (3, 11) else 0)"

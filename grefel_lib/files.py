@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
 import hashlib
 import json
 import os
@@ -34,7 +33,7 @@ TEXT = (  # columns that identify faces and classes; read as strings, whatever t
 FINGERPRINT = "content-"  # of a data set, by what it holds
 DAMAGED = (  # what reading a damaged file can raise
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, EOFError,
-    MemoryError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error,
+    MemoryError, OSError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 _UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # to a file system: no fsync, no locks
 

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from grefel_lib.environment import openmp_settings
 from grefel_lib.run import Run
 
+PARENT = "GREFEL_PARENT"  # environment variable: the process that started torchrun
+
 
 class ProcessError(ValueError):
     """One of several training processes failed."""
@@ -120,7 +122,7 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
     count = run.config.processes
     threads = max(1, (os.cpu_count() or 1) // count)
     environment = {"OMP_NUM_THREADS": str(threads), **openmp_settings(), **os.environ,
-                   "GREFEL_PROGRESS": "0"}  # fmt: skip
+                   "GREFEL_PROGRESS": "0", PARENT: str(os.getpid())}  # fmt: skip
     with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryFile("w+") as errors:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                    f"--nproc-per-node={count}", f"--log-dir={logs}",
@@ -138,7 +140,10 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
                 raise
         if process.returncode:
             errors.seek(0)
-            error = ProcessError(_first_error(Path(logs), errors.read(), count))
+            told = errors.read()
+            if process.returncode < 0:
+                told = f"it was killed by signal {-process.returncode}"
+            error = ProcessError(_first_error(Path(logs), told, count))
             run.write_ending({"status": "failed", "error": str(error)})
             raise error
 

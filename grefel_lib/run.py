@@ -246,7 +246,8 @@ def check_same_data(run: Run, data: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Names what differs from environment.json.
     """
-    there = _environment(run).get("data", {})
+    with reading(run.path / "environment.json"):
+        there = dict(_environment(run).get("data", {}))
     here = json.loads(json.dumps(dict(data)))
     other = [k for k in there if k in here and k != "warnings" and there[k] != here[k]]
     if same_data(there.get("fingerprint"), here.get("fingerprint")):

@@ -17,7 +17,7 @@ from grefel_lib import __version__
 from grefel_lib.commands import COMMANDS
 from grefel_lib.commands.cli import main
 from grefel_lib.commands.notebook import check_parameters
-from grefel_lib.config import SETTINGS, Config, command_settings
+from grefel_lib.config import DATA_DIRS, SETTINGS, Config, command_settings
 from grefel_lib.faces import load_faces
 from grefel_lib.files import load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
@@ -381,7 +381,9 @@ def test_the_help_of_a_command_tells_each_of_its_settings_once(command, capsys, 
     assert not foreign & set(told)
 
 
-@pytest.mark.parametrize("command", ["predict", "report", "export", "data", "publish", "demo"])
+@pytest.mark.parametrize(
+    "command", ["predict", "report", "export", "data", "publish", "rerun", "doctor", "demo"]
+)
 def test_every_other_command_has_a_help(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([command, "--help"])
@@ -572,3 +574,35 @@ def test_predict_reads_subfolders_when_asked(trained, tmp_path, capsys):
         assert main([*words, *more]) == 0
         assert capsys.readouterr().out.count("x.png") == count
     assert len(list((tmp_path / "drawn").iterdir())) == 2  # of the same name
+
+
+# -- rerun and doctor
+
+
+def test_a_run_is_repeated_bit_by_bit_and_another_result_is_told(trained, capsys):
+    assert main(["rerun", str(trained / "small")]) == 0
+    assert "every weight and every number" in capsys.readouterr().out
+    again = trained / "small-rerun"
+    record = (trained / "small/history.csv").read_text()
+    shutil.rmtree(again)
+    try:
+        (trained / "small/history.csv").write_text(record.replace("0.", "0.5", 1))
+        assert main(["rerun", str(trained / "small")]) == 1
+        out, err = capsys.readouterr()
+        assert re.search(r"^lr: epoch 1: 0\.5\d+ there, 0\.\d+ here$", out, re.MULTILINE)
+        assert "1 differences" in err
+    finally:
+        (trained / "small/history.csv").write_text(record)
+        shutil.rmtree(again)
+
+
+def test_doctor_tells_what_is_here_and_what_to_do(capsys, monkeypatch, faces_dir):
+    monkeypatch.setitem(DATA_DIRS, "ferplus", str(faces_dir))
+    monkeypatch.setattr("grefel_lib.commands.doctor.DATA_DIRS", dict(list(DATA_DIRS.items())[1:4]))
+    monkeypatch.setenv("GREFEL_CACHE", "/proc/cache")
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    for words in ("torch", "device", "ms a step  fastest", "precision bf16, channels_last",
+                  "pass data_dir, or see data/README.md", "weights of vit_base_patch16_224",
+                  "/proc/cache: cannot be written", "set GREFEL_CACHE", "GB free"):  # fmt: skip
+        assert words in out

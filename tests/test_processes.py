@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -110,6 +112,31 @@ def test_under_torchrun_the_command_is_one_of_the_processes(faces_dir, tmp_path)
     assert nameless.returncode
     assert "pass --run-name" in nameless.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["both"]
+
+
+@pytest.mark.parametrize("who", ["parent", "torchrun"])
+def test_no_process_outlives_what_started_it(faces_dir, tmp_path, who):
+    config = settings(faces_dir, tmp_path, run_name="long", epochs=1000, processes=2)
+    run = start_run(config, load_faces(config).info)
+    code = f"""
+from grefel_lib.processes import launch_processes
+from grefel_lib.run import open_run
+launch_processes(open_run({str(run.path)!r}), say=print)"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as parent:
+        while not (run.path / "history.csv").is_file():
+            assert parent.poll() is None
+            time.sleep(0.2)
+        others = psutil.Process(parent.pid).children(recursive=True)
+        (psutil.Process(parent.pid) if who == "parent" else others[0]).kill()
+        _, alive = psutil.wait_procs(others, timeout=5)
+        assert not alive
+        told = parent.communicate()[1]
+    if who == "torchrun":
+        assert "torchrun failed: it was killed by signal 9" in told
+        assert run.status() == "failed"
+    else:
+        assert run.status() == "died"
 
 
 SPOILED = """

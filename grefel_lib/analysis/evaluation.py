@@ -272,7 +272,8 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
 def training_facts(run: Run) -> dict[str, Any]:
     """Facts about a run's training data, from environment.json; None if not recorded."""
     path = run.path / "environment.json"
-    data = read_json(path).get("data", {}) if path.is_file() else {}
+    with reading(path):
+        data = dict(read_json(path).get("data", {})) if path.is_file() else {}
     protocol = "" if run.config.unmet("protocol") else run.config.protocol
     return {
         "training_dataset": run.config.dataset,

@@ -163,6 +163,9 @@ def _add_others(add: Add) -> None:
     publish = add("publish", text, _publish)
     publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs")
     publish.add_argument("dest", type=Path, metavar="DEST", help="receives one folder per run")
+    again = add("rerun", "repeat a run from its record, and compare bit by bit", _rerun)
+    again.add_argument("run_folder", metavar="RUN", help="run folder or its name")
+    add("doctor", "what is found here, what is fast, and what to do about the rest", _doctor)
     add("demo", "run every notebook headless on the built-in faces", _demo)
 
 
@@ -418,6 +421,22 @@ def _publish(arguments: argparse.Namespace) -> None:
 
     folders = publish_runs(evaluated_runs(arguments.source), arguments.dest)
     print(f"wrote {len(folders)} runs to {arguments.dest}")
+
+
+def _rerun(arguments: argparse.Namespace) -> None:
+    from grefel_lib.commands.rerun import rerun
+
+    if different := rerun(arguments.run_folder, say=lambda line: print(line, flush=True)):
+        print("\n".join(different))
+        raise ValueError(f"{len(different)} differences from {arguments.run_folder}, printed above")
+    print(f"every weight and every number of {arguments.run_folder} is the same")
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from grefel_lib.commands.doctor import examine
+
+    for line in examine():
+        print(line, flush=True)
 
 
 def _demo(arguments: argparse.Namespace) -> None:

@@ -213,6 +213,7 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
                 store_widget_state=False,
                 autosave_cell_every=30,
                 kernel_manager_class=_ThisPython,
+                extra_arguments=["--IPKernelApp.log_level=50"],  # no traceback when interrupted
                 config=TraitConfig(KernelManager={"transport_encryption": "auto"}),
             )
     except DeadKernelError as error:

@@ -1,9 +1,14 @@
 """One process of multi-process training: `python -m grefel_lib.commands.worker RUN`."""
 
+import contextlib
+import os
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
+import psutil
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 
@@ -11,7 +16,7 @@ from grefel_lib.commands.notebook import cell_parameters, resolve
 from grefel_lib.environment import pick_device
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
-from grefel_lib.processes import join_processes
+from grefel_lib.processes import PARENT, join_processes
 from grefel_lib.run import open_run, start_run
 
 
@@ -41,10 +46,19 @@ def train_worker(overrides: Mapping[str, Any]) -> None:
 
 @record
 def _work(path: str) -> None:
-
+    parents = [psutil.Process(pid) for pid in (os.getppid(), int(os.environ[PARENT]))]
+    threading.Thread(target=_end_with, args=parents, daemon=True).start()
     run = open_run(path)
     fit(load_faces(run.config), run, say=_print)
     dist.destroy_process_group()
+
+
+def _end_with(*parents: psutil.Process) -> None:
+    """End this process as soon as one of those that started it was killed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while all(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in parents):
+            time.sleep(1)
+    os._exit(1)
 
 
 def _print(line: str) -> None:

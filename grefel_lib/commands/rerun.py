@@ -1,0 +1,60 @@
+"""`grefel rerun`: repeat a run from its record, and compare the two bit by bit."""
+
+from collections.abc import Callable
+
+from grefel_lib.environment import describe_environment
+from grefel_lib.faces import load_faces
+from grefel_lib.files import read_facts, read_json, reading
+from grefel_lib.fit import fit
+from grefel_lib.run import BEST, BEST_EMA, LAST, Run, check_same_data, open_run, start_run
+
+_CLOCK = ("seconds", "images_per_second")  # columns of the history that no two runs share
+
+
+def rerun(name: str, *, say: Callable[[str], None]) -> list[str]:
+    """Train a run again in a folder beside it, named <run>-rerun.
+
+    Args:
+        name: A run folder or its name.
+        say: Receives the lines of the training.
+
+    Returns:
+        What differs, one line each; empty if every weight and every number is the same.
+
+    Raises:
+        ValueError: The data are not those of the run, or the repetition is finished already.
+    """
+    run = open_run(name)
+    faces = load_faces(run.config)
+    check_same_data(run, faces.info)
+    key = "finetune_name" if run.config.checkpoint_path else "run_name"
+    again = {key: f"{run.config.folder_name or run.path.name}-rerun", "resume": ""}
+    if not run.config.checkpoint_path:
+        again["output_dir"] = str(run.path.parent)
+    second = start_run(run.config.replace(**again), faces.info)
+    fit(faces, second, say=say)
+    return differences(run, second)
+
+
+def differences(run: Run, other: Run) -> list[str]:
+    """What differs in the histories and weights of two runs, and in their environments if so."""
+    ours, theirs = (r.history().drop(columns=list(_CLOCK), errors="ignore") for r in (run, other))
+    lines = []
+    if len(ours) != len(theirs):
+        lines.append(f"epochs: {len(ours)} there, {len(theirs)} here")
+    for column in ours:
+        values = zip(ours["epoch"], ours[column], theirs.get(column, ours[column]), strict=False)
+        apart = [(epoch, a, b) for epoch, a, b in values if a != b and a == a]
+        if apart:
+            lines.append("{}: epoch {}: {} there, {} here".format(column, *apart[0]))
+    for name in (BEST, BEST_EMA, LAST):
+        with reading(run.path):
+            sums = [read_facts(r.checkpoint(name))["sha256"] for r in (run, other)]
+        if sums[0] != sums[1]:
+            lines.append(f"weights of {name}: checksum {sums[0][:12]} there, {sums[1][:12]} here")
+    if lines:
+        there, here = read_json(run.path / "environment.json"), describe_environment()
+        lines += [
+            f"{k}: {there[k]} there, {v} here" for k, v in here.items() if there.get(k, v) != v
+        ]
+    return lines
