@@ -294,6 +294,116 @@ def drawing_into_a_full_folder(data): ...
 def too_few_faces(data): ...
 
 
+def outputs(data, name, content):
+    """Replace a file of the finished run."""
+    (data / "outputs/small" / name).write_bytes(content)
+
+
+@bad("train --run-name small", "small/config.json", "is not a run's config", "cannot be read")
+def a_damaged_config(data):
+    outputs(data, "config.json", b'{"epochs": 1')
+
+
+@bad("evaluate --checkpoint-dir small", "small/config.json", "newer version", "update the project")
+def a_config_of_a_newer_version(data):
+    outputs(data, "config.json", b'{"version": 99}')
+
+
+@bad("train --run-name small", "small/status.json cannot be read", "restore it from a backup")
+def a_damaged_status(data):
+    outputs(data, "status.json", b"[" * 100_000)
+
+
+@bad("report small", "small/metrics.json cannot be read", "no 'checkpoints'", "evaluate again:")
+def damaged_metrics(data):
+    outputs(data, "metrics.json", b"{}")
+
+
+@bad("finetune --checkpoint-path {}/null.safetensors", "null.safetensors cannot be read", "backup")
+def a_checkpoint_whose_header_is_null(data):
+    from safetensors.numpy import save_file
+
+    save_file({"x": np.zeros(1)}, data / "null.safetensors", metadata={"grefel": "null"})
+
+
+@bad("predict {}/face.png --checkpoint-path {}/bare.safetensors", "bare.safetensors", "no 'config'")
+def a_checkpoint_without_its_config(data):
+    Image.fromarray(np.zeros((48, 48), np.uint8)).save(data / "face.png")
+    save_checkpoint(data / "bare.safetensors", {}, {})
+
+
+BAD |= {
+    command: (lambda data: None, command.split(), told)
+    for command, *told in (
+        ("train --synthetic_images 1e13", "synthetic_images must be at most 1000000", "got 1"),
+        ("train --synthetic-images 3", "synthetic_images must be at least 200; got 3"),
+        ("train --balanced_sampling 1e12", "balanced_sampling must be at most 1000000; got 1"),
+        ("train --device toaster", "device 'toaster' cannot be used here", "use auto, cpu, cuda"),
+        ("train --device cuda:99", "device 'cuda:99' cannot be used here", "use auto, cpu, cuda"),
+        ("train --device meta", "device 'meta' cannot be used here", "use auto, cpu, cuda"),
+        ("evaluate --checkpoint-dir small --device toaster", "'toaster' cannot", "use auto, cpu"),
+        ("train --landmark-weights /nope", "no weight file at /nope", "landmark_weights must be"),
+        ("train --backbone-weights face", "face are weights of", "not of test_resnet"),
+        ("train --epochs 0", "epochs must be at least 1; got 0"),
+        ("train --epochs 1.5", "epochs must be a whole number; got '1.5'"),
+        ("train --epochs nan", "epochs must be a whole number; got 'nan'"),
+        ("train --epochs 1e9", "epochs must be at most 1000000; got 1000000000"),
+        ("train --lr 0", "lr must be above 0; got 0"),
+        ("train --lr inf", "lr must be a number; got 'inf'"),
+        ("train --lr 11", "lr must be at most 10; got 11"),
+        ("train --batch-size 1", "batch_size must be at least 2; got 1"),
+        ("train --image-size 8", "image_size must be at least 16; got 8"),
+        ("train --image-size 5000", "image_size must be at most 1024; got 5000"),
+        ("train --head softmax", "head must be one of grefel, linear; got 'softmax'"),
+        ("train --precision fp16", "precision must be one of auto, fp32, bf16; got 'fp16'"),
+        ("train --protocol majority", "protocol must be one of official", "got 'majority'"),
+        ("train --augmentation strong", "one of none, standard, heavy; got 'strong'"),
+        ("train --output-stride 7", "output_stride must be one of 0, 8, 16, 32; got 7"),
+        ("train --num-anchors 1e9", "num_anchors must be at most 10000; got 1000000000"),
+        ("train --embedding-dim 30", "multiple of attention_heads; got 30 and 4"),
+        ("train --embedding-dim 1e8", "embedding_dim must be at most 16384; got 100000000"),
+        ("train --drop-rate 1", "drop_rate must be at most 0.95; got 1"),
+        ("train --label-noise -0.1", "label_noise must be at least 0; got -0.1"),
+        ("train --mix-prob 2", "mix_prob must be at most 1; got 2"),
+        ("train --ema-decay 1", "ema_decay must be at most 0.999999; got 1"),
+        ("train --seed -1", "seed must be at least 0; got -1"),
+        ("train --num-workers 1e9", "num_workers must be at most 1024; got 1000000000"),
+        ("train --processes 64", "batch_size 32 is too small for 64 processes"),
+        ("train --warmup-epochs 12 --epochs 12", "would never decay; lower warmup_epochs"),
+        ("train --run-name ..", "run_name is one folder name, without slashes; got '..'"),
+        ("train --dataset folder", "no folder", "data/folder", "pass data_dir"),
+        ("train --batchsize 3", "unknown argument --batchsize; did you mean --batch-size?"),
+        ("train extra", "unknown argument extra; did you mean --extractor?"),
+        ("finetune --checkpoint-path {}/outputs", "no run", "latest runs there"),
+        ("finetune --checkpoint-path small --finetune-name a/b", "finetune_name is one folder"),
+        ("finetune --backbone resnet18", "unknown argument --backbone; did you mean --"),
+        ("evaluate --split dev", "split must be one of train, val, test; got 'dev'"),
+        ("evaluate --tta rotate", "tta must be one of none, flip; got 'rotate'"),
+        ("evaluate --checkpoint-dir {}/ferplus", "no run", "latest runs there"),
+        ("evaluate --robustness-images -1", "robustness_images must be at least 0; got -1"),
+        ("compare --output-dir {}/nothing", "no evaluated run under", "first: grefel evaluate"),
+        ("report nobody", "no run 'nobody'", "latest runs there: small"),
+        ("report small", "small was not evaluated; first: grefel evaluate --checkpoint-dir"),
+        ("rerun nobody", "no run 'nobody'", "latest runs there: small"),
+        ("export nobody", "no run 'nobody'", "latest runs there: small"),
+        ("publish {}/nothing {}/shared", "no evaluated run under", "first: grefel evaluate"),
+        ("predict {}/ferplus --output t.txt", "--output t.txt must end in .csv or .json"),
+        ("sweep train", "a sweep needs --name", "got ''"),
+        ("sweep train --name ..", "a sweep needs --name", "got '..'"),
+        ("sweep test --name a", "sweep runs train or finetune; got 'test'"),
+        ("sweep train --name a --grid lr", "expected key=value", "got 'lr='"),
+        ("sweep train --name a --grid lrr=1", "unknown setting 'lrr'; did you mean 'lr'"),
+        ("sweep train --name a --grid lr=a", "lr must be a number; got 'a'"),
+        ("sweep train --name a --seeds x", "seed must be a whole number; got 'x'"),
+        ("sweep train --name a --seeds 1,1", "two points of the sweep are identical"),
+        ("sweep train --name a --run-name b", "a sweep names its runs itself; remove --run-name"),
+        ("data check --dataset nope", "dataset must be one of", "got 'nope'"),
+        ("data check --dataset ferplus --data-dir /nope", "see the problems printed above"),
+        ("data synthetic {}/new --images 10000000000000", "too many", "1000000"),
+    )
+}
+
+
 def tree(folder):
     return {
         str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()

@@ -73,7 +73,7 @@ def sweep_points(
     """
     if command not in SWEEPABLE:
         raise ValueError(f"sweep runs {' or '.join(SWEEPABLE)}; got {command!r}")
-    if not re.fullmatch(r"[\w.+-]+", name):
+    if not re.fullmatch(r"[\w.+-]+", name) or name in (".", ".."):
         raise ValueError(
             f"a sweep needs --name, one folder name of letters, digits and . _ + -; got {name!r}"
         )

@@ -62,7 +62,7 @@ def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
 
     Args:
         dest: A new or empty folder; left unchanged if writing fails.
-        images: Rows of the data set, 100 or more.
+        images: Rows of the data set, 100 to 1,000,000.
         seed: Random seed; another seed draws other people.
 
     Returns:
@@ -70,11 +70,13 @@ def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
 
     Raises:
         NotADirectoryError: `dest` is a file.
-        ValueError: Too few images, or `dest` is not empty.
+        ValueError: Too few or too many images, or `dest` is not empty.
     """
     dest = Path(dest)
     if images < 100:
         raise ValueError(f"images={images} is too few to cover every class; use 100 or more")
+    if images > 1_000_000:
+        raise ValueError(f"images={images} is too many; use 1000000 or fewer")
     if dest.exists() and not dest.is_dir():
         raise NotADirectoryError(f"{dest} is a file; give a new or empty folder for drawn faces")
     if dest.is_dir() and any(dest.iterdir()):
