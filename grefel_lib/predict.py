@@ -14,7 +14,7 @@ from PIL import Image
 
 from grefel_lib.batches import batch_loader, prepare_input, to_float
 from grefel_lib.config import Config
-from grefel_lib.environment import autocast, memory_layout
+from grefel_lib.environment import autocast, memory_layout, progress_bar
 from grefel_lib.faces import FaceSet, ferplus_targets
 from grefel_lib.files import Folder, relative
 from grefel_lib.grefel import GReFEL, Output, confidence
@@ -66,6 +66,7 @@ def outputs_of_each(
     cuts = range(config.batch_size, len(faces), config.batch_size)
     chunks = np.array_split(np.arange(len(faces)), cuts)
     most = config.micro_batch_size or config.batch_size  # faces in memory at once
+    bar = progress_bar(len(faces), "scoring", unit=" faces")
     for images, _, _ in batch_loader(faces, chunks, num_workers=config.num_workers):
         start = 0
         while start < len(images):
@@ -84,6 +85,8 @@ def outputs_of_each(
                 continue
             yield outputs
             start += len(part)
+            bar.update(len(part))
+    bar.close()
 
 
 def _output(net: GReFEL, inputs: torch.Tensor, config: Config) -> Output:
@@ -251,7 +254,9 @@ def predict_files(
     if trained.config.dataset == "synthetic":
         log.warning("this model has seen drawings only: its answers on photographs mean nothing")
     rows, crops, unread = [], [], []
+    bar = progress_bar(len(paths), "finding faces", unit=" pictures")
     for path in paths:
+        bar.update()
         try:
             picture = read_photo(path)
         except (ValueError, OSError) as error:
@@ -267,6 +272,7 @@ def predict_files(
             crops.append(like_training(crop, *trained.face_format))  # small: all are kept
         if not boxes:
             rows.append((printable(path), face, None, None, None, None))
+    bar.close()
     table = pd.DataFrame(rows, columns=["file", "face", *BOX]).astype(dict.fromkeys(BOX, "Int64"))
     names, size = np.asarray(trained.class_names), trained.config.batch_size
     parts = [_scores(trained, crops[start : start + size]) for start in range(0, len(crops), size)]
