@@ -29,7 +29,7 @@ _HOMES = {
     "analysis.explain": ("explain_face", "load_photo", "remember_faces"),
     "report.everything": ("show_figure", "write_report"),
     "report.faces": ("face_grid",),
-    "report.figures": ("confusion_matrix",),
+    "report.figures": ("confusion_figure", "confusion_matrix"),
     "report.style": ("paper_figure",),
     "report.tables": ("interval_table",),
     "panels": ("show_panel",),

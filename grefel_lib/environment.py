@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
+from tqdm.std import tqdm as terminal_tqdm
 
 from grefel_lib.config import PROJECT_ROOT, Config
 
@@ -70,6 +72,24 @@ def openmp_settings() -> dict[str, str]:
     return {"GOMP_SPINCOUNT": "1000"}
 
 
+def progress_bar(total: int, what: str, **settings: Any) -> tqdm:
+    """A progress bar with the time left, where somebody looks (`progress_bars`); else disabled.
+
+    A kernel that a command runs draws it in the terminal of the command, not in the notebook.
+
+    Args:
+        total: Number of things to do.
+        what: They are for; stands before the bar.
+        settings: Of tqdm, e.g. unit.
+    """
+    settings = {"desc": what, "leave": False, "dynamic_ncols": True} | settings
+    name = os.environ.get("GREFEL_TERMINAL")
+    if name and os.path.exists(name):
+        settings["file"] = open(name, "w")  # noqa: SIM115 - open as long as the bar
+        return terminal_tqdm(total=total, disable=not progress_bars(), **settings)
+    return tqdm(total=total, disable=not progress_bars(), **settings)
+
+
 def progress_bars() -> bool:
     """Whether to show progress bars: in a terminal or an open notebook.
 
@@ -77,7 +97,7 @@ def progress_bars() -> bool:
     """
     if "GREFEL_PROGRESS" in os.environ:
         return os.environ["GREFEL_PROGRESS"] == "1"
-    return sys.stderr.isatty() or watched()
+    return sys.stderr.isatty() or watched() or "GREFEL_TERMINAL" in os.environ
 
 
 def _git(*arguments: str, folder: Path) -> str | None:

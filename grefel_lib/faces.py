@@ -20,6 +20,7 @@ import pandas as pd
 from filelock import FileLock
 
 from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.environment import progress_bar
 from grefel_lib.files import FINGERPRINT, read_json, read_table
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, LEFT_OUT, NO_CLASS, VOTE_COLUMNS, class_index
 from grefel_lib.sources.layouts import Source, find_source
@@ -433,12 +434,15 @@ def _fill(source: Source, folder: Path, prefix: str) -> None:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".filling-{prefix}"))
     try:
         store, hashes = None, []
+        bar = progress_bar(len(table), "decoding", unit=" faces")
         for position, image in enumerate(images):
+            bar.update()
             if store is None:
                 shape = (len(table), *image.shape)
                 store = _writing(folder, _room, temporary / "images.npy", shape)
             store[position] = image
             hashes.append(hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest())
+        bar.close()
         store.flush()
         table = table.assign(row=np.arange(len(table)), image_hash=hashes)
         _writing(folder, table.to_csv, temporary / "table.csv", index=False)

@@ -15,11 +15,10 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from tqdm.auto import tqdm
 
 from grefel_lib.batches import augment, batch_loader, mix_batch, prepare_input, to_float
 from grefel_lib.config import WITHOUT_WEIGHTS, Config
-from grefel_lib.environment import autocast, keep_memory, memory_layout, pick_device, progress_bars
+from grefel_lib.environment import autocast, keep_memory, memory_layout, pick_device, progress_bar
 from grefel_lib.faces import FEWEST, FaceSet, taught
 from grefel_lib.files import reading
 from grefel_lib.grefel import Output, build_model
@@ -264,15 +263,11 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
         num_workers=config.num_workers,
         pin=device.type == "cuda",
     )
-    bar = tqdm(
-        loader,
-        desc=f"epoch {epoch + 1}/{config.epochs}",
-        leave=False,
-        disable=not progress_bars(),
-    )
+    faces = sum(map(len, loader.sampler))
+    bar = progress_bar(faces, f"epoch {epoch + 1}/{config.epochs}", unit=" faces")
     sums, count = Counter(), 0
     started = last_line = time.perf_counter()
-    for images, targets, batch in bar:
+    for images, targets, batch in loader:
         # learning rate: linear warm-up, then cosine
         factor = lr_factor(
             training.update,
@@ -313,14 +308,20 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
         for name, value in parts.items():
             sums[name] += value * len(batch)
         lr, loss, accuracy = config.lr * factor, sums["loss"] / count, sums["correct"] / count
-        bar.set_postfix(loss=f"{loss:.3f}", acc=f"{accuracy:.3f}", lr=f"{lr:.1e}")
         now = time.perf_counter()
+        left = (config.epochs - epoch) * faces / count - 1  # of the run, in units of what is done
+        left = bar.format_interval(left * (now - started))
+        bar.set_postfix_str(
+            f"whole run {left}, loss {loss:.3f}, acc {accuracy:.1%}, lr {lr:.1e}", False
+        )
+        bar.update(len(batch))
         if bar.disable and now > last_line + SECONDS_BETWEEN_LINES:
             last_line = now
             say(
                 f"  epoch {epoch + 1}, {count / len(training.train):.0%}: loss {loss:.3f}, "
                 f"accuracy {accuracy:.2%}, lr {lr:.1e}, {count / (now - started):.0f} images/s"
             )
+    bar.close()
     seconds = time.perf_counter() - started
     training.epoch += 1
     row = {"epoch": training.epoch, "lr": lr, "train_loss": loss}

@@ -5,7 +5,7 @@ corrected probabilities, summing to 1) and whatever else `predict` adds. The ord
 p_ columns is the order of the classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,15 @@ def reorder_classes(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataF
     """The same table with its classes in another order: that of its p_ columns."""
     probs = [f"p_{name}" for name in names]
     return predictions[[c for c in predictions if c not in probs] + probs]
+
+
+def rename_classes(predictions: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """The same table with other names for some classes; votes are there under both names."""
+    columns = {f"{kind}_{a}": f"{kind}_{b}" for kind in ("p", "primary") for a, b in names.items()}
+    texts = predictions.filter(["label", "predicted", "true_label"])
+    votes = {f"votes_{b}": predictions[f"votes_{a}"] for a, b in names.items()
+             if f"votes_{a}" in predictions}  # fmt: skip
+    return predictions.assign(**texts.replace(names), **votes).rename(columns=columns)
 
 
 def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:

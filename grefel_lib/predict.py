@@ -14,7 +14,7 @@ from PIL import Image
 
 from grefel_lib.batches import batch_loader, prepare_input, to_float
 from grefel_lib.config import Config
-from grefel_lib.environment import autocast, memory_layout
+from grefel_lib.environment import autocast, memory_layout, progress_bar
 from grefel_lib.faces import FaceSet, ferplus_targets
 from grefel_lib.files import Folder, relative
 from grefel_lib.grefel import GReFEL, Output, confidence
@@ -68,6 +68,7 @@ def outputs_of_each(
     cuts = range(config.batch_size, len(faces), config.batch_size)
     chunks = np.array_split(np.arange(len(faces)), cuts)
     most = config.micro_batch_size or config.batch_size  # faces in memory at once
+    bar = progress_bar(len(faces), "scoring", unit=" faces")
     for images, _, _ in batch_loader(faces, chunks, num_workers=config.num_workers):
         start = 0
         while start < len(images):
@@ -86,6 +87,8 @@ def outputs_of_each(
                 continue
             yield outputs
             start += len(part)
+            bar.update(len(part))
+    bar.close()
 
 
 def _output(net: GReFEL, inputs: torch.Tensor, config: Config) -> Output:
@@ -255,7 +258,9 @@ def predict_files(
     if trained.config.dataset == "synthetic":
         log.warning("this model has seen drawings only: its answers on photographs mean nothing")
     rows, crops, unread = [], [], []
+    bar = progress_bar(len(paths), "finding faces", unit=" pictures")
     for path in paths:
+        bar.update()
         try:
             for frame, second, picture in _pictures(path, every):
                 boxes, face = [] if whole else find_faces(picture), FOUND
@@ -271,6 +276,7 @@ def predict_files(
                     rows.append((*where, None, None, None, None))
         except (ValueError, OSError) as error:
             unread.append(str(error))
+    bar.close()
     kinds = dict.fromkeys(("frame", *BOX), "Int64") | {"second": float}
     table = pd.DataFrame(rows, columns=["file", "frame", "second", "face", *BOX]).astype(kinds)
     if table["frame"].isna().all():

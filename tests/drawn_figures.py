@@ -1,5 +1,10 @@
 """The figures that a reader of the workbook meets, with realistic content."""
 
+import contextlib
+import re
+import zlib
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -79,6 +84,16 @@ FIGURES = (
 def shown(fig: Figure) -> list[Text]:
     """Every text that is drawn and not empty."""
     return [t for t in fig.findobj(Text) if t.get_visible() and t.get_text().strip()]
+
+
+def font_sizes(pdf: Path) -> set[float]:
+    """The sizes of all texts of a PDF, in points."""
+    streams = re.findall(rb"stream\r?\n(.*?)endstream", pdf.read_bytes(), re.DOTALL)
+    sizes = set()
+    for stream in streams:
+        with contextlib.suppress(zlib.error):
+            sizes |= set(re.findall(rb"/F\d+ ([\d.]+) Tf", zlib.decompress(stream)))
+    return {float(size) for size in sizes}
 
 
 def texts(fig: Figure) -> set[str]:

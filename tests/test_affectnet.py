@@ -139,6 +139,6 @@ def test_caption_and_card_say_that_the_validation_set_is_the_test_split(tmp_path
     config = Config(dataset="affectnet8")
     tables = {"best_model": predictions(0.6, [str(i) for i in range(70)])}
     evaluation = Evaluation(Run(tmp_path, config), config, facts, tables, tables)
-    words = "affectnet8 (protocol validation set as test), test split; 70 faces"
+    words = "AffectNet-8 (validation set as test), test split, 70 faces"
     assert caption(evaluation).startswith(words)
     assert "affectnet8, protocol validation set as test; fingerprint" in model_card(evaluation)

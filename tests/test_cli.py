@@ -628,7 +628,8 @@ def test_predict_does_the_rest_when_a_file_is_bad(trained, album, capsys, monkey
 def test_the_printed_table_fits_into_100_columns(trained, album, capsys):
     assert main(["predict", str(album), "--checkpoint-path", str(trained / "small")]) == 1
     out, err = capsys.readouterr()
-    table = out.splitlines()
+    *table, answer = out.splitlines()
+    assert answer.startswith(f"answered by {trained / 'small'}, best_")
     assert len(table) == 4
     assert len({len(line) for line in table}) == 1
     assert 80 < len(table[0]) <= 100
@@ -716,3 +717,16 @@ def test_doctor_tells_what_is_here_and_what_to_do(capsys, monkeypatch, faces_dir
                   "pass data_dir, or see data/README.md", "weights of vit_base_patch16_224",
                   "/proc/cache: cannot be written", "set GREFEL_CACHE", "GB free"):  # fmt: skip
         assert words in out
+
+
+def test_a_matrix_is_drawn_from_the_predictions_of_any_model(tmp_path, capsys):
+    rows = ["label,predicted", "happy,happy", "happy,sad", "sad,sad"]
+    (tmp_path / "p.csv").write_text("\n".join(rows))
+    arguments = ["figure", "confusion", str(tmp_path / "p.csv"), "--venue", "ieee"]
+    arguments += ["--class-order", "sad,happy", "--output", str(tmp_path / "new/m.pdf")]
+    assert main([*arguments, "--class-names", "sad=Sadness, happy=Happiness"]) == 0
+    assert f"wrote {tmp_path / 'new/m.pdf'} and {tmp_path / 'new/m.png'}" in capsys.readouterr().out
+    assert b"/MediaBox [ 0 0 252 " in (tmp_path / "new/m.pdf").read_bytes()
+    (tmp_path / "p.csv").write_text("label,answer\nhappy,sad")
+    assert main(arguments) == 1
+    assert "has no column predicted; it has: label, answer" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 
 from grefel_lib.commands.notebook import execute_notebook
 from grefel_lib.config import PROJECT_ROOT, Config
-from grefel_lib.environment import openmp_settings, progress_bars, watched
+from grefel_lib.environment import openmp_settings, progress_bar, progress_bars, watched
 from grefel_lib.processes import ProcessError, launch_processes
 from grefel_lib.run import Run
 
@@ -23,6 +23,21 @@ def _nobody(monkeypatch):
     for name in MARKS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+
+
+def test_a_kernel_draws_its_bar_in_the_terminal_of_its_command(monkeypatch, tmp_path, capsys):
+    with progress_bar(5, "scoring") as bar:
+        bar.update()
+    monkeypatch.setenv("GREFEL_TERMINAL", str(tmp_path / "tty"))
+    (tmp_path / "tty").touch()
+    with progress_bar(5, "scoring", unit=" faces") as bar:
+        bar.update(5)
+        bar.refresh()
+    assert "scoring: 100%" in (tmp_path / "tty").read_text()
+    assert " faces/s" in (tmp_path / "tty").read_text()
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setenv("GREFEL_PROGRESS", "0")
+    assert progress_bar(5, "scoring").disable
 
 
 def test_headless_nobody_looks():

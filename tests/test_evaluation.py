@@ -7,10 +7,12 @@ import shutil
 import subprocess
 from collections import Counter
 from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_figures import font_sizes, texts
 from strict_latex import parse
 
 from grefel_lib.analysis.compare import differing_fact
@@ -19,13 +21,14 @@ from grefel_lib.analysis.evaluation import (
     better_checkpoint,
     evaluate_run,
     load_evaluation,
+    scored_faces,
 )
 from grefel_lib.commands.cli import main
-from grefel_lib.commands.notebook import resolve_evaluation
+from grefel_lib.commands.notebook import evaluation_lines, resolve_evaluation
 from grefel_lib.commands.sweep import Point, is_finished
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
-from grefel_lib.files import load_checkpoint, save_checkpoint
+from grefel_lib.files import Folder, load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
 from grefel_lib.metrics import compute_metrics, confusion_counts, table_classes
 from grefel_lib.report.everything import (
@@ -36,7 +39,7 @@ from grefel_lib.report.everything import (
     evaluation_tables,
     write_report,
 )
-from grefel_lib.report.style import WIDTHS
+from grefel_lib.report.style import SMALLEST, VENUES, WIDTHS, Paper
 from grefel_lib.run import BEST, BEST_EMA, LAST, Run, start_run
 
 
@@ -56,6 +59,11 @@ def run(faces_dir, tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(run):
     return evaluate_run(run, load_faces(run.config), run.config, run)
+
+
+@pytest.fixture(scope="module")
+def faces(run):
+    return load_faces(run.config)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +131,7 @@ def test_other_splits_and_protocols_have_their_own_folder_and_card(run, told, ca
     assert "was not used for selection" not in of_val
     assert "Scored: ferplus, protocol all" in of_everyone
     assert f"ferplus, test split ({len(everyone.table)} faces)" in of_everyone
-    assert "trained on ferplus (protocol official)" in caption(everyone)
+    assert "trained on FERPlus (protocol official)" in caption(everyone)
     for one, card in zip((val, everyone), cards, strict=True):
         (one.folder.path / "model_card.md").unlink()
         assert main(["report", str(one.folder.path)]) == 0
@@ -242,10 +250,60 @@ def test_every_font_is_truetype_and_every_figure_as_wide_as_its_column(run, told
 def test_figures_take_the_width_of_the_venue(run, found, told, tmp_path):
     folder = Run(tmp_path, run.config)
     for name, width in (("confusion_matrix", 3.5), ("reliability", 7.16)):
-        draw(found, name, folder=folder, venue="ieee")
+        draw(found, name, folder=folder, paper=Paper("ieee"))
         content = (tmp_path / f"figures/{name}.pdf").read_bytes()
         assert f"/MediaBox [ 0 0 {72 * width:g} ".encode() in content
     assert main(["report", str(run.path), "--venue", "x"]) == 1
+
+
+def test_a_report_for_a_venue_draws_every_figure_in_its_width_font_and_names(
+    run, found, faces, told, tmp_path, assert_readable
+):
+    venue = "eccv"  # the narrowest page
+    paper = Paper(venue, model="Ours", class_names={"anger": "Extremely angry", "fear": "Fear"})
+    write_report(found, Folder(tmp_path), paper=paper, faces=faces)
+    written = {path.stem: path for path in tmp_path.glob("figures/*.pdf")}
+    assert {"errors", "attention", "suspects", "training_curves"} <= written.keys()
+    for name, path in written.items():
+        points = float(re.search(rb"/MediaBox \[ 0 0 ([\d.]+)", path.read_bytes())[1])
+        assert points / 72 in [pytest.approx(w, abs=0.01) for w in VENUES[venue]], name
+        assert min(font_sizes(path), default=SMALLEST) >= SMALLEST, name
+    shown = found.with_class_names(paper.class_names)
+    for name in written.keys() - {"attention"}:
+        assert_readable(draw(shown, name, faces=faces, paper=paper))
+    titles = texts(draw(shown, "confusion_matrices", paper=paper))
+    assert {"Ours, raw weights", "Ours, EMA weights"} <= titles
+    latex = (tmp_path / "tables/per_class.tex").read_text()
+    assert "Extremely angry" in latex
+    assert "Ours on FERPlus (protocol official), test split" in latex
+    assert "angry" not in (tmp_path / "metrics.json").read_text()
+
+
+def test_the_command_ends_with_a_table_and_where_to_find_the_figures(run, found, told):
+    lines = evaluation_lines(run.path)
+    for name in ("accuracy (%)", "mean class accuracy (%)", "macro F1 (%)", "best_model", "anger"):
+        assert name in lines
+    accuracy = found.metrics["checkpoints"][found.headline]["metrics"]["accuracy"]
+    assert f"{100 * accuracy:.1f} [" in lines
+    last = dict(line.split(": ", 1) for line in lines.splitlines()[-5:])
+    matrix = Path(last["confusion matrix for your paper"].strip())
+    assert matrix.is_file()
+
+
+def test_names_of_classes_are_checked(found):
+    with pytest.raises(ValueError, match="no class 'wrath'"):
+        found.with_class_names({"wrath": "Anger"})
+    with pytest.raises(ValueError, match="two classes would have one name"):
+        found.with_class_names({"anger": "fear"})
+
+
+def test_a_report_draws_faces_only_of_the_data_that_were_scored(run, found, told, capsys):
+    facts = {**found.facts, "fingerprint": found.facts["fingerprint"] + "x"}
+    assert scored_faces(dataclasses.replace(found, facts=facts)) is None
+    assert scored_faces(found).info["fingerprint"] == found.facts["fingerprint"]
+    assert main(["report", str(run.path), "--cells", "x"]) == 1
+    assert main(["report", str(run.path), "--class-names", "anger"]) == 1
+    assert "write anger=NAME" in capsys.readouterr().err
 
 
 def test_classes_come_in_any_order(found):

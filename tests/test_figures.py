@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from drawn_figures import FIGURES, class_table, counts_of, draw, history, shown, texts
+from drawn_figures import FIGURES, class_table, counts_of, draw, font_sizes, history, shown, texts
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
@@ -15,6 +15,7 @@ from grefel_lib.metrics import calibration_bins, normalise_rows
 from grefel_lib.report.faces import face_grid
 from grefel_lib.report.figures import (
     LOSS_PARTS,
+    confusion_figure,
     confusion_matrix,
     dashboard,
     per_class_bars,
@@ -23,7 +24,16 @@ from grefel_lib.report.figures import (
     robustness_curves,
     training_curves,
 )
-from grefel_lib.report.style import BLUES, WIDTHS, paper_style, save_figure
+from grefel_lib.report.style import (
+    BLUES,
+    CELLS,
+    SMALLEST,
+    TIMES,
+    WIDTHS,
+    Paper,
+    paper_style,
+    save_figure,
+)
 
 matplotlib.use("agg")
 
@@ -44,7 +54,57 @@ def test_no_text_is_cut_or_covered_and_the_width_is_exact(name, width, tmp_path,
     assert f"/MediaBox [ 0 0 {72 * WIDTHS[width]:g} ".encode() in pdf.read_bytes()
     assert_readable(fig)
     assert len(shown(fig)) >= 5
-    assert min(text.get_fontsize() for text in shown(fig)) >= 4.5
+    assert min(font_sizes(pdf)) >= SMALLEST
+
+
+@pytest.mark.parametrize("cells", CELLS)
+@pytest.mark.parametrize("classes", [2, 5, 11])
+def test_matrices_of_any_model_can_be_read(classes, cells, tmp_path, assert_readable):
+    names = [f"rather long class name {number}" for number in range(classes)]
+    true = np.repeat(np.arange(classes - 1), 3)  # the last class has no faces
+    fig = confusion_figure(true, true[::-1], names, paper=Paper("cvpr", cells))
+    assert_readable(fig)
+    pdf, _ = save_figure(fig, tmp_path / "one")
+    assert min(font_sizes(pdf)) >= SMALLEST
+    assert b"STIXGeneral" in pdf.read_bytes()
+
+
+@pytest.mark.parametrize("options", [{}, {"percentages": False}, {"counts": False}])
+@pytest.mark.parametrize("classes", [3, 8, 11])
+def test_counts_of_seven_digits_do_not_overlap(classes, options, assert_readable):
+    with paper_style(TIMES):
+        fig = Figure(figsize=(3.25, 2.95))
+        cells = counts_of(classes) * 10_000
+        confusion_matrix(cells, [f"class {i}" for i in range(classes)], fig.subplots(), **options)
+        assert_readable(fig)
+
+
+def test_a_matrix_counts_names_or_positions():
+    by_name = confusion_figure(["a", "b", "b"], ["b", "b", "b"], ["b", "a"])
+    by_place = confusion_figure([1, 0, 0], [0, 0, 0], ["b", "a"])
+    for fig in (by_name, by_place):
+        cells = fig.axes[0].collections[0].get_array()
+        np.testing.assert_array_equal(cells, [[1, 0], [1, 0]])
+    sorted_names = confusion_figure(["d", "c"], ["d", "d"]).axes[0].get_yticklabels()
+    assert [text.get_text() for text in sorted_names] == ["c", "d"]
+    with pytest.raises(ValueError, match="2 labels and 1 predictions"):
+        confusion_figure([0, 1], [0], ["a", "b"])
+    with pytest.raises(ValueError, match="'x' is not among the 2 classes"):
+        confusion_figure(["a", "x"], ["a", "b"], ["a", "b"])
+
+
+def test_a_matrix_holds_counts_or_percentages_alone():
+    cells = np.array([[150, 50], [0, 1]])
+    written = {}
+    for what in ("counts", "percentages"):
+        with paper_style():
+            ax = Figure(figsize=(3.3, 3)).subplots()
+            confusion_matrix(cells, ["a", "b"], ax, **{what: False})
+        written[what] = [text.get_text() for text in ax.texts]
+    assert written == {
+        "counts": ["75.0", "25.0", "0", "100.0"],
+        "percentages": ["150", "50", "0", "1"],
+    }
 
 
 def test_a_matrix_shows_percent_of_the_row_above_the_count():
@@ -171,6 +231,7 @@ def test_each_measure_of_sureness_is_a_curve_with_its_area(ax):
     scores = pd.DataFrame({"aurc": {n: aurc(c) for n, c in curves.items()}})
     risk_coverage_curves(curves, ax, scores=scores)
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts.pop() == "all faces"
     assert texts == [f"{n} (AURC {100 * scores.loc[n, 'aurc']:.1f})" for n in curves]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), curves["confidence"]["risk"])
 

@@ -36,7 +36,7 @@ def test_a_map_holds_every_face_and_every_anchor(rng, assert_readable):
     for i in range(C):
         np.testing.assert_allclose(drawn[2 * i], points[labels == i])
         np.testing.assert_allclose(drawn[2 * i + 1], anchors[i])
-    named = [text.get_text() for text in ax.get_legend().get_texts()]
+    named = [text.get_text() for text in ax.figure.legends[0].get_texts()]
     assert named == [*EMOTIONS, "a face", "an anchor"]
     places = {text.get_text(): text.get_position() for text in ax.texts}
     for i, name in enumerate(EMOTIONS):

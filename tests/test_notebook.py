@@ -1,5 +1,6 @@
 """Notebooks run headless: their parameters arrive, are checked, and nothing else counts."""
 
+import io
 import json
 import shutil
 import socket
@@ -12,7 +13,13 @@ import pytest
 import torch
 
 from grefel_lib.commands import NotebookError
-from grefel_lib.commands.notebook import execute_notebook, notebook_path, resolve, run_command
+from grefel_lib.commands.notebook import (
+    _Unbuffered,
+    execute_notebook,
+    notebook_path,
+    resolve,
+    run_command,
+)
 from grefel_lib.commands.sweep import sweep_points
 from grefel_lib.commands.worker import train_worker
 from grefel_lib.config import PROFILES, PROJECT_ROOT, Config
@@ -62,6 +69,31 @@ def test_parameters_arrive_and_the_executed_notebook_is_kept(tmp_path, capsys):
     assert json.loads((tmp_path / "found.json").read_text()) == [5, "x"]
     assert "5" in capsys.readouterr().out
     assert (tmp_path / "out/n.ipynb").is_file()
+    page = (tmp_path / "out/n.html").read_text()
+    assert "<title>n</title>" in page
+    assert "<pre>5\n</pre>" in page
+
+
+def test_the_page_of_an_evaluation_ends_with_the_model_card(tmp_path):
+    (tmp_path / "model_card.md").write_text("# Model card: mine")
+    source = notebook(tmp_path / "n.ipynb", "a: int = 1")
+    execute_notebook(source, tmp_path / "out/n.ipynb", {})
+    assert "Model card: mine" not in (tmp_path / "out/n.html").read_text()
+    (tmp_path / "out/model_card.md").write_text("# Model card: mine")
+    execute_notebook(source, tmp_path / "out/n.ipynb", {})
+    assert "Model card: mine" in (tmp_path / "out/n.html").read_text()
+
+
+def test_in_a_terminal_a_line_takes_the_place_of_the_bar():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for stream, clear in ((Terminal(), "\r\x1b[K"), (io.StringIO(), "")):
+        out = _Unbuffered(stream)
+        for text in ("one ", "line\n", "two\n"):
+            out.write(text)
+        assert stream.getvalue() == f"{clear}one line\n{clear}two\n"
 
 
 def test_a_failing_cell_fails_the_run_and_an_empty_folder_is_taken_away(tmp_path):

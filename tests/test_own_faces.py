@@ -18,6 +18,7 @@ from grefel_lib.fit import fit
 from grefel_lib.metrics import confusion_counts
 from grefel_lib.predict import predict_files
 from grefel_lib.report.everything import write_report
+from grefel_lib.report.style import Paper
 from grefel_lib.restore import load_model
 from grefel_lib.run import Run, open_run, start_run
 
@@ -200,7 +201,7 @@ def test_own_classes_go_from_a_folder_to_the_confusion_matrix_and_the_card(train
     _, run = trained
     config = run.config.replace(robustness_images=0)
     evaluation = evaluate_run(run, load_faces(config), config, run)
-    write_report(evaluation, venue="cvpr")
+    write_report(evaluation, paper=Paper("cvpr"))
     counts = confusion_counts(evaluation.table)
     assert counts.sum(axis=1).tolist() == [5, 7]
     assert counts.trace() == 12  # dark or bright: a network that learned anything knows

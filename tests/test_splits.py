@@ -51,7 +51,7 @@ def evaluation(tmp_path):
 def test_the_split_is_named_wherever_an_evaluation_is_printed(evaluation, split, tmp_path):
     found = evaluation(split)
     write_report(found)
-    assert f", {SPLITS[split]}; 70 faces" in caption(found)
+    assert f", {SPLITS[split]}, 70 faces" in caption(found)
     card = (tmp_path / "model_card.md").read_text()
     assert f"## Results on ferplus, {SPLITS[split]} (70 faces)" in card
     assert ("was not used for selection" in card) == (split == "test")

@@ -1,6 +1,7 @@
 """The style of figures; how they are saved for papers and shown in notebooks."""
 
 import io
+import os
 import subprocess
 import sys
 
@@ -13,7 +14,19 @@ from PIL import Image
 
 from grefel_lib.labels import COMPOUND, EMOTIONS
 from grefel_lib.report.faces import face_grid
-from grefel_lib.report.style import VAL, as_drawing, as_photo, paper_style, save_figure, short_name
+from grefel_lib.report.figures import confusion_figure
+from grefel_lib.report.style import (
+    SANS,
+    TIMES,
+    VAL,
+    as_drawing,
+    as_photo,
+    class_colours,
+    paper_style,
+    save_figure,
+    short_name,
+    short_names,
+)
 
 
 def test_a_photo_is_a_small_jpeg():
@@ -75,6 +88,55 @@ def test_the_style_ends_with_its_block():
     with paper_style():
         assert matplotlib.rcParams["pdf.fonttype"] == 42
     assert dict(matplotlib.rcParams) == before
+
+
+def test_a_figure_is_the_same_whatever_the_users_own_style_is(tmp_path):
+    first = [path.read_bytes() for path in save_figure(draw("matrix8", "column"), tmp_path / "one")]
+    own = {"savefig.transparent": True, "font.weight": "bold", "lines.linestyle": ":",
+           "axes.xmargin": 0.3, "savefig.format": "svg", "font.family": "serif"}  # fmt: skip
+    with matplotlib.style.context(["dark_background", own]):
+        fig = draw("matrix8", "column")
+        again = [path.read_bytes() for path in save_figure(fig, tmp_path / "two")]
+        assert Image.open(io.BytesIO(as_drawing(fig).data)).convert("RGB").getpixel((1, 1)) == (
+            255, 255, 255,
+        )  # fmt: skip
+    assert again == first
+
+
+def test_a_figure_is_the_same_with_any_backend(tmp_path):
+    first = save_figure(confusion_figure("aabb", "abba"), tmp_path / "one")
+    code = "import sys; from pathlib import Path; from grefel_lib import confusion_figure; "
+    code += "from grefel_lib.report.style import save_figure; "
+    code += "save_figure(confusion_figure('aabb', 'abba'), Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "two")], check=True,
+                   env={**os.environ, "MPLBACKEND": "svg", "OMP_NUM_THREADS": "2"})  # fmt: skip
+    again = [path.with_stem("two") for path in first]
+    assert [path.read_bytes() for path in again] == [path.read_bytes() for path in first]
+
+
+def test_a_drawing_says_in_words_what_it_shows():
+    fig = draw("matrix8", "column")
+    assert as_drawing(fig).alt == as_photo(fig).alt == "true against predicted (% of true class)"
+
+
+def test_the_font_of_a_venue_holds_inside_its_block_and_no_longer():
+    def family():
+        with paper_style():
+            return matplotlib.rcParams["font.family"][0]
+
+    with paper_style(TIMES):
+        assert family() == TIMES
+    assert family() == SANS
+
+
+def test_own_names_are_cut_alike_and_stay_apart_in_colour():
+    assert short_names(["neutral", "Joy"]) == ["neutral", "Joy"]
+    assert short_names(["neutral", "a very happy face"]) == ["neutral", "a ver…face"]
+    assert short_names(["neutral", "anger"]) == ["neu", "ang"]
+    colours = class_colours(["neutral", "Wut", "Anger", "NF"])
+    assert len(set(colours)) == 4
+    assert colours[2] == class_colours(["anger"])[0]
+    assert colours[3] == "white"
 
 
 def test_importing_is_light():

@@ -6,6 +6,7 @@ import pytest
 from strict_latex import parse
 
 from grefel_lib.report.tables import (
+    BEST,
     NO_BREAK,
     SPLITS,
     bracketed,
@@ -77,6 +78,15 @@ def test_the_best_value_is_bold_with_all_that_print_like_it():
     assert [row[1] for row in rows] == [r"\textbf{1.00}", r"\textbf{1.00}", "0.50"]
     assert [row[2] for row in rows] == ["3.00", "--", r"\textbf{2.00}"]
     assert [row[3] for row in rows] == ["1", "2", "3"]
+
+
+def test_text_is_bold_by_the_number_at_its_start_in_a_row_too():
+    frame = pd.DataFrame({"raw": ["82.1 [80, 84]", "0.50"], "EMA": ["83.0 [81, 85]", "0.61"]},
+                         index=["accuracy (%)", "NLL"])  # fmt: skip
+    rows = parse(latex_table(frame, caption="c", label="t", bold=BEST))["rows"][1:]
+    assert [row[1:] for row in rows] == [
+        ["82.1 [80, 84]", r"\textbf{83.0} [81, 85]"], [r"\textbf{0.50}", "0.61"],
+    ]  # fmt: skip
 
 
 def test_an_empty_table_and_a_label_latex_cannot_take_are_refused():

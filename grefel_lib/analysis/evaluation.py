@@ -27,12 +27,13 @@ from grefel_lib.analysis.robustness import evaluate_corruptions
 from grefel_lib.analysis.suspects import label_detection
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
-from grefel_lib.files import Folder, atomic, read_facts, read_json, reading, relative
+from grefel_lib.files import Folder, atomic, read_facts, read_json, reading, relative, same_data
 from grefel_lib.files import read_table as read_faces_table
 from grefel_lib.metrics import (
     bootstrap_intervals,
     check_predictions,
     per_class_metrics,
+    rename_classes,
     reorder_classes,
     table_classes,
 )
@@ -144,6 +145,33 @@ class Evaluation:
             self,
             predictions=sort(self.predictions),
             validation=sort(self.validation),
+            inside=inside,
+        )
+
+    def with_class_names(self, names: Mapping[str, str]) -> "Evaluation":
+        """A copy with other names for some classes, for figures and tables.
+
+        Raises:
+            ValueError: A key is no class, or two classes would have the same name.
+        """
+        known = table_classes(self.table)
+        new = [names.get(name, name) for name in known]
+        if unknown := set(names) - set(known):
+            raise ValueError(f"no class {min(unknown)!r}; there are: {', '.join(known)}")
+        if len(set(new)) < len(new):
+            raise ValueError(f"two classes would have one name: {', '.join(new)}")
+        inside = dict(self.inside)
+        if "labels" in inside:
+            inside["labels"] = np.array([names.get(name, name) for name in inside["labels"]])
+
+        def rename(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+            return {key: rename_classes(table, names) for key, table in tables.items()}
+
+        return dataclasses.replace(
+            self,
+            predictions=rename(self.predictions),
+            validation=rename(self.validation),
+            training=None if self.training is None else rename_classes(self.training, names),
             inside=inside,
         )
 
@@ -400,6 +428,17 @@ def _again(run: Run, facts: Mapping[str, Any] = MappingProxyType({})) -> str:
     again = f"grefel evaluate --checkpoint-dir {relative(_trained_in(run))}"
     flags = ("dataset", "protocol", "split", "tta") if _trained_in(run) != run.path else ()
     return again + "".join(f" --{key} {facts[key]}" for key in flags if facts.get(key))
+
+
+def scored_faces(evaluation: Evaluation) -> FaceSet | None:
+    """The data set that was scored; None where it is missing, or has changed since."""
+    facts = evaluation.facts
+    data = {key: facts[key] for key in ("dataset", "protocol") if facts.get(key)}
+    try:
+        faces = load_faces(evaluation.config.on_data(**data))
+    except (OSError, ValueError):
+        return None
+    return faces if same_data(faces.info["fingerprint"], facts["fingerprint"]) else None
 
 
 def read_table(run: Folder, *parts: str) -> pd.DataFrame | None:

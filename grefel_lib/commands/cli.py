@@ -129,10 +129,21 @@ def _add_others(add: Add) -> None:
         metavar="RUN",
         help="run folder or its name; a sweep of --folds: its folds as one",
     )
-    venues = "cvpr, icml, aaai, ieee, eccv, neurips"
-    report.add_argument("--venue", default="paper", help=f"figure widths for: {venues}")
-    report.add_argument("--class-order", default="", metavar="A,B,C",
-                        help="order of the classes in figures and tables")  # fmt: skip
+    figure = add("figure", "draw a figure from the labels and predictions of any model", _figure)
+    figure.add_argument("figure", choices=("confusion",), metavar="confusion")
+    figure.add_argument("predictions", metavar="FILE", help="CSV with the columns label, predicted")
+    figure.add_argument("--output", type=Path, default=Path("confusion"),
+                        help="writes this .pdf and .png (default: %(default)s)")  # fmt: skip
+    for command in (report, figure):
+        venues = "cvpr, icml, aaai, ieee, eccv, neurips"
+        command.add_argument("--venue", default="paper", help=f"widths and font for: {venues}")
+        command.add_argument("--class-order", default="", metavar="A,B,C",
+                             help="order of the classes in figures and tables")  # fmt: skip
+        command.add_argument("--class-names", default="", metavar="A=NAME,B=NAME",
+                             help="names of classes in figures and tables")  # fmt: skip
+        command.add_argument("--cells", default="both", help="of a confusion matrix: counts, "
+                             "percent or both (default)")  # fmt: skip
+    report.add_argument("--model-name", default="", help="in titles and captions")
     export = add("export", "write a run as an ONNX file, or as a small folder to share", _export)
     export.add_argument("run_folder", metavar="RUN", help="run or checkpoint file")
     export.add_argument("--output", type=Path, help="an .onnx file, checked against PyTorch "
@@ -267,7 +278,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     from grefel_lib.config import PRETRAINED
-    from grefel_lib.files import Folder
+    from grefel_lib.files import Folder, relative
     from grefel_lib.predict import annotate_files, predict_files, write_features
     from grefel_lib.restore import load_model
     from grefel_lib.run import checkpoint_file
@@ -295,6 +306,8 @@ def _predict(arguments: argparse.Namespace) -> None:
         unread += damaged
         if len(table):
             print(_face_lines(table))
+            print(f"answered by {table['run'].iloc[0] or relative(trained.path)}, "
+                  f"{table['checkpoint'].iloc[0]}")  # fmt: skip
         if len(table) and target.name:
             if target.suffix.lower() == ".csv":
                 text = table.to_csv(index=False)
@@ -334,10 +347,11 @@ def _face_lines(table: Any) -> str:
 
 def _report(arguments: argparse.Namespace) -> None:
     from grefel_lib.analysis.compare import evaluated_runs, pooled_folds
-    from grefel_lib.analysis.evaluation import load_evaluation
+    from grefel_lib.analysis.evaluation import load_evaluation, scored_faces
     from grefel_lib.report.everything import write_report
     from grefel_lib.run import open_run, outputs_folder
 
+    paper = _paper(arguments)
     name = arguments.run_folder
     folders = [outputs_folder(name), outputs_folder() / name]
     folder = next((path for path in folders if any(path.glob("*/config.json"))), folders[0])
@@ -351,11 +365,48 @@ def _report(arguments: argparse.Namespace) -> None:
     else:
         run = open_run(arguments.run_folder)
         evaluation = load_evaluation(run)
-    if arguments.class_order:
-        order = [name.strip() for name in arguments.class_order.split(",")]
+    if order := _listed(arguments.class_order):
         evaluation = evaluation.in_order(order)
-    write_report(evaluation, run, venue=arguments.venue)
+    faces = scored_faces(evaluation)
+    write_report(evaluation, run, paper=paper, faces=faces)
     print(f"wrote metrics.json, model_card.md, figures/ and tables/ in {run.name}")
+    if faces is None:
+        print("the data set is not here as it was: figures that show faces are left as they were")
+
+
+def _figure(arguments: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from grefel_lib.files import Folder
+    from grefel_lib.metrics import table_classes
+    from grefel_lib.report.figures import confusion_figure
+    from grefel_lib.report.style import save_figure
+
+    table = pd.read_csv(arguments.predictions, dtype={"label": str, "predicted": str})
+    if missing := {"label", "predicted"} - set(table):
+        raise ValueError(f"{arguments.predictions} has no column {min(missing)}; "
+                         f"it has: {', '.join(table)}")  # fmt: skip
+    names = _listed(arguments.class_order) or table_classes(table)
+    paper, path = _paper(arguments), arguments.output
+    fig = confusion_figure(table["label"], table["predicted"], names, paper=paper)
+    stem = path.with_suffix("") if path.suffix in (".pdf", ".png") else path
+    written = save_figure(fig, Folder(stem.parent).file(stem.name))
+    print(f"wrote {' and '.join(map(str, written))}")
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _paper(arguments: argparse.Namespace) -> Any:
+    """The `Paper` that the arguments of report and figure describe."""
+    from grefel_lib.report.style import Paper
+
+    pairs = [pair.partition("=")[::2] for pair in _listed(arguments.class_names)]
+    if bad := next((old for old, new in pairs if not new), ""):
+        raise ValueError(f"--class-names {bad!r} has no name; write {bad}=NAME")
+    return Paper(arguments.venue, arguments.cells, getattr(arguments, "model_name", ""),
+                 dict(pairs))  # fmt: skip
 
 
 def _export(arguments: argparse.Namespace) -> None:

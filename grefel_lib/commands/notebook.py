@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import papermill
 from filelock import FileLock
 from IPython import get_ipython
@@ -37,9 +38,9 @@ from grefel_lib.config import (
 )
 from grefel_lib.environment import openmp_settings, pick_device
 from grefel_lib.faces import load_faces
-from grefel_lib.files import atomic, only_one, read_facts, read_json, reading, relative
+from grefel_lib.files import Folder, atomic, only_one, read_facts, read_json, reading, relative
 from grefel_lib.fit import fit
-from grefel_lib.report.tables import SPLITS
+from grefel_lib.report.tables import SPLITS, TITLES, bracketed, data_title, with_intervals
 from grefel_lib.run import (
     Run,
     check_run,
@@ -128,7 +129,37 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
             interrupted = isinstance(error, KeyboardInterrupt)
             run.write_ending({"status": "interrupted"} if interrupted else ending)
         raise
+    if command == "evaluate":
+        print(evaluation_lines(folder))
     return folder
+
+
+def evaluation_lines(folder: Path) -> str:
+    """Both checkpoints' results with intervals, recall by class, and where the figures are."""
+    content = read_json(folder / "metrics.json")
+    headline, split = content["headline"], content["split"]
+    table = with_intervals(content["checkpoints"], split=split)
+    rows = pd.DataFrame(content["checkpoints"][headline]["per_class"])
+    ends = rows.set_index("class").rename(columns={"recall_low": "low", "recall_high": "high"})
+    classes = pd.DataFrame({"faces": ends["count"], "recall (%)": bracketed(ends, "recall")})
+    shown = [TITLES[name] for name in ("accuracy", "mean_class_accuracy", "macro_f1")]
+    lines = [
+        f"\n{data_title(content['dataset'], content['protocol'])}, {SPLITS[split]}; "
+        f"95% intervals in brackets",
+        table.loc[shown].to_string(),
+        f"\n{headline}, chosen by {content['selection']}",
+        classes.to_string(),
+        "",
+    ]
+    for words, name in (
+        ("confusion matrix for your paper", "figures/confusion_matrix.pdf"),
+        ("all figures", "figures"),
+        ("LaTeX tables", "tables"),
+        ("model card", "model_card.md"),
+        ("everything on one page", f"{Path(COMMANDS['evaluate'][0]).stem}.html"),
+    ):
+        lines.append(f"{words + ':':<33}{relative(folder / name)}")
+    return "\n".join(lines)
 
 
 def _prepared(command: str, overrides: dict[str, Any]) -> Path:
@@ -187,6 +218,8 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
     _check_notebook(notebook)
     # the kernel's too; no panels even when this command runs inside an open notebook
     os.environ |= {"GREFEL_PANELS": "0", **openmp_settings()}
+    if sys.stderr.isatty() and hasattr(os, "ttyname"):
+        os.environ["GREFEL_TERMINAL"] = os.ttyname(sys.stderr.fileno())  # for the kernel's bars
     # papermill warns about settings missing from the parameters cell, but passes them on; a dead
     # kernel is reported below
     logging.getLogger("papermill").addFilter(
@@ -206,7 +239,7 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
                 _without_fields(output),
                 parameters=parameters,
                 kernel_name="python3",
-                progress_bar=sys.stderr.isatty(),
+                progress_bar=False,  # it counts cells
                 stdout_file=_Unbuffered(sys.stdout),
                 stderr_file=_Unbuffered(sys.stderr),
                 coalesce_streams=True,
@@ -231,6 +264,7 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
         raise NotebookError(f"{message}{where}") from error
     if writer.error:
         raise OSError(f"cannot write {output}: {writer.error}") from writer.error
+    _write_page(output)
 
 
 class _ThisPython(AsyncKernelManager):
@@ -259,6 +293,21 @@ def _without_fields(path: Path) -> str:
     return str(path.absolute()).replace("{", "{{").replace("}", "}}")
 
 
+def _write_page(notebook: Path) -> None:
+    """Write an executed notebook as one HTML page, with the model card if there is one."""
+    import nbformat  # slow to import, and needed by commands alone
+    from nbconvert import HTMLExporter
+
+    content = nbformat.read(notebook, as_version=4)
+    card = notebook.with_name("model_card.md")
+    if card.is_file():
+        content.cells.append(nbformat.v4.new_markdown_cell(card.read_text(encoding="utf-8")))
+    page, _ = HTMLExporter(embed_images=True).from_notebook_node(
+        content, {"metadata": {"name": notebook.stem}}
+    )
+    Folder(notebook.parent).write_text(page, f"{notebook.stem}.html")
+
+
 def _check_notebook(path: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(
@@ -282,14 +331,17 @@ def _remove_if_empty(output: Path, fresh: bool) -> bool:
 
 
 class _Unbuffered:
-    """Flushes after every write, so that a log file can be followed."""
+    """Flushes after every write, so that a log file can be followed; in a terminal, a line takes
+    the place of the kernel's bar."""
 
     def __init__(self, stream: Any) -> None:
-        self.stream = stream
+        self.stream, self.clear = stream, "\r\x1b[K" if stream.isatty() else ""
+        self.at_start = True
 
     def write(self, text: str) -> None:
-        self.stream.write(text)
+        self.stream.write(self.clear * self.at_start + text)
         self.stream.flush()
+        self.at_start = text.endswith("\n")
 
     def flush(self) -> None:
         self.stream.flush()

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
+from grefel_lib.report.style import paper_style
 from grefel_lib.run import Run
 
 WRONG = "#D32F2F"  # readable on light and dark pages
@@ -82,7 +83,8 @@ class Panel(widgets.VBox):
 def html_picture(fig: Figure, words: str) -> str:
     """A figure as HTML with alt text, on a white background even in a dark theme."""
     content = io.BytesIO()
-    fig.savefig(content, format="png", dpi=130, facecolor="white")
+    with paper_style():
+        fig.savefig(content, format="png", dpi=130, facecolor="white")
     width = round(120 * fig.get_figwidth())
     data = base64.b64encode(content.getvalue()).decode()
     style = f"width:{width}px; max-width:100%; background:white"

@@ -23,17 +23,20 @@ from grefel_lib.report.tables import PERCENT, TITLES
 SHOWN_METRICS = ("accuracy", "mean_class_accuracy", "macro_f1", "nll")
 
 
-def ablation(tables: Mapping[str, pd.DataFrame], seeds: pd.DataFrame) -> Figure:
+def ablation(
+    tables: Mapping[str, pd.DataFrame], seeds: pd.DataFrame, *, width: float = 6.9
+) -> Figure:
     """Plot each variant's mean with its interval, and every seed as a hollow dot, for four metrics.
 
     Args:
         tables: By metric, one row a variant: value, low, high (`summarise_variants`).
         seeds: One row a run: variant, and a column a metric (`seed_table`).
+        width: Inches.
     """
     names = list(tables["accuracy"].index)
     below = pd.Series(np.arange(len(names)) + 0.28, index=names)
     with paper_style():
-        fig = Figure(figsize=(6.9, 0.5 + 0.35 * len(names)))
+        fig = Figure(figsize=(width, 0.5 + 0.35 * len(names)))
         axes = fig.subplots(1, len(SHOWN_METRICS), sharey=True)
         for ax, metric in zip(axes, SHOWN_METRICS, strict=True):
             scale = 100 if metric in PERCENT else 1
@@ -50,19 +53,20 @@ def ablation(tables: Mapping[str, pd.DataFrame], seeds: pd.DataFrame) -> Figure:
     return fig
 
 
-def differences_figure(table: pd.DataFrame) -> Figure | None:
+def differences_figure(table: pd.DataFrame, *, width: float = 6.9) -> Figure | None:
     """Plot each variant's difference from the reference with its paired interval, for four metrics.
 
     A dot is hollow where the interval includes zero.
 
     Args:
         table: From `paired_differences`; if empty, there is no figure.
+        width: Inches.
     """
     names = list(table["variant"].unique())
     if not names:
         return None
     with paper_style():
-        fig = Figure(figsize=(6.9, 0.55 + 0.3 * len(names)))
+        fig = Figure(figsize=(width, 0.55 + 0.3 * len(names)))
         axes = fig.subplots(1, len(SHOWN_METRICS), sharey=True)
         for ax, metric in zip(axes, SHOWN_METRICS, strict=True):
             scale = 100 if metric in PERCENT else 1

@@ -1,6 +1,6 @@
 """Registry of all figures and tables, by name, and `write_report`. Add figures to FIGURES."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from grefel_lib.analysis.explain import Explained
 from grefel_lib.analysis.groups import attribute_accuracy, copy_accuracy
 from grefel_lib.analysis.robustness import SEVERITIES, with_clean
 from grefel_lib.analysis.suspects import most_suspect
+from grefel_lib.environment import progress_bar
 from grefel_lib.faces import FaceSet
 from grefel_lib.files import Folder
 from grefel_lib.metrics import (
@@ -53,12 +54,14 @@ from grefel_lib.report.figures import (
     training_curves,
 )
 from grefel_lib.report.method import anchor_graph, anchor_map
-from grefel_lib.report.style import VENUES, WIDTHS, as_drawing, as_photo, paper_style, save_figure
+from grefel_lib.report.style import Paper, as_drawing, as_photo, in_words, paper_style, save_figure
 from grefel_lib.report.tables import (
+    BEST,
     PERCENT,
     SPLITS,
     TITLES,
     bracketed,
+    data_title,
     interval_table,
     latex_table,
     with_intervals,
@@ -67,10 +70,9 @@ from grefel_lib.run import Run
 from grefel_lib.sources.photo import Photo
 
 Source = Run | Evaluation | Comparison | Explained | Photo
-Size = Callable[[str, float], tuple[float, float]]  # column or full, height at 6.9 in -> inches
 TABLE_TITLES = {  # start of the caption, before the text of `caption`
-    "comparison": "Both checkpoints",
-    "per_class": "By class",
+    "comparison": "Results",
+    "per_class": "Results by class",
     "calibration": "Calibration errors, before and after a temperature fitted on validation",
     "class_offsets": "Accuracy (%) against mean class accuracy (%) on validation, by the strength "
     "of class offsets",
@@ -82,7 +84,11 @@ TABLE_TITLES = {  # start of the caption, before the text of `caption`
 
 
 def write_report(
-    source: Evaluation | Comparison, folder: Folder | None = None, *, venue: str = "paper"
+    source: Evaluation | Comparison,
+    folder: Folder | None = None,
+    *,
+    paper: Paper | None = None,
+    faces: FaceSet | None = None,
 ) -> dict[str, pd.DataFrame]:
     """Write every figure and table the data allow; for an evaluation, the metrics as well.
 
@@ -92,18 +98,22 @@ def write_report(
     Args:
         source: An evaluation or a comparison.
         folder: Where to write; by default the source's own folder.
-        venue: A key of `style.VENUES`; sets the figure widths.
+        paper: Widths, font and names of figures and tables; by default those of the workbook.
+        faces: The data set, for figures that show faces; without it, those are left as they are.
 
     Returns:
         The tables, by name.
-
-    Raises:
-        ValueError: There is no such venue.
     """
-    _among(venue, VENUES, "venue")
-    folder = folder or source.folder
+    paper, folder = paper or Paper(), folder or source.folder
+    shown = source  # under the paper's class names
+    if isinstance(source, Evaluation) and paper.class_names:
+        shown = source.with_class_names(paper.class_names)
+    bar = progress_bar(len(FIGURES[type(source)]), "drawing", unit=" figures")
     for name in FIGURES[type(source)]:
-        draw(source, name, folder=folder, venue=venue)
+        bar.update()
+        if faces is not None or name not in NEED_FACES:
+            draw(shown, name, folder=folder, paper=paper, faces=faces)
+    bar.close()
     if isinstance(source, Comparison):
         return _write_comparison(source, folder)
     folder.write_json(source.metrics, "metrics.json")
@@ -112,20 +122,27 @@ def write_report(
         folder.write_array(counts, f"confusion_matrix_{name}.npy")
         shares = normalise_rows(counts)
         folder.write_array(shares, f"confusion_matrix_{name}_normalised.npy")
-    tables = evaluation_tables(source)
+    tables = evaluation_tables(shown)
+    titles = {name: paper.checkpoint(name) for name in source.predictions}
     for name in TABLE_TITLES.keys() - tables.keys():
         _remove(folder, "tables", name)
     for name, table in tables.items():
         folder.write_table(table, "tables", f"{name}.csv", index=True)
         decimals = {"calibration": 2, "sureness": 3}.get(name, 1)
-        words = f"{TABLE_TITLES[name]}. {caption(source)}"
+        words = f"{TABLE_TITLES[name]}: {caption(source, paper)}"
         if (
             table.astype(str)
             .apply(lambda cells: cells.str.contains("[", regex=False))
             .any(axis=None)
         ):
-            words += " In brackets: 95% intervals."
-        latex = latex_table(table, caption=words, label=f"tab:{name}", decimals=decimals)
+            words += " Brackets: 95% intervals over faces."
+        latex = latex_table(
+            table.rename(columns=titles),
+            caption=words,
+            label=f"tab:{name}",
+            decimals=decimals,
+            bold=BEST,
+        )
         folder.write_text(latex, "tables", f"{name}.tex")
     if source.training is not None:
         folder.write_table(most_suspect(source.training), "tables", "labels_to_check.csv")
@@ -137,13 +154,13 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
     write_comparison(comparison, folder)
     about = comparison.about
     words = (
-        f"{about['dataset']}, {SPLITS[about['split']]}, protocol {about['protocol'] or 'none'}, "
-        f"{about['faces']} faces. Mean ± standard deviation over seeds [95% interval over faces]. "
-        f"Checkpoints chosen by {about['selection']}."
+        f"{data_title(about['dataset'], about['protocol'])}, {SPLITS[about['split']]}, "
+        f"{about['faces']:,} faces. Mean ± standard deviation over seeds [95% interval over "
+        f"faces]. Checkpoints chosen by {about['selection']}."
     )
     shown = ("accuracy", "mean_class_accuracy", "macro_f1")
     table = interval_table({metric: comparison.summary[metric] for metric in shown})
-    latex = latex_table(table, caption=words, label="tab:ablation", wide=True)
+    latex = latex_table(table, caption=words, label="tab:ablation", wide=True, bold=BEST)
     folder.write_text(latex, "tables", "ablation.tex")
     return {"ablation": table}
 
@@ -164,7 +181,8 @@ def show_figure(source: Source, name: str, faces: FaceSet | None = None) -> None
     folder = source if isinstance(source, Run) else source.folder if faces is not None else None
     fig = draw(source, name, faces=faces, folder=folder)
     if fig is not None:
-        display((as_photo if name in PHOTOS else as_drawing)(fig))
+        words = f"{name.replace('_', ' ')}: {in_words(fig)}"
+        display((as_photo if name in PHOTOS else as_drawing)(fig, words))
 
 
 def draw(
@@ -173,7 +191,7 @@ def draw(
     *,
     faces: FaceSet | None = None,
     folder: Folder | None = None,
-    venue: str = "paper",
+    paper: Paper | None = None,
 ) -> Figure | None:
     """Draw one of FIGURES; with a folder, also save it there as figures/<name>.pdf and .png.
 
@@ -181,20 +199,16 @@ def draw(
         None if the data are missing: no anchors, no robustness test, no faces.
 
     Raises:
-        ValueError: There is no figure of that name, or no such venue.
+        ValueError: There is no figure of that name.
     """
     figures = FIGURES[type(source)]
-    _among(name, figures, "figure")
-    _among(venue, VENUES, "venue")
-    widths = dict(zip(WIDTHS, VENUES[venue], strict=True))
-
-    def size(width: str, height: float) -> tuple[float, float]:
-        return widths[width], height * widths[width] / WIDTHS[width]
-
+    if name not in figures:
+        raise ValueError(f"no figure {name!r}; there are: {', '.join(figures)}")
+    paper = paper or Paper()
     if name in NEED_FACES and faces is None:
         return None
-    with paper_style():
-        fig = figures[name](source, faces) if name in NEED_FACES else figures[name](source, size)
+    with paper_style(paper.font):
+        fig = figures[name](source, paper, *[faces] * (name in NEED_FACES))
         if folder is not None and fig is not None:
             save_figure(fig, folder.file("figures", name))
     if folder is not None and fig is None:
@@ -208,22 +222,19 @@ def _remove(folder: Folder, kind: str, name: str) -> None:
         old.unlink()
 
 
-def caption(evaluation: Evaluation) -> str:
+def caption(evaluation: Evaluation, paper: Paper | None = None) -> str:
     """Caption with the provenance of the numbers: data, protocol, split, faces, selection rule."""
-    facts = evaluation.facts
-    words = [f"{facts['dataset']}{_protocol(facts['protocol'])}, {SPLITS[facts['split']]}; "
-             f"{len(evaluation.table)} faces"]  # fmt: skip
+    facts, model = evaluation.facts, (paper or Paper()).model
+    data = data_title(facts["dataset"], facts["protocol"])
+    words = [f"{model and model + ' on '}{data}, {SPLITS[facts['split']]}, "
+             f"{len(evaluation.table):,} faces"]  # fmt: skip
     if facts["tta"] == "flip":
         words.append("each face averaged with its mirror image")
     trained = facts["training_dataset"], facts["training_protocol"]
     if trained != (facts["dataset"], facts["protocol"]):
-        words.append(f"trained on {trained[0]}{_protocol(trained[1])}")
-    chosen = f"headline checkpoint: {evaluation.headline}, chosen by {facts['selection']}"
-    return "; ".join([*words, chosen]) + "."
-
-
-def _protocol(name: str) -> str:
-    return f" (protocol {name})" if name else ""
+        words.append(f"trained on {data_title(*trained)}")
+    words.append(Paper().checkpoint(evaluation.headline))
+    return f"{'; '.join(words)}, chosen by {facts['selection']}."
 
 
 def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
@@ -268,11 +279,6 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def _among(name: str, names: Iterable[str], kind: str) -> None:
-    if name not in names:
-        raise ValueError(f"no {kind} {name!r}; there are: {', '.join(names)}")
-
-
 def _per_class(evaluation: Evaluation) -> pd.DataFrame:
     rows = evaluation.metrics["checkpoints"][evaluation.headline]["per_class"]
     table = pd.DataFrame(rows).set_index("class")
@@ -300,71 +306,73 @@ def _calibration(headline: dict) -> pd.DataFrame:
 # -- figures
 
 
-def _accuracy(evaluation: Evaluation, size: Size) -> Figure:
+def _accuracy(evaluation: Evaluation, paper: Paper) -> Figure:
     rows = {
-        name: [numbers["metrics"]["accuracy"], *numbers["intervals"]["accuracy"]]
+        paper.checkpoint(name): [
+            numbers["metrics"]["accuracy"],
+            *numbers["intervals"]["accuracy"],
+        ]
         for name, numbers in evaluation.metrics["checkpoints"].items()
     }
     table = pd.DataFrame(rows, index=["value", "low", "high"]).T
-    fig, [[ax]] = _subplots(size("full", 0.9 + 0.25 * len(rows)))
+    fig, [[ax]] = _subplots(paper.size("full", 0.9 + 0.25 * len(rows)))
     people = evaluation.metrics.get("people")
     people = None if people is None else pd.DataFrame.from_dict(people, orient="index")
     accuracy_bars(table, ax, people=people)
     return fig
 
 
-def _confusion(evaluation: Evaluation, size: Size) -> Figure:
-    fig, axes = _subplots(size("full", 3.0), ncols=len(evaluation.predictions))
+def _confusion(evaluation: Evaluation, paper: Paper) -> Figure:
+    fig, axes = _subplots(paper.size("full", 3.0), ncols=len(evaluation.predictions))
     for ax, (name, table) in zip(axes[0], evaluation.predictions.items(), strict=True):
-        names = table_classes(table)
-        confusion_matrix(confusion_counts(table), names, ax)
-        ax.set_title(name)
+        confusion_matrix(confusion_counts(table), table_classes(table), ax, **paper.cell_texts)
+        ax.set_title(paper.checkpoint(name))
     return fig
 
 
-def _headline_confusion(evaluation: Evaluation, size: Size) -> Figure:
-    fig, [[ax]] = _subplots(size("column", 3.0))
+def _headline_confusion(evaluation: Evaluation, paper: Paper) -> Figure:
+    fig, [[ax]] = _subplots(paper.size("column", 3.0))
     counts = confusion_counts(evaluation.table)
-    confusion_matrix(counts, table_classes(evaluation.table), ax)
+    confusion_matrix(counts, table_classes(evaluation.table), ax, **paper.cell_texts)
     return fig
 
 
-def _training_curves(evaluation: Evaluation, size: Size) -> Figure | None:
+def _training_curves(evaluation: Evaluation, paper: Paper) -> Figure | None:
     if evaluation.history is None:
         return None
-    fig, axes = _subplots(size("full", 2.6), ncols=2)
+    fig, axes = _subplots(paper.size("full", 2.6), ncols=2)
     training_curves(evaluation.history, axes[0])
     return fig
 
 
-def _per_class_bars(evaluation: Evaluation, size: Size) -> Figure:
-    fig, [[ax]] = _subplots(size("full", 2.0))
+def _per_class_bars(evaluation: Evaluation, paper: Paper) -> Figure:
+    fig, [[ax]] = _subplots(paper.size("full", 2.0))
     per_class = evaluation.metrics["checkpoints"][evaluation.headline]["per_class"]
     per_class_bars(pd.DataFrame(per_class), ax)
     return fig
 
 
-def _risk_coverage(evaluation: Evaluation, size: Size) -> Figure:
+def _risk_coverage(evaluation: Evaluation, paper: Paper) -> Figure:
     wrong = (evaluation.table["label"] != evaluation.table["predicted"]).to_numpy()
     offered = confidence_measures(evaluation.table)
     curves = {name: risk_coverage(sure, wrong) for name, sure in offered.items()}
-    fig, [[ax]] = _subplots(size("column", 2.3))
+    fig, [[ax]] = _subplots(paper.size("column", 2.3))
     sureness = evaluation.metrics["checkpoints"][evaluation.headline]["sureness"]
     scores = pd.DataFrame.from_dict(sureness, orient="index").astype(float)
     risk_coverage_curves(curves, ax, scores=scores)
     return fig
 
 
-def _class_offsets(evaluation: Evaluation, size: Size) -> Figure | None:
+def _class_offsets(evaluation: Evaluation, paper: Paper) -> Figure | None:
     if evaluation.headline not in evaluation.validation:
         return None
     curve = offset_curve(evaluation.validation[evaluation.headline])
-    fig, [[ax]] = _subplots(size("column", 2.5))
+    fig, [[ax]] = _subplots(paper.size("column", 2.5))
     offset_path(curve, chosen_offset(curve), ax)
     return fig
 
 
-def _reliability(evaluation: Evaluation, size: Size) -> Figure:
+def _reliability(evaluation: Evaluation, paper: Paper) -> Figure:
     """Confidence before and after temperature scaling, and reliability, where available."""
     panels = [(confidence_bins(evaluation.table), "confidence", "accuracy")]
     temperature = evaluation.metrics["checkpoints"][evaluation.headline]["temperature"]
@@ -375,7 +383,7 @@ def _reliability(evaluation: Evaluation, size: Size) -> Figure:
     if "reliability" in evaluation.table:
         bins = calibration_bins(evaluation.table["reliability"], evaluation.table["agreed"])
         panels.append((bins, "reliability", "agreement"))
-    fig, axes = _subplots(size("full", 2.5), ncols=len(panels))
+    fig, axes = _subplots(paper.size("full", 2.5), ncols=len(panels))
     for ax, (bins, xlabel, ylabel) in zip(axes[0], panels, strict=True):
         names = {"xlabel": xlabel, "ylabel": ylabel}
         reliability_diagram(bins, ax, **names)
@@ -383,45 +391,44 @@ def _reliability(evaluation: Evaluation, size: Size) -> Figure:
     return fig
 
 
-def _robustness(evaluation: Evaluation, size: Size) -> Figure | None:
+def _robustness(evaluation: Evaluation, paper: Paper) -> Figure | None:
     if evaluation.robustness is None:
         return None
     curves = with_clean(evaluation.robustness)
-    fig, axes = _subplots(size("full", 2.5), ncols=2)
+    fig, axes = _subplots(paper.size("full", 2.5), ncols=2)
     for ax, metric, label in zip(axes[0], ("accuracy", "ece"), ("accuracy", "ECE"), strict=True):
         robustness_curves(curves, ax, metric=metric, label=label)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return fig
 
 
-def _embedding_map(evaluation: Evaluation, size: Size) -> Figure | None:
+def _embedding_map(evaluation: Evaluation, paper: Paper) -> Figure | None:
     if "anchors" not in evaluation.inside:
         return None
-    anchors = evaluation.inside["anchors"]
-    embeddings = evaluation.inside["embeddings"].astype(np.float32)
+    anchors = evaluation.inside["anchors"].astype(float)  # in float32, the last digits that are
+    embeddings = evaluation.inside["embeddings"].astype(float)  # drawn vary with the threads
     names = table_classes(evaluation.table)
-    plane = PCA(2, random_state=0).fit(embeddings)
-    places = plane.transform(anchors.reshape(-1, anchors.shape[-1])).reshape(*anchors.shape[:2], 2)
+    plane = PCA(2, svd_solver="full").fit(embeddings)
+    places = plane.transform(anchors.reshape(-1, anchors.shape[-1])).round(6)
+    places = places.reshape(*anchors.shape[:2], 2)
     distance = embeddings @ anchors.reshape(-1, anchors.shape[-1]).T  # all of the same norm
     nearest = np.bincount(distance.argmax(axis=1), minlength=anchors.shape[0] * anchors.shape[1])
     labels = pd.Index(names).get_indexer(evaluation.inside["labels"])
-    fig, [axes] = _subplots(size("full", 3.0), ncols=2, sharex=True, sharey=True)
-    points = plane.transform(embeddings)
+    fig, [axes] = _subplots(paper.size("full", 3.0), ncols=2, sharex=True, sharey=True)
+    points = plane.transform(embeddings).round(6)
     anchor_map(points, labels, places, names, axes[1])
     nearest = nearest.reshape(anchors.shape[:2])
     anchor_graph(anchors, places, nearest, names, axes[0])
     explained = plane.explained_variance_ratio_.sum()
-    axes[0].set_title(
-        f"anchors: {np.count_nonzero(nearest)} of {nearest.size} are the nearest to some face"
-    )
-    axes[1].set_title(f"{len(points)} faces and the anchors ({explained:.0%} of the variance)")
+    axes[0].set_title(f"anchors, {np.count_nonzero(nearest)} of {nearest.size} nearest to a face")
+    axes[1].set_title(f"{len(points)} faces, {explained:.0%} of the variance")
     for ax in axes:
-        ax.set(xticks=[], yticks=[], xlabel="first principal component", adjustable="box")
-    axes[0].set_ylabel("second principal component")
+        ax.set(xticks=[], yticks=[], xlabel="first component", adjustable="box")
+    axes[0].set_ylabel("second component")
     return fig
 
 
-def _errors(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
+def _errors(evaluation: Evaluation, paper: Paper, faces: FaceSet) -> Figure | None:
     """The four most confident mistakes of the headline checkpoint."""
     table = evaluation.table
     wrong = table[table["label"] != table["predicted"]]
@@ -431,45 +438,46 @@ def _errors(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
     confidence = wrong[[f"p_{name}" for name in names]].max(axis=1)
     rows = wrong.loc[confidence.sort_values(ascending=False, kind="stable").index[:4]]
     images = faces.split(evaluation.facts["split"]).gather(rows.index.to_numpy())
-    return face_cards(images, rows, names)
+    return face_cards(images, rows, names, width=paper.size("full", 0)[0])
 
 
-def _attention(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
+def _attention(evaluation: Evaluation, paper: Paper, faces: FaceSet) -> Figure | None:
     if "attention" not in evaluation.inside:
         return None
     sample = faces.split(evaluation.facts["split"]).sample(INSIDE).sample(8)
     weights = evaluation.attention_of(sample.table["id"])
-    fig, axes = _subplots((6.9, 1.0), ncols=len(sample))
+    fig, axes = _subplots(paper.size("full", 1.0), ncols=len(sample))
     images = sample.gather(np.arange(len(sample)))
     for ax, image, attention in zip(axes[0], images, weights, strict=True):
         attention_overlay(image, attention, ax)
     return fig
 
 
-def _suspects(evaluation: Evaluation, faces: FaceSet) -> Figure | None:
+def _suspects(evaluation: Evaluation, paper: Paper, faces: FaceSet) -> Figure | None:
     if evaluation.training is None:
         return None
-    return suspect_faces(most_suspect(evaluation.training, 12), faces.split("train"))
+    table = most_suspect(evaluation.training, 12)
+    return suspect_faces(table, faces.split("train"), width=paper.size("full", 0)[0])
 
 
-def _run_curves(run: Run, size: Size) -> Figure:
-    fig, axes = _subplots(size("full", 2.5), ncols=2)
+def _run_curves(run: Run, paper: Paper) -> Figure:
+    fig, axes = _subplots(paper.size("full", 2.5), ncols=2)
     training_curves(run.history(), axes[0])
     return fig
 
 
-def _ablation(comparison: Comparison, size: Size) -> Figure:
-    return ablation(comparison.summary, comparison.seeds)
+def _ablation(comparison: Comparison, paper: Paper) -> Figure:
+    return ablation(comparison.summary, comparison.seeds, width=paper.size("full", 0)[0])
 
 
-def _differences(comparison: Comparison, size: Size) -> Figure | None:
-    return differences_figure(comparison.differences)
+def _differences(comparison: Comparison, paper: Paper) -> Figure | None:
+    return differences_figure(comparison.differences, width=paper.size("full", 0)[0])
 
 
-def _label_noise(comparison: Comparison, size: Size) -> Figure | None:
+def _label_noise(comparison: Comparison, paper: Paper) -> Figure | None:
     if comparison.detection.empty:
         return None
-    fig, axes = _subplots(size("full", 2.3), ncols=2, sharey=True)
+    fig, axes = _subplots(paper.size("full", 2.3), ncols=2, sharey=True)
     detection_curves(comparison.detection, axes[0])
     return fig
 
@@ -499,13 +507,13 @@ FIGURES: dict[type, dict[str, Callable[..., Figure | None]]] = {
     },
     Run: {
         "training_curves": _run_curves,
-        "dashboard": lambda run, size: dashboard(run.history(), run.config.epochs),
+        "dashboard": lambda run, _: dashboard(run.history(), run.config.epochs),
     },
     Comparison: {
         "ablation": _ablation,
         "differences": _differences,
         "label_noise": _label_noise,
     },
-    Explained: {"explanation": lambda face, size: explanation_figure(face)},
-    Photo: {"faces": lambda photo, size: detected_faces(photo.picture, photo.boxes)},
+    Explained: {"explanation": lambda face, _: explanation_figure(face)},
+    Photo: {"faces": lambda photo, _: detected_faces(photo.picture, photo.boxes)},
 }

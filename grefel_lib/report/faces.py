@@ -15,12 +15,14 @@ from grefel_lib.report.style import (
     EMA,
     FAINT,
     INK,
+    SMALLEST,
     VAL,
     bare,
     check_one_each,
     class_colours,
     paper_style,
     short_name,
+    short_names,
     text_width,
 )
 from grefel_lib.sources.photo import Box
@@ -49,21 +51,25 @@ def face_cards(
     rows: pd.DataFrame,
     class_names: Sequence[str],
     others: Mapping[str, pd.Series] | None = None,
+    *,
+    width: float = 8.8,
 ) -> Figure:
-    """Draw faces next to the vote and model distributions, four per row.
+    """Draw faces next to the vote and model distributions, four per row if there is room.
 
     Args:
         images: N arrays (H, W) or (H, W, 3), uint8.
         rows: The N matching rows of a predictions table.
         class_names: C names.
         others: Predictions of other checkpoints, by checkpoint name.
+        width: Inches.
 
     Above each face: label and prediction, id, reliability, the others' predictions.
     """
-    lines = -(-len(images) // 4)
+    across = 4 if width > 6.5 else 2
+    lines = -(-len(images) // across)
     high = 1.7 + 0.15 * len(others or ())
-    fig = Figure(figsize=(8.8, high * lines + 0.2))
-    axes = fig.subplots(lines, 8, squeeze=False, width_ratios=[1, 1.15] * 4)
+    fig = Figure(figsize=(width, high * lines + 0.2))
+    axes = fig.subplots(lines, 2 * across, squeeze=False, width_ratios=[1, 1.15] * across)
     for ax in axes.flat:
         ax.set_axis_off()
     pairs = axes.reshape(-1, 2)
@@ -101,7 +107,7 @@ def distribution_bars(
         ax.barh(where, values, thick, color=looks[name], ec=INK, lw=0.4, label=name)
     ax.set_axis_on()
     ax.set(xlim=(0, 1), ylim=(len(class_names) - 0.5, -0.5), xticks=[])
-    ax.set_yticks(range(len(class_names)), [short_name(n) for n in class_names], size=size)
+    ax.set_yticks(range(len(class_names)), short_names(class_names), size=size)
     ax.tick_params(length=0)
     ax.spines["bottom"].set_visible(False)
     return ax
@@ -189,7 +195,7 @@ def face_grid(
         images: N arrays (H, W) or (H, W, 3), uint8.
         fig: An empty figure to draw on.
         ncols: Faces in a row.
-        titles: N texts above the faces; they shrink to their column.
+        titles: N texts above the faces; they break at an arrow, or shrink, to fit their column.
         row_labels: A text beside each row.
         colours: N colours for frames around the faces.
         votes: (N, 10) votes in the order of VOTE_COLUMNS, as small bars under the faces.
@@ -203,8 +209,11 @@ def face_grid(
     heights = [1] * rows if votes is None else [1, 0.32] * rows
     whole = fig.subplots(len(heights), ncols, squeeze=False, height_ratios=heights)
     axes = whole if votes is None else whole[::2]
-    longest = max(map(text_width, "\n".join(titles or [""]).split("\n"))) or 1
-    size = 7 * min(1, 0.94 * 72 * fig.get_figwidth() / ncols / longest)
+    slot = 0.94 * 72 * fig.get_figwidth() / ncols
+    if titles and max(map(_widest_line, titles)) > slot:
+        titles = [title.replace(" →", "\n→") for title in titles]
+    longest = max(map(_widest_line, titles or [""])) or 1
+    size = max(SMALLEST, 7 * min(1, slot / longest))
     for ax in whole.flat:
         bare(ax)
     for ax, text in zip(axes[:, 0], row_labels or (), strict=False):
@@ -225,17 +234,22 @@ def face_grid(
     return axes
 
 
-def suspect_faces(table: pd.DataFrame, training: FaceSet) -> Figure:
+def _widest_line(text: str) -> float:
+    return max(map(text_width, text.split("\n")))
+
+
+def suspect_faces(table: pd.DataFrame, training: FaceSet, *, width: float = 6.9) -> Figure:
     """Draw training faces whose labels look wrong (`most_suspect`), with their votes.
 
-    Above each face: its label and the model's prediction.
+    Above each face: its label and the model's prediction. The width is in inches.
     """
     titles = [f"{a} → {b}" for a, b in table[["label", "predicted"]].to_numpy()]
     voted = [f"votes_{name}" for name in VOTE_COLUMNS]
     votes = table[voted].to_numpy() if set(voted) <= set(table) else None
     rows = -(-len(table) // 6)
     with paper_style():
-        fig = Figure(figsize=(6.9, (1.75 if votes is not None else 1.3) * rows))
+        high = width / 6 + (0.7 if votes is not None else 0.25)
+        fig = Figure(figsize=(width, high * rows))
         images = training.gather(table.index.to_numpy())
         face_grid(images, fig, ncols=6, titles=titles, votes=votes)
     return fig

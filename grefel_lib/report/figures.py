@@ -17,15 +17,17 @@ from grefel_lib.report.style import (
     FAINT,
     INK,
     QUIET,
+    SMALLEST,
     TRAIN,
     VAL,
+    Paper,
     check_one_each,
     class_colours,
     interval_ends,
     name_rows,
     paper_style,
     percent,
-    short_name,
+    short_names,
     text_width,
 )
 from grefel_lib.report.tables import NOTHING
@@ -46,10 +48,10 @@ def accuracy_bars(scores: pd.DataFrame, ax: Axes, *, people: pd.DataFrame | None
     for row, value in enumerate(scores["value"]):
         ax.annotate(f"{100 * value:.1f}", (value, row), (0, 4), ha="center",
                     textcoords="offset points", size=7)  # fmt: skip
-    for judge, line in () if people is None else people.iterrows():
+    for number, (judge, line) in enumerate(() if people is None else people.iterrows()):
         ax.axvspan(line["low"], line["high"], color=FAINT, lw=0, zorder=0)
         at = ((line["low"] + line["high"]) / 2, 1)
-        ax.annotate(judge, at, (0, 2), xycoords=("data", "axes fraction"), ha="center",
+        ax.annotate(judge, at, (0, 2 + 9 * number), xycoords=("data", "axes fraction"), ha="center",
                     textcoords="offset points", size=7, color=QUIET)  # fmt: skip
     name_rows(ax, list(scores.index))
     ax.margins(x=0.08)
@@ -112,15 +114,17 @@ def risk_coverage_curves(
         label = f"{name} (AURC {100 * scores.loc[name, 'aurc']:.1f})"
         ax.plot(curve["coverage"], curve["risk"], color=colour, linestyle=line, label=label)
     whole = next(iter(curves.values()))["risk"].iloc[-1]
-    ax.axhline(whole, color=FAINT, linewidth=0.8, zorder=0)
-    place = {"xytext": (2, 2), "textcoords": "offset points"}
-    ax.annotate("all faces", (0, whole), color=QUIET, fontsize=7, **place)
+    ax.axhline(whole, color=FAINT, linewidth=0.8, zorder=0, label="all faces")
     ax.set(xlabel="coverage (share of faces kept)", ylabel="error rate", xlim=(0, 1))
     ax.set_ylim(0, None)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter("{x:.0%}")
-    ax.legend(loc="lower right")
+    _legend_above(ax)
     return ax
+
+
+def _legend_above(ax: Axes) -> None:
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderpad=0.2)
 
 
 def offset_path(curve: pd.DataFrame, chosen: float, ax: Axes) -> Axes:
@@ -135,13 +139,13 @@ def offset_path(curve: pd.DataFrame, chosen: float, ax: Axes) -> Axes:
     ax.plot(x, y, color=VAL, marker="o", markersize=2.5)
     ax.plot(x[chosen], y[chosen], color=EMA, marker="o", markersize=6)
     for tau in dict.fromkeys((0.0, 1.0, chosen)):
-        mark = {"color": EMA, "weight": "bold"} if tau == chosen else {"color": QUIET}
-        place = (
-            {"xytext": (0, -5), "ha": "left"} if tau == 0 else {"xytext": (-5, -5), "ha": "right"}
-        )
+        mark = {"color": QUIET, "va": "top"}
+        if tau == chosen:  # above its point, the others below
+            mark = {"color": EMA, "weight": "bold", "va": "bottom"}
+        side, align = (0, "left") if tau == 0 else (-5, "right")
         words = "no offsets" if tau == 0 else f"strength {tau:g}"
-        ax.annotate(words, (x[tau], y[tau]), textcoords="offset points", va="top", fontsize=7,
-                    **place, **mark)  # fmt: skip
+        ax.annotate(words, (x[tau], y[tau]), (side, 5 if tau == chosen else -5), ha=align,
+                    textcoords="offset points", fontsize=7, **mark)  # fmt: skip
     ax.set(xlabel="mean class accuracy (validation)", ylabel="accuracy (validation)")
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.yaxis.set_major_formatter("{x:.1%}")
@@ -233,53 +237,108 @@ def _markers(history: pd.DataFrame) -> dict[str, Any]:
     return {"marker": "o", "ms": 2.5} if len(history) < 12 else {}
 
 
+def confusion_figure(
+    y_true: Sequence, y_pred: Sequence, names: Sequence[str] = (), *, paper: Paper | None = None
+) -> Figure:
+    """A confusion matrix from the labels and predictions of any model, one column wide.
+
+    Args:
+        y_true: (N,) labels: classes, or their positions in `names`.
+        y_pred: (N,) predictions, likewise.
+        names: The classes in their order; by default those that occur, sorted.
+        paper: Its widths, font, names and cells.
+
+    Raises:
+        ValueError: The lengths differ, there are no faces, or a label is not among the names.
+    """
+    paper = paper or Paper()
+    if len(y_true) != len(y_pred) or not len(y_true):
+        raise ValueError(f"{len(y_true)} labels and {len(y_pred)} predictions; give one for each")
+    given = pd.Series([*y_true, *y_pred])
+    positions = bool(names) and pd.api.types.is_numeric_dtype(given)
+    known = range(len(names)) if positions else list(names) or sorted(given.unique(), key=str)
+    codes = pd.Index(known).get_indexer(given)
+    if (codes < 0).any():
+        raise ValueError(f"{given[codes < 0].iloc[0]!r} is not among the {len(known)} classes")
+    counts = np.zeros((len(known), len(known)), dtype=int)
+    np.add.at(counts, tuple(codes.reshape(2, -1)), 1)
+    names = [paper.class_names.get(str(name), str(name)) for name in names or known]
+    with paper_style(paper.font):
+        fig = Figure(figsize=paper.size("column", 3.0))
+        confusion_matrix(counts, names, fig.subplots(), **paper.cell_texts)
+    return fig
+
+
 def confusion_matrix(
-    cells: np.ndarray, names: Sequence[str], ax: Axes, *, counts: bool = True
+    cells: np.ndarray,
+    names: Sequence[str],
+    ax: Axes,
+    *,
+    counts: bool = True,
+    percentages: bool = True,
 ) -> Axes:
-    """Plot a row-normalised confusion matrix in percent, with square cells.
+    """Plot a row-normalised confusion matrix, with square cells.
 
     Args:
         cells: (C, C) counts by true class (row) and predicted class (column).
         names: C class names.
         ax: Where to draw.
-        counts: Write the counts under the percentages; if the cells are too small for that,
-            write each row's sum beside its name.
+        counts: Write the counts, below the percentages if there are any; if the cells are too
+            small for both, write each row's sum beside its name.
+        percentages: Write the percentages of the rows.
     """
     import seaborn  # slow to import
 
     cells = np.asarray(cells)
     check_one_each(names, "names", len(cells), "classes")
     shares = normalise_rows(cells)
-    side = min(_axes_size(ax)) / len(cells)  # points
-    size = float(np.clip(0.34 * side, 5, 8))
-    below = counts and 0.72 * size > 4.8
-    look = {"cmap": BLUES, "cbar": False, "square": True, "linewidths": 0.4, "linecolor": "white"}
-    seaborn.heatmap(shares, ax=ax, vmin=0, vmax=1, **look)
+    roomy = max(map(text_width, names)) < 0.3 * _axes_size(ax)[0]
+    left = list(names) if roomy else short_names(names)
+    side = _cell_side(ax, left)
+    widest = max(text_width(f"{value:.0f}") for value in cells.flat) * SMALLEST / 7
+    both = counts and percentages
+    below = both and widest < 0.92 * side and side > 2.8 * SMALLEST
+    if both and not below:
+        left = [f"{n} ({s:.0f})" for n, s in zip(left, cells.sum(axis=1), strict=True)]
+        side = _cell_side(ax, left)
+    size = float(np.clip(0.34 * side, SMALLEST, 8))
+    mesh = {"vmin": 0, "vmax": 1, "linewidths": 0.4, "linecolor": "white", "cbar": False}
+    seaborn.heatmap(shares, cmap=BLUES, square=True, ax=ax, **mesh)
     for (row, column), share in np.ndenumerate(shares):
         value = cells[row, column]
         colour = "white" if share > 0.63 else INK if value else QUIET
-        text = percent(share, side > 30) if cells[row].any() else NOTHING
+        text = percent(share, side > 30) if percentages else _short_count(value, side, size)
+        text = text if cells[row].any() else NOTHING
         at = {"ha": "center", "va": "center", "color": colour}
         two = size / side if below and value > 0 else 0
-        place = column + 0.5, row + 0.5 - 0.42 * two
-        ax.text(*place, text, size=size, **at)
+        ax.text(column + 0.5, row + 0.5 - 0.42 * two, text, size=size, **at)
         if two:
-            ax.text(column + 0.5, row + 0.5 + 0.66 * two, f"{value:.0f}", size=0.72 * size, **at)
-    roomy = max(map(text_width, names)) < 0.22 * 72 * ax.figure.get_figwidth()
-    left = list(names) if roomy else [short_name(name) for name in names]
-    if counts and not below:
-        left = [f"{n} ({s:.0f})" for n, s in zip(left, cells.sum(axis=1), strict=True)]
+            smaller = max(SMALLEST, 0.72 * size)
+            ax.text(column + 0.5, row + 0.5 + 0.66 * two, f"{value:.0f}", size=smaller, **at)
     bottom, rotation = _fitting_names(names, side)
     ax.set_xticks(np.arange(len(cells)) + 0.5, bottom, rotation=rotation)
     ax.set_yticks(np.arange(len(cells)) + 0.5, left, rotation=0)
     ax.tick_params(length=0)
-    ax.set(xlabel="predicted (% of true class)", ylabel="true")
+    ax.set(ylabel="true")
+    ax.set_xlabel(f"predicted ({'% of true class' if percentages else 'number of faces'})")
     return ax
+
+
+def _cell_side(ax: Axes, left: Sequence[str]) -> float:
+    """Approximate side of a matrix' cells in points, with these names beside its rows."""
+    width, height = _axes_size(ax)
+    return min(width, width / 0.775 - max(map(text_width, left)) - 24, height) / len(left)
+
+
+def _short_count(value: float, side: float, size: float) -> str:
+    """A count that fits into its cell: 1234, 12k or 1.2M."""
+    texts = (f"{value:.0f}", f"{value / 1e3:.0f}k", f"{value / 1e6:.1f}M", f"{value / 1e6:.0f}M")
+    return next((t for t in texts if text_width(t) * size / 7 < 0.94 * side), texts[-1])
 
 
 def _fitting_names(names: Sequence[str], slot: float) -> tuple[list[str], int]:
     """Names for ticks `slot` points apart, and their rotation: full, short or vertical."""
-    short = [short_name(name) for name in names]
+    short = short_names(names)
     if max(map(text_width, names)) < 0.94 * slot:
         return list(names), 0
     return short, 0 if max(map(text_width, short)) < 0.94 * slot else 90
@@ -311,5 +370,5 @@ def training_curves(history: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axe
         ax.set(xlabel="epoch", ylabel=name)
         ax.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
         ax.grid(axis="y")
-        ax.legend(loc="best")
+        _legend_above(ax)
     return axes

@@ -7,7 +7,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from grefel_lib.report.style import INK, QUIET, class_colours, short_name
+from grefel_lib.report.style import INK, QUIET, class_colours, short_names, text_width
 
 
 def anchor_map(
@@ -26,17 +26,25 @@ def anchor_map(
         labels: (N,) positions in `class_names`.
         anchors: (C, K, 2) anchors in the same plane.
         class_names: C names.
-        ax: Target axes; the legend is to their right.
+        ax: Target axes; the legend is below their figure.
     """
     look = {"ec": INK, "lw": 0.6, "marker": "D", "s": 15, "zorder": 3}
     halo = [patheffects.withStroke(linewidth=2, foreground="white")]
     colours = class_colours(class_names)
-    for i, name in enumerate(class_names):
+    present = np.unique(labels)
+    every = np.concatenate([points, anchors.reshape(-1, 2)])
+    scale = 1 / min(72 * ax.figure.get_size_inches() * (0.3, 0.5) / np.ptp(every, axis=0))
+    middles = np.array([np.median(points[labels == i], axis=0) for i in present])
+    names = short_names(class_names)
+    room = scale * max(map(text_width, names)) * 1.15, scale * 9
+    places = dict(zip(present, apart(middles, room), strict=True))
+    ax.update_datalim(list(places.values()))
+    for i, name in enumerate(names):
         members = points[labels == i]
         ax.scatter(*members.T, s=9, color=colours[i], alpha=0.6, lw=0, zorder=2)
         ax.scatter(*anchors[i].T, color=colours[i], **look)
         if len(members):
-            ax.text(*np.median(members, axis=0), short_name(name), ha="center", va="center",
+            ax.text(*places[i], name, ha="center", va="center",
                     size=7, weight="bold", path_effects=halo, zorder=5)  # fmt: skip
     round_, square = {"ls": "", "marker": "o", "mew": 0}, {"ls": "", "marker": "D", "mfc": "white"}
     keys = [
@@ -45,9 +53,20 @@ def anchor_map(
     ]
     keys.append(Line2D([], [], color=QUIET, ms=3, alpha=0.6, label="a face", **round_))
     keys.append(Line2D([], [], mec=INK, mew=0.6, ms=4, label="an anchor", **square))
-    ax.legend(handles=keys, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    ax.figure.legend(handles=keys, loc="outside lower center", ncols=5)
     ax.set_aspect("equal")
     return ax
+
+
+def apart(places: np.ndarray, size: tuple[float, float]) -> np.ndarray:
+    """The centres (N, 2) of N boxes of one size, moved up until none covers another."""
+    moved, done = places.astype(float), []
+    for i in np.argsort(places[:, 1], kind="stable"):
+        for j in sorted(done, key=lambda j: moved[j, 1]):
+            if (np.abs(moved[i] - moved[j]) < size).all():
+                moved[i, 1] = moved[j, 1] + 1.001 * size[1]
+        done.append(i)
+    return moved
 
 
 def anchor_graph(

@@ -7,7 +7,8 @@ import contextlib
 import io
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,10 @@ VENUES = {  # column and full width of their templates; two are single-column
     "paper": tuple(WIDTHS.values()), "cvpr": (3.25, 6.875), "icml": (3.25, 6.75),
     "aaai": (3.3, 7.0), "ieee": (3.5, 7.16), "eccv": (4.8, 4.8), "neurips": (5.5, 5.5),
 }  # fmt: skip
+SANS, TIMES = "DejaVu Sans", "STIXGeneral"  # both come with matplotlib
+SMALLEST = 6  # points; no text of a figure in a paper is smaller
+CELLS = ("both", "counts", "percent")
+CHECKPOINTS = {"best_model": "raw weights", "best_ema_model": "EMA weights"}
 INK, QUIET, FAINT = "#222222", "#767676", "#D9D9D9"
 TRAIN, VAL, EMA = "#8C8C8C", "#0072B2", "#D55E00"
 
@@ -37,7 +42,7 @@ TRAIN, VAL, EMA = "#8C8C8C", "#0072B2", "#D55E00"
 _RAMP = ("#FCFCFC", "#CEE1F7", "#A0C6EE", "#72ABE0", "#3E91CE", "#0177B3", "#005D8D", "#004468")
 BLUES = LinearSegmentedColormap.from_list("blues", _RAMP)
 _STYLE = {
-    "font.family": "DejaVu Sans", "font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8,
+    "font.size": 8, "mathtext.fontset": "stix", "axes.titlesize": 8, "axes.labelsize": 8,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "text.usetex": False,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
     "ytick.color": INK, "axes.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
@@ -50,17 +55,29 @@ _STYLE = {
     "axes.prop_cycle": cycler(color=list(COLOURS.values())),
 }  # fmt: skip
 
-# Used when saving, maybe after `paper_style` has ended. Submission systems reject Type 3 fonts, a
-# tight bounding box changes the width, and hinting changes letter widths with resolution.
+# Submission systems reject Type 3 fonts, a tight bounding box changes the width, and hinting
+# changes letter widths with resolution.
 _SAVING = {"pdf.fonttype": 42, "savefig.bbox": None, "savefig.dpi": 300, "text.hinting": "none"}
+_DEFAULTS = {k: v for k, v in matplotlib.rcParamsDefault.items() if "backend" not in k}
 _ONE_AT_A_TIME = threading.RLock()  # the style is global, and panels draw in threads of their own
+_fonts = [SANS]  # of the blocks of `paper_style` that are open
 
 
 @contextlib.contextmanager
-def paper_style() -> Iterator[None]:
-    """The matplotlib style of a paper's figures, inside the block."""
-    with _ONE_AT_A_TIME, matplotlib.rc_context(_STYLE | _SAVING):
-        yield
+def paper_style(font: str = "") -> Iterator[None]:
+    """The matplotlib style of a paper's figures, inside the block, whatever the user's own is.
+
+    Args:
+        font: SANS or TIMES; by default that of the block around this one, else SANS.
+    """
+    with _ONE_AT_A_TIME:
+        _fonts.append(font or _fonts[-1])
+        try:
+            own = {"font.family": [_fonts[-1], SANS]}  # SANS has the letters that TIMES lacks
+            with matplotlib.rc_context(_DEFAULTS | _STYLE | _SAVING | own):
+                yield
+        finally:
+            _fonts.pop()
 
 
 def save_figure(fig: Figure, stem: Path) -> tuple[Path, Path]:
@@ -69,7 +86,7 @@ def save_figure(fig: Figure, stem: Path) -> tuple[Path, Path]:
     The folder must exist. The first save freezes the layout, so saving again gives identical bytes.
     """
     pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
-    with _ONE_AT_A_TIME, matplotlib.rc_context(_SAVING):
+    with paper_style():
         _settle(fig)
         fig.set_layout_engine("none")
         undated = {"CreationDate": None}
@@ -78,20 +95,71 @@ def save_figure(fig: Figure, stem: Path) -> tuple[Path, Path]:
     return pdf, png
 
 
+@dataclass(frozen=True)
+class Paper:
+    """The paper that figures and tables are made for.
+
+    Args:
+        venue: A key of VENUES; sets the widths and the font: Times-like for all but "paper".
+        cells: What the cells of confusion matrices hold: counts, percent or both.
+        model: Name of the model, for titles and captions.
+        class_names: Class -> its name in figures and tables.
+
+    Raises:
+        ValueError: There is no such venue, or `cells` is something else.
+    """
+
+    venue: str = "paper"
+    cells: str = "both"
+    model: str = ""
+    class_names: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, names, kind in ((self.venue, VENUES, "venue"), (self.cells, CELLS, "cells")):
+            if name not in names:
+                raise ValueError(f"no {kind} {name!r}; there are: {', '.join(names)}")
+
+    @property
+    def font(self) -> str:
+        return SANS if self.venue == "paper" else TIMES
+
+    def size(self, width: str, height: float) -> tuple[float, float]:
+        """Inches of a figure that is a column or a page wide; its height is given at WIDTHS."""
+        inches = dict(zip(WIDTHS, VENUES[self.venue], strict=True))[width]
+        return inches, height * max(inches / WIDTHS[width], 0.85)  # the text keeps its size
+
+    @property
+    def cell_texts(self) -> dict[str, bool]:
+        """The arguments of `confusion_matrix` for `cells`."""
+        return {"counts": self.cells != "percent", "percentages": self.cells != "counts"}
+
+    def checkpoint(self, name: str) -> str:
+        """A checkpoint in titles and tables: "EMA weights", or "Ours, EMA weights"."""
+        return ", ".join(filter(None, (self.model, CHECKPOINTS.get(name, name))))
+
+
 def short_name(name: str) -> str:
     """An abbreviated class name: happiness -> hap, fearfully angry -> fea-ang.
 
-    Of a user's own classes, which may begin alike, only long names are cut.
+    Of a user's own classes, which may begin or end alike, long names lose their middle.
     """
     if name not in COLOURS:
-        return name if len(name) < 10 else f"{name[:8]}…"
+        return name if len(name) < 11 else f"{name[:5]}…{name[-4:]}"
     return "-".join(word[:3] for word in name.split())
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """`short_name` of all; where some are a user's own, the others are not abbreviated either."""
+    own = any(name not in COLOURS for name in names)
+    return [name if own and name in COLOURS else short_name(name) for name in names]
 
 
 def class_colours(names: Sequence[str]) -> list[str]:
     """The colour of each class or column of votes; a user's own classes take them in turn."""
-    known, turn = {"unknown": FAINT, "NF": "white", **COLOURS}, itertools.cycle(COLOURS.values())
-    return [known[name] if name in known else next(turn) for name in names]
+    known = {"unknown": FAINT, "nf": "white", **COLOURS}
+    colours = [known.get(name.lower()) for name in names]
+    turn = itertools.cycle(c for c in COLOURS.values() if c not in colours)
+    return [colour or next(turn) for colour in colours]
 
 
 def text_width(text: str) -> float:
@@ -163,17 +231,29 @@ def paper_figure(
         display(as_photo(fig) if photo else as_drawing(fig))
 
 
-def as_photo(fig: Figure) -> Image:
+def as_photo(fig: Figure, alt: str = "") -> Image:
     """A figure full of faces as a JPEG for a notebook; a PNG would be five times as large."""
     content = io.BytesIO()
-    fig.savefig(content, format="jpeg", dpi=72, pil_kwargs={"quality": 66})
-    return Image(content.getvalue(), format="jpeg")
+    with paper_style():
+        fig.savefig(content, format="jpeg", dpi=72, pil_kwargs={"quality": 66})
+    return Image(content.getvalue(), format="jpeg", alt=alt or in_words(fig))
 
 
-def as_drawing(fig: Figure) -> Image:
+def as_drawing(fig: Figure, alt: str = "") -> Image:
     """A figure of lines and areas as a PNG of 64 colours, a fifth of the usual size."""
     content, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(content, format="png", dpi=100)
+    with paper_style():
+        fig.savefig(content, format="png", dpi=100)
     colours = PillowImage.open(content).convert("RGB").quantize(64, dither=PillowImage.Dither.NONE)
     colours.save(small, format="png", optimize=True)
-    return Image(small.getvalue(), format="png", width=round(100 * fig.get_figwidth()))
+    width = round(100 * fig.get_figwidth())
+    return Image(small.getvalue(), format="png", width=width, alt=alt or in_words(fig))
+
+
+def in_words(fig: Figure) -> str:
+    """Titles and axes of a figure, as its alternative text."""
+    words = []
+    for ax in fig.axes:
+        axes = " against ".join(filter(None, (ax.get_ylabel(), ax.get_xlabel())))
+        words.append(": ".join(filter(None, (ax.get_title(), axes))))
+    return " ".join("; ".join(dict.fromkeys(filter(None, words))).split()) or "faces"

@@ -18,6 +18,15 @@ TITLES = {
     "ece_mass": "ECE, equal mass (%)", "classwise_ece": "classwise ECE (%)",
     "soft_nll": "NLL of the votes", "soft_brier": "Brier of the votes",
 }  # fmt: skip
+_LOWER = ("ece", "nll", "brier", "ece_plain", "ece_mass", "classwise_ece", "soft_nll",
+          "soft_brier")  # fmt: skip
+BEST = {title: "min" if name in _LOWER else "max" for name, title in TITLES.items()}
+BEST |= {"AUROC": "max", "AURC": "min"}
+DATASETS = {
+    "synthetic": "drawn faces", "ferplus": "FERPlus", "fer2013": "FER2013", "rafdb": "RAF-DB",
+    "rafdb_compound": "RAF-DB compound", "affectnet7": "AffectNet-7", "affectnet8": "AffectNet-8",
+    "folder": "our own faces",
+}  # fmt: skip
 SPLITS = {  # in words; on two of the three a number says little of new faces
     "test": "test split",
     "val": "validation split, which chose the checkpoint",
@@ -32,6 +41,12 @@ _LATEX = {
     "|": r"\textbar{}", "\n": " ", "±": r"$\pm$", "–": "--",
     NO_BREAK: "~",
 }  # fmt: skip
+
+
+def data_title(dataset: str, protocol: str) -> str:
+    """A data set and its protocol in a caption: FERPlus (protocol official)."""
+    words = protocol if " " in protocol else f"protocol {protocol}"  # some are said in words
+    return DATASETS.get(dataset, dataset) + (f" ({words})" if protocol else "")
 
 
 def with_intervals(
@@ -111,8 +126,8 @@ def latex_table(
         caption: Plain text.
         label: For `\\ref`, letters, digits and `: . _ / -`.
         decimals: Digits after the point of floats.
-        bold: "max" or "min" per column, to set its best value in bold, with all others that print
-            the same.
+        bold: "max" or "min" by column or row, to set its best value in bold, with all others that
+            print the same; a cell of text counts by the number at its start.
         wide: Span both columns of a page.
 
     Raises:
@@ -122,17 +137,14 @@ def latex_table(
         raise ValueError(f"the table has {len(table)} rows and {table.shape[1]} columns; need both")
     if not re.fullmatch(r"[A-Za-z0-9:._/-]+", label):
         raise ValueError(f"bad label {label!r}; use letters, digits and : . _ / -, as in tab:test")
-    columns = []
-    for name, values in table.items():
-        cells = [_cell(value, decimals) for value in values]
-        if bold and name in bold and values.notna().any():
-            best = _cell({"max": values.max, "min": values.min}[bold[name]](), decimals)
-            cells = [rf"\textbf{{{cell}}}" if cell == best else cell for cell in cells]
-        columns.append(cells)
+    cells = table.astype(object).map(lambda value: _cell(value, decimals)).astype(object)
+    for name, which in (bold or {}).items():
+        line = (slice(None), name) if name in cells else (name, slice(None))
+        if name in cells or name in cells.index:
+            cells.loc[line] = _bold(cells.loc[line], which)
     numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
-    rows = [
-        " & ".join(row) + r" \\" for row in zip(map(escape, table.index), *columns, strict=True)
-    ]
+    rows = [" & ".join([escape(name), *row]) + r" \\" for name, row in zip(cells.index,
+            cells.to_numpy(), strict=True)]  # fmt: skip
     head = " & ".join(map(escape, [table.index.name or "", *table.columns]))
     place = "table*" if wide else "table"
     return "\n".join(
@@ -152,6 +164,14 @@ def latex_table(
             "",
         ]
     )
+
+
+def _bold(cells: pd.Series, which: str) -> pd.Series:
+    """LaTeX cells, of which the largest or smallest number is bold if there are others."""
+    number = re.compile(r"^\$?(-?\d+\.?\d*)\$?")
+    values = cells.str.extract(number)[0].astype(float)
+    best = (values == values.agg(which)) & (values.nunique() > 1)
+    return cells.mask(best, cells.str.replace(number, lambda m: rf"\textbf{{{m[0]}}}", regex=True))
 
 
 def escape(text: object) -> str:
