@@ -415,7 +415,7 @@ PROFILES: dict[str, dict[str, Any]] = {
     "mobile": {
         "backbone": "mobilenetv1_100",
         "backbone_weights": "face",
-        "image_size": 112,
+        "image_size": 96,
         "output_stride": 32,
         "channels_last": True,
         "train_protocol": "all",
