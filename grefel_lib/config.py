@@ -11,7 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-PROJECT_ROOT = Path(__file__).resolve().parents[1]
+PACKAGED = Path(__file__).resolve().with_name("notebooks")  # only in an ordinary install
+_FOLDER = Path.cwd().parent if Path.cwd().name == "notebooks" else Path.cwd()
+PROJECT_ROOT = _FOLDER if PACKAGED.is_dir() else PACKAGED.parents[1]
 PRETRAINED = Path(__file__).resolve().with_name("pretrained")  # models that come with the library
 log = logging.getLogger(__name__)
 

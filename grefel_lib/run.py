@@ -178,7 +178,7 @@ class Run(Folder):
                 over.set()
                 heart.join()
                 with contextlib.suppress(OSError):  # a full disk must not hide the first error
-                    self.write_ending(ending)
+                    self._write_status(facts | ending | {"ended": time.strftime(_TIME)})
 
     def write_ending(self, ending: Mapping[str, str]) -> None:
         """Record in status.json how training ended: status, and the error, if any."""

@@ -29,7 +29,8 @@ def installed(tmp_path_factory):
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(PROJECT_ROOT / name, source)
     without = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(PROJECT_ROOT / "grefel_lib", source / "grefel_lib", ignore=without)
+    for name in ("grefel_lib", "notebooks"):
+        shutil.copytree(PROJECT_ROOT / name, source / name, ignore=without)
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", str(root), str(source)]
     subprocess.run(build, check=True, cwd=root)
@@ -51,10 +52,24 @@ def test_an_installed_library_holds_every_module_and_table(installed):
     found = json.loads(run("-c", LOOK))
     assert all(file.startswith(f"{site}{os.sep}") for file in found["files"].values())
     inside = {path.relative_to(site) for path in (site / "grefel_lib").rglob("*.*")}
+    inside = {path for path in inside if path.parts[1] != "notebooks"}
     mine = {path.relative_to(PROJECT_ROOT) for path in (PROJECT_ROOT / "grefel_lib").rglob("*.*")}
     assert {p for p in inside if p.suffix != ".pyc"} == {p for p in mine if p.suffix != ".pyc"}
     assert len(found["files"]) == len([p for p in mine if p.suffix == ".py"]) - 1  # its __init__
     assert found["published"] > 10
+
+
+def test_an_installed_library_writes_its_notebooks_into_the_current_folder(installed):
+    run, site = installed
+    code = """
+from grefel_lib.commands.notebook import cell_parameters
+from grefel_lib.run import outputs_folder
+from grefel_lib.analysis.compare import compare_runs
+print(cell_parameters("train")["profile"], outputs_folder(), len(compare_runs().summary) > 3)"""
+    assert run("-c", code) == f"auto {site.parent / 'outputs'} True\n"
+    mine = {path.relative_to(PROJECT_ROOT) for path in (PROJECT_ROOT / "notebooks").rglob("*.*")}
+    there = {path.relative_to(site.parent) for path in (site.parent / "notebooks").rglob("*.*")}
+    assert {p for p in mine if p.suffix != ".pyc"} == {p for p in there if p.suffix != ".pyc"}
 
 
 def test_the_installed_command_tells_its_help(installed):

@@ -491,10 +491,11 @@ def _doctor(arguments: argparse.Namespace) -> None:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from grefel_lib.commands.notebook import NOTEBOOKS, execute_notebook
+    from grefel_lib.commands.notebook import NOTEBOOKS, execute_notebook, unpack_notebooks
     from grefel_lib.files import relative
     from grefel_lib.run import outputs_folder
 
+    unpack_notebooks()
     folder = outputs_folder() / "demo_notebooks"
     for notebook in sorted(NOTEBOOKS.glob("[0-9]*.ipynb")):
         print(f"grefel demo: {notebook.name}", flush=True)

@@ -29,6 +29,7 @@ from grefel_lib.analysis.evaluation import evaluation_folder
 from grefel_lib.backbone import check_backbone
 from grefel_lib.commands import COMMANDS, SWEEPABLE, NotebookError
 from grefel_lib.config import (
+    PACKAGED,
     PRETRAINED,
     PROJECT_ROOT,
     SETTINGS,
@@ -308,11 +309,18 @@ def _write_page(notebook: Path) -> None:
     Folder(notebook.parent).write_text(page, f"{notebook.stem}.html")
 
 
+def unpack_notebooks() -> None:
+    """Write the notebooks into the current folder, if an ordinary install holds them."""
+    if PACKAGED.is_dir() and not NOTEBOOKS.exists():
+        shutil.copytree(PACKAGED, NOTEBOOKS, ignore=shutil.ignore_patterns("__pycache__"))
+        log.warning("wrote the notebooks to %s; outputs/ and data/ go beside them", NOTEBOOKS)
+
+
 def _check_notebook(path: Path) -> None:
+    unpack_notebooks()
     if not path.is_file():
         raise FileNotFoundError(
-            f"no notebook at {path}; grefel works from a checkout of the project, installed "
-            f"with: pip install -e ."
+            f"no notebook at {path}; restore it, or install the project again: pip install ."
         )
 
 
