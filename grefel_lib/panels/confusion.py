@@ -1,26 +1,31 @@
 """Confusion explorer: click a cell of the matrix to see its faces, votes and predictions."""
 
 from functools import partial
-from typing import ClassVar
 
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.faces import FaceSet
 from grefel_lib.metrics import confusion_counts, images_in_cell, normalise_rows, table_classes
-from grefel_lib.panels.panel import Pager, Panel, count_faces, dropdown, html_picture, share_range
-from grefel_lib.report.faces import face_cards
-from grefel_lib.report.style import BLUES, EMA, INK, paper_style, percent, short_name
+from grefel_lib.panels.panel import (
+    Pager,
+    Panel,
+    count_faces,
+    dropdown,
+    html_faces,
+    share_range,
+    vote_words,
+)
+from grefel_lib.report.style import BLUES, EMA, INK, percent, short_name
 
 ORDERS = {
     "most confident first": ("confidence", False), "least confident first": ("confidence", True),
     "most reliable first": ("reliability", False), "least reliable first": ("reliability", True),
 }  # fmt: skip
-PAGE = 8  # faces shown at once
+PAGE = 20  # faces shown at once
 CELL = {"width": "auto", "height": "30px", "padding": "0", "margin": "0"}
 FRAME = f"2px solid {EMA}"
 
@@ -54,7 +59,6 @@ class ConfusionPanel(Panel):
     """Both checkpoints' matrices side by side; a click on a cell shows its faces below."""
 
     title = "Confusion explorer: click a cell (rows true, columns predicted, in percent)"
-    short: ClassVar[dict[str, str]] = {"best_model": "best", "best_ema_model": "EMA"}
 
     def __init__(self, found: Evaluation, faces: FaceSet) -> None:
         super().__init__()
@@ -140,15 +144,26 @@ class ConfusionPanel(Panel):
             self.shown.value = ""
             return
         self.tell(text)
-        self.shown.value = html_picture(_cards(self.found, self.faces, checkpoint, page_rows), text)
+        self.shown.value = _cards(self.found, self.faces, checkpoint, page_rows)
 
 
-def _cards(evaluation: Evaluation, faces: FaceSet, checkpoint: str, rows: pd.DataFrame) -> Figure:
-    """The faces with their distributions and the prediction of the other checkpoint."""
-    others = {
-        ConfusionPanel.short.get(name, name): table.loc[rows.index, "predicted"]
-        for name, table in evaluation.predictions.items() if name != checkpoint
-    }  # fmt: skip
-    images = faces.gather(rows.index.to_numpy())
-    with paper_style():
-        return face_cards(images, rows, table_classes(evaluation.table), others)
+def _cards(evaluation: Evaluation, faces: FaceSet, checkpoint: str, rows: pd.DataFrame) -> str:
+    """The faces; under the pointer their distributions and the other checkpoint's prediction."""
+    names = table_classes(evaluation.table)
+    kinds = {"votes": "votes_", "primary": "primary_", "corrected": "p_"}
+    kinds = {k: [c for c in (p + n for n in names) if c in rows] for k, p in kinds.items()}
+    details = []
+    for index, row in rows.iterrows():
+        lines = [str(row["id"])]
+        for kind, columns in kinds.items():
+            if len(columns) == len(names) and (total := row[columns].sum()):
+                shares = row[columns].to_numpy(dtype=float) / total
+                lines.append(f"{kind}: {vote_words(names, shares)}")
+        for name, table in evaluation.predictions.items():
+            if name != checkpoint:
+                lines.append(f"{name}: {table.loc[index, 'predicted']}")
+        details.append("\n".join(lines))
+    words = [f"{a} → {b}" for a, b in rows[["label", "predicted"]].to_numpy()]
+    if "reliability" in rows:
+        words = [f"{a}, {b:.2f}" for a, b in zip(words, rows["reliability"], strict=True)]
+    return html_faces(faces.gather(rows.index.to_numpy()), words, details)
