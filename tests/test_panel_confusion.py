@@ -5,6 +5,7 @@ import html
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from grefel_lib.analysis.evaluation import evaluate_run
@@ -119,3 +120,34 @@ def test_a_click_costs_little(explorer):
     for key in keys:
         explorer.cells[key].click()
     assert (time.process_time() - before) / len(keys) < 0.2
+
+
+def test_the_other_checkpoint_shows_its_own_matrix(explorer, found):
+    (other,) = set(found.predictions) - {found.headline}
+    explorer.checkpoint.value = other
+    assert explorer.chosen[0] == other
+    shown = [name for name, matrix in explorer.matrices.items() if matrix.layout.display is None]
+    assert shown == [other]
+
+
+def test_cells_hold_counts_or_percent(explorer, found):
+    explorer.cell_text.value = "counts"
+    for cell in explorer.cells.values():
+        assert cell.description == ("" if cell.disabled else cell.tooltip.split()[0])
+    key = (found.headline, *explorer.names[:1] * 2)
+    explorer.cell_text.value = "percent"
+    assert explorer.cells[key].description != explorer.cells[key].tooltip.split()[0]
+
+
+def test_the_matrix_and_the_faces_can_be_kept(explorer, found):
+    explorer.cell_text.value = "counts"
+    explorer.save.click()
+    checkpoint, true, predicted = explorer.chosen
+    for kind in ("pdf", "png"):
+        assert (found.folder.path / f"figures/confusion_{checkpoint}_counts.{kind}").is_file()
+    explorer.export.click()
+    (file,) = found.folder.path.glob("selections/*.csv")
+    written = pd.read_csv(file)
+    assert len(written) == len(select_cell(found.predictions[checkpoint], true, predicted))
+    assert set(written["predicted"]) == {predicted}
+    assert str(len(written)) in explorer.message.value

@@ -22,7 +22,8 @@ WRONG = "#D32F2F"  # readable on light and dark pages
 # JupyterLab's shortcuts, such as b for a new cell, do not fire below an element so marked.
 _KEYS = """<img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=" alt="" width="0"
 onload="const one = this; setTimeout(() => { const panel = one.closest('.grefel-panel');
-if (panel) panel.setAttribute('data-lm-suppress-shortcuts', 'true'); }, 500)">"""
+if (panel) panel.setAttribute('data-lm-suppress-shortcuts', 'true'); }, 500)">
+<style>.grefel-panel button:disabled {opacity: 1}</style>"""  # pale cells stay so in a dark theme
 
 
 class Panel(widgets.VBox):
