@@ -1,21 +1,22 @@
 """The data browser: what is selected, where a jump leads, what is written."""
 
+import base64
 import html
+import io
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from drawn_layouts import write_layout
-from matplotlib.colors import to_rgba
-from matplotlib.figure import Figure
+from PIL import Image
 
 from grefel_lib.analysis.check import check_data, describe
 from grefel_lib.config import Config
 from grefel_lib.faces import SPLITS, load_faces
 from grefel_lib.labels import VOTE_COLUMNS
 from grefel_lib.panels.data import PAGE, DataPanel, data_sets_here, faces_page, select_faces
-from grefel_lib.report.style import EMA
+from grefel_lib.panels.panel import vote_words
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +30,7 @@ def faces(config):
 
 
 @pytest.fixture
-def browser(config, other_outputs, monkeypatch):
-    """A browser that draws nothing; its words tell what it shows."""
-    monkeypatch.setattr(
-        "grefel_lib.panels.data.faces_page", lambda *_, **__: Figure(figsize=(1, 1))
-    )
+def browser(config, other_outputs):
     return DataPanel(config)
 
 
@@ -109,15 +106,22 @@ def test_an_empty_selection_says_what_to_do(browser):
 
 def test_a_page_shows_each_face_with_its_votes_and_frames_one(faces):
     rows = faces.table.iloc[[3, 1]]
-    fig = faces_page(faces, rows, framed=rows["id"].iloc[1])
-    shown = [ax for ax in fig.axes if ax.images]
-    below = [ax for ax in fig.axes if ax.patches]
-    for ax, position in zip(shown, (3, 1), strict=True):
-        np.testing.assert_array_equal(ax.images[0].get_array(), faces.gather([position])[0])
-    for ax, votes in zip(below, rows[list(VOTE_COLUMNS)].to_numpy(), strict=True):
-        assert [bar.get_height() for bar in ax.patches] == votes.tolist()
-    first, second = (ax.spines["left"].get_edgecolor() for ax in shown)
-    assert (first, second) == (to_rgba("white"), to_rgba(EMA))
+    shown = faces_page(faces, rows, framed=rows["id"].iloc[1])
+    data = re.search(r"base64,([^)]+)\)", shown)[1]
+    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+    np.testing.assert_array_equal(sheet, np.concatenate(list(faces.gather([3, 1])), axis=1))
+    one, two = re.findall(r"<i [^>]+>", shown)
+    assert "outline:3px" not in one
+    assert "outline:3px" in two
+    for words, (_, row) in zip((one, two), rows.iterrows(), strict=True):
+        votes = row[list(VOTE_COLUMNS)].astype(int)
+        assert row["id"] in words
+        assert f"{votes.idxmax()} {votes.max()}" in words
+
+
+def test_words_of_votes_begin_with_the_largest():
+    assert vote_words(["a", "b", "c"], np.array([1, 7, 0])) == "b 7, a 1"
+    assert vote_words(["a", "b", "c"], np.array([0.25, 0.7496, 0.0004])) == "b 75%, a 25%"
 
 
 def test_only_data_sets_that_are_here_can_be_chosen(config, other_outputs, tmp_path, monkeypatch):

@@ -1,26 +1,34 @@
 """Confusion explorer: click a cell of the matrix to see its faces, votes and predictions."""
 
 from functools import partial
-from typing import ClassVar
 
 import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.faces import FaceSet
+from grefel_lib.files import relative
 from grefel_lib.metrics import confusion_counts, images_in_cell, normalise_rows, table_classes
-from grefel_lib.panels.panel import Pager, Panel, count_faces, dropdown, html_picture, share_range
-from grefel_lib.report.faces import face_cards
-from grefel_lib.report.style import BLUES, EMA, INK, paper_style, percent, short_name
+from grefel_lib.panels.panel import (
+    Pager,
+    Panel,
+    count_faces,
+    dropdown,
+    html_faces,
+    row,
+    share_range,
+    vote_words,
+)
+from grefel_lib.report.figures import confusion_figure
+from grefel_lib.report.style import BLUES, EMA, INK, Paper, percent, save_figure, short_name
 
 ORDERS = {
     "most confident first": ("confidence", False), "least confident first": ("confidence", True),
     "most reliable first": ("reliability", False), "least reliable first": ("reliability", True),
 }  # fmt: skip
-PAGE = 8  # faces shown at once
+PAGE = 12  # faces shown at once
 CELL = {"width": "auto", "height": "30px", "padding": "0", "margin": "0"}
 FRAME = f"2px solid {EMA}"
 
@@ -51,10 +59,9 @@ def select_cell(
 
 
 class ConfusionPanel(Panel):
-    """Both checkpoints' matrices side by side; a click on a cell shows its faces below."""
+    """The matrix of a checkpoint; a click on a cell shows its faces beside it."""
 
-    title = "Confusion explorer: click a cell (rows true, columns predicted, in percent)"
-    short: ClassVar[dict[str, str]] = {"best_model": "best", "best_ema_model": "EMA"}
+    title = "Confusion explorer: click a cell (rows true, columns predicted)"
 
     def __init__(self, found: Evaluation, faces: FaceSet) -> None:
         super().__init__()
@@ -78,9 +85,23 @@ class ConfusionPanel(Panel):
             )
             for share in np.linspace(0, 1, 51)
         ]
-        matrices = [self._matrix(name) for name in found.predictions]
-        self.fill(matrices, [self.order, self.between, self.pager.box], self.shown)
+        checkpoints = list(found.predictions)
+        self.checkpoint = widgets.ToggleButtons(options=checkpoints, value=found.headline)
+        self.cell_text = widgets.ToggleButtons(options=["percent", "counts"])
+        for toggle in (self.checkpoint, self.cell_text):
+            toggle.style.button_width = "auto"
+        self.matrices = {name: self._matrix(name) for name in checkpoints}
+        self.save = widgets.Button(description="save figure", icon="download")
+        self.export = widgets.Button(description="export faces as CSV", icon="download")
+        left = widgets.VBox([*self.matrices.values(), row([self.cell_text, self.save])])
+        controls = [self.order, self.between, self.pager.box, self.export]
+        right = widgets.VBox([row(controls), self.shown], layout={"flex": "1 1 420px"})
+        self.fill(self.checkpoint, [left, right])
         self.react(self._select, self.order, self.between)
+        self.react(self._show_checkpoint, self.checkpoint)
+        self.react(self._write_cells, self.cell_text)
+        self.react(self._save, self.save)
+        self.react(self._export, self.export)
         self.choose(found.headline, *self._worst())
 
     def choose(self, checkpoint: str, true: str, predicted: str) -> None:
@@ -89,7 +110,42 @@ class ConfusionPanel(Panel):
             self.cells[self.chosen].layout = self.plain
         self.chosen = (checkpoint, true, predicted)
         self.cells[self.chosen].layout = self.framed
+        with self.hushed():
+            self.checkpoint.value = checkpoint
+        for name, matrix in self.matrices.items():
+            matrix.layout.display = None if name == checkpoint else "none"
         self._select()
+
+    def _show_checkpoint(self) -> None:
+        """Show the same cell of the other matrix, or its first one with faces."""
+        name = self.checkpoint.value
+        keys = [(name, *self.chosen[1:]), *(key for key in self.cells if key[0] == name)]
+        self.choose(*next(key for key in keys if not self.cells[key].disabled))
+
+    def _write_cells(self) -> None:
+        for checkpoint, table in self.found.predictions.items():
+            counts = confusion_counts(table)
+            shares = normalise_rows(counts)
+            for (i, j), count in np.ndenumerate(counts):
+                button = self.cells[checkpoint, self.names[i], self.names[j]]
+                text = percent(shares[i, j], False) if self.cell_text.value == "percent" else count
+                button.description = str(text) if count else ""
+
+    def _save(self) -> None:
+        """Write the matrix for a paper into figures/ of the evaluation."""
+        name, cells = self.chosen[0], self.cell_text.value
+        table = self.found.predictions[name]
+        fig = confusion_figure(
+            table["label"], table["predicted"], self.names, paper=Paper(cells=cells)
+        )
+        stem = self.found.folder.file("figures", f"confusion_{name}_{cells}")
+        self.tell(f"wrote {' and '.join(relative(path) for path in save_figure(fig, stem))}")
+
+    def _export(self) -> None:
+        """Write the predictions of the faces of the chosen cell, all pages of them."""
+        rows, name = self._rows(), "_".join(self.chosen).replace(" ", "-")
+        path = self.found.folder.write_table(rows, "selections", f"{name}.csv")
+        self.tell(f"wrote {count_faces(len(rows))} to {relative(path)}")
 
     def _worst(self) -> tuple[str, str]:
         """The most frequent mistake; without mistakes, the first cell of the diagonal."""
@@ -109,7 +165,7 @@ class ConfusionPanel(Panel):
                 key = (checkpoint, true, predicted)
                 count, share = counts[i, j], shares[i, j]
                 self.cells[key] = button = widgets.Button(
-                    description=percent(share, False) if count else "", disabled=not count,
+                    description=percent(share, False) if count else "", disabled=bool(not count),
                     tooltip=f"{count_faces(count)}: {true} predicted as {predicted} ({checkpoint})",
                     layout=self.plain, style=self.styles[round(50 * share)],
                 )  # fmt: skip
@@ -127,12 +183,15 @@ class ConfusionPanel(Panel):
         self.pager.start = 0
         self._draw()
 
-    def _draw(self) -> None:
+    def _rows(self) -> pd.DataFrame:
         checkpoint, true, predicted = self.chosen
-        rows = select_cell(
+        return select_cell(
             self.found.predictions[checkpoint], true, predicted,
             order=self.order.value, between=self.between.value,
         )  # fmt: skip
+
+    def _draw(self) -> None:
+        (checkpoint, true, predicted), rows = self.chosen, self._rows()
         page_rows = rows.iloc[self.pager.page(len(rows))]
         text = f"{true} predicted as {predicted} by {checkpoint}: {count_faces(len(rows))}"
         if page_rows.empty:
@@ -140,15 +199,26 @@ class ConfusionPanel(Panel):
             self.shown.value = ""
             return
         self.tell(text)
-        self.shown.value = html_picture(_cards(self.found, self.faces, checkpoint, page_rows), text)
+        self.shown.value = _cards(self.found, self.faces, checkpoint, page_rows)
 
 
-def _cards(evaluation: Evaluation, faces: FaceSet, checkpoint: str, rows: pd.DataFrame) -> Figure:
-    """The faces with their distributions and the prediction of the other checkpoint."""
-    others = {
-        ConfusionPanel.short.get(name, name): table.loc[rows.index, "predicted"]
-        for name, table in evaluation.predictions.items() if name != checkpoint
-    }  # fmt: skip
-    images = faces.gather(rows.index.to_numpy())
-    with paper_style():
-        return face_cards(images, rows, table_classes(evaluation.table), others)
+def _cards(evaluation: Evaluation, faces: FaceSet, checkpoint: str, rows: pd.DataFrame) -> str:
+    """The faces; under the pointer their distributions and the other checkpoint's prediction."""
+    names = table_classes(evaluation.table)
+    kinds = {"votes": "votes_", "primary": "primary_", "corrected": "p_"}
+    kinds = {k: [c for c in (p + n for n in names) if c in rows] for k, p in kinds.items()}
+    details = []
+    for index, face in rows.iterrows():
+        lines = [str(face["id"])]
+        for kind, columns in kinds.items():
+            if len(columns) == len(names) and (total := face[columns].sum()):
+                shares = face[columns].to_numpy(dtype=float) / total
+                lines.append(f"{kind}: {vote_words(names, shares)}")
+        for name, table in evaluation.predictions.items():
+            if name != checkpoint:
+                lines.append(f"{name}: {table.loc[index, 'predicted']}")
+        details.append("\n".join(lines))
+    words = [f"{a} → {b}" for a, b in rows[["label", "predicted"]].to_numpy()]
+    if "reliability" in rows:
+        words = [f"{a}, {b:.2f}" for a, b in zip(words, rows["reliability"], strict=True)]
+    return html_faces(faces.gather(rows.index.to_numpy()), words, details)

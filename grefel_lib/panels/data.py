@@ -5,22 +5,26 @@ from functools import partial
 
 import ipywidgets as widgets
 import pandas as pd
-from matplotlib.figure import Figure
 
 from grefel_lib.analysis.check import check_data, describe
 from grefel_lib.config import SETTINGS, Config
 from grefel_lib.faces import SPLITS, FaceSet, load_faces
 from grefel_lib.files import Folder
 from grefel_lib.labels import VOTE_COLUMNS
-from grefel_lib.panels.panel import Pager, Panel, count_faces, dropdown, html_picture, share_range
-from grefel_lib.report.faces import face_grid
-from grefel_lib.report.style import EMA, paper_style, short_name
+from grefel_lib.panels.panel import (
+    Pager,
+    Panel,
+    count_faces,
+    dropdown,
+    html_faces,
+    share_range,
+    vote_words,
+)
 from grefel_lib.run import outputs_folder, relative
 from grefel_lib.sources.layouts import find_source
 
 ALL = "all"
 PAGE = 20  # faces shown at once
-NCOLS = 10
 
 
 def select_faces(
@@ -57,25 +61,23 @@ def select_faces(
     return table[keep]
 
 
-def faces_page(faces: FaceSet, rows: pd.DataFrame, *, framed: str = "") -> Figure:
-    """Draw faces with class, split and id above, and below their votes if there are any.
+def faces_page(faces: FaceSet, rows: pd.DataFrame, *, framed: str = "") -> str:
+    """Faces as HTML, with class and split below, and their ids and votes under the pointer.
 
     Args:
         faces: The data set.
-        rows: At most PAGE rows of its table.
+        rows: Some rows of its table.
         framed: Id of a face to frame.
     """
-    names = [short_name(faces.class_names[label]) for label in rows["label"]]
-    titles = [f"{a} · {b}\n{c}" for a, b, c in zip(names, rows["split"], rows["id"], strict=True)]
-    votes = rows[list(VOTE_COLUMNS)].to_numpy() if "unknown" in rows else None
-    lines = -(-len(rows) // NCOLS)
-    frames = [EMA if name == framed else "white" for name in rows["id"]]
-    with paper_style():
-        height = (1.05 if votes is None else 1.3) * lines + (0.25 if votes is not None else 0)
-        fig = Figure(figsize=(6.9, height))
-        images = faces.gather(rows.index.to_numpy())
-        face_grid(images, fig, ncols=NCOLS, titles=titles, colours=frames, votes=votes)
-    return fig
+    names = [faces.class_names[label] for label in rows["label"]]
+    captions = [f"{a} · {b}" for a, b in zip(names, rows["split"], strict=True)]
+    details = list(rows["id"])
+    if "unknown" in rows:
+        votes = rows[list(VOTE_COLUMNS)].to_numpy(dtype=int)
+        details = [f"{name}: {vote_words(VOTE_COLUMNS, row)}"
+                   for name, row in zip(details, votes, strict=True)]  # fmt: skip
+    place = list(rows["id"]).index(framed) if framed in set(rows["id"]) else -1
+    return html_faces(faces.gather(rows.index.to_numpy()), captions, details, place)
 
 
 def data_sets_here(config: Config) -> list[str]:
@@ -174,9 +176,7 @@ class DataPanel(Panel):
             self.shown.value = ""
             self.tell("no face matches; widen the agreement, or choose another class or split")
             return
-        words = f"{count_faces(len(page_rows))}: " + ", ".join(page_rows["id"])
-        fig = faces_page(self.faces, page_rows, framed=self.framed)
-        self.shown.value = html_picture(fig, words)
+        self.shown.value = faces_page(self.faces, page_rows, framed=self.framed)
 
     def _offer_jumps(self, page_rows: pd.DataFrame) -> None:
         """Show a button for each face on the page that has a copy in another split."""

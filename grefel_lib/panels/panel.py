@@ -9,12 +9,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
+import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image as PillowImage
 
-from grefel_lib.report.style import paper_style
+from grefel_lib.report.style import EMA, paper_style
 from grefel_lib.run import Run
 
 WRONG = "#D32F2F"  # readable on light and dark pages
+
+
+# JupyterLab's shortcuts, such as b for a new cell, do not fire below an element so marked.
+_KEYS = """<img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=" alt="" width="0"
+onload="const one = this; setTimeout(() => { const panel = one.closest('.grefel-panel');
+if (panel) panel.setAttribute('data-lm-suppress-shortcuts', 'true'); }, 500)">
+<style>.grefel-panel button:disabled {opacity: 1}</style>"""  # pale cells stay so in a dark theme
 
 
 class Panel(widgets.VBox):
@@ -29,7 +38,8 @@ class Panel(widgets.VBox):
     def __init__(self) -> None:
         self.message, self.quiet = widgets.HTML(), False
         self.turn = threading.RLock()  # one handler at a time
-        super().__init__([widgets.HTML(f"<b>{self.title}</b>"), self.message])
+        super().__init__([widgets.HTML(f"<b>{self.title}</b>{_KEYS}"), self.message])
+        self.add_class("grefel-panel")
         self.layout.border_top = "1px solid #9E9E9E"
         self.layout.padding = "6px 0"
 
@@ -89,6 +99,48 @@ def html_picture(fig: Figure, words: str) -> str:
     data = base64.b64encode(content.getvalue()).decode()
     style = f"width:{width}px; max-width:100%; background:white"
     return f'<img alt="{html.escape(words)}" style="{style}" src="data:image/png;base64,{data}">'
+
+
+FACE = 92  # pixels of a face on a page
+_FACES = f"""<style>.grefel-faces {{display:flex; flex-wrap:wrap; gap:6px 10px; margin:4px 0}}
+.grefel-faces div {{width:{FACE}px; font-size:11px; line-height:1.25; text-align:center}}
+.grefel-faces i {{display:block; width:{FACE}px; height:{FACE}px; cursor:zoom-in;
+background-image:var(--sheet)}}
+.grefel-faces i:focus {{transform:scale(2.5); position:relative; z-index:9; cursor:zoom-out}}
+</style>"""
+
+
+def html_faces(
+    images: np.ndarray, captions: Sequence[str], details: Sequence[str], framed: int = -1
+) -> str:
+    """Faces as HTML: one picture cut into a grid, made without matplotlib.
+
+    Args:
+        images: (N, H, W) or (N, H, W, 3), uint8.
+        captions: N texts below the faces.
+        details: N texts that appear while the pointer is over a face; a click enlarges it.
+        framed: Position of a face to frame.
+    """
+    content = io.BytesIO()
+    PillowImage.fromarray(np.concatenate(list(images), axis=1)).save(content, "png")
+    data = base64.b64encode(content.getvalue()).decode()
+    parts = []
+    for place, (caption, detail) in enumerate(zip(captions, details, strict=True)):
+        look = f"background-position:-{place * FACE}px 0; background-size:{len(images) * FACE}px"
+        look += f"; outline:3px solid {EMA}" if place == framed else ""
+        words = html.escape(detail)
+        parts.append(f'<div><i tabindex="0" role="img" aria-label="{words}" title="{words}" '
+                     f'style="{look}"></i>{html.escape(caption)}</div>')  # fmt: skip
+    sheet = f"--sheet:url(data:image/png;base64,{data})"
+    return f'{_FACES}<div class="grefel-faces" style="{sheet}">{"".join(parts)}</div>'
+
+
+def vote_words(names: Sequence[str], shares: Sequence[float]) -> str:
+    """What is above zero, the largest first: neutral 7, sadness 3; or as percent: neutral 70%."""
+    parts = sorted(zip(shares, names, strict=True), key=lambda pair: -pair[0])
+    whole = np.issubdtype(np.asarray(shares).dtype, np.integer)
+    texts = ((n, str(s) if whole else f"{s:.0%}") for s, n in parts if s >= (1 if whole else 0.005))
+    return ", ".join(f"{name} {text}" for name, text in texts)
 
 
 def count_faces(count: int) -> str:

@@ -50,9 +50,8 @@ def face_cards(
     images: Sequence[np.ndarray],
     rows: pd.DataFrame,
     class_names: Sequence[str],
-    others: Mapping[str, pd.Series] | None = None,
     *,
-    width: float = 8.8,
+    width: float = 6.9,
 ) -> Figure:
     """Draw faces next to the vote and model distributions, four per row if there is room.
 
@@ -60,24 +59,21 @@ def face_cards(
         images: N arrays (H, W) or (H, W, 3), uint8.
         rows: The N matching rows of a predictions table.
         class_names: C names.
-        others: Predictions of other checkpoints, by checkpoint name.
         width: Inches.
 
-    Above each face: label and prediction, id, reliability, the others' predictions.
+    Above each face: label and prediction, id, reliability.
     """
     across = 4 if width > 6.5 else 2
     lines = -(-len(images) // across)
-    high = 1.7 + 0.15 * len(others or ())
-    fig = Figure(figsize=(width, high * lines + 0.2))
+    fig = Figure(figsize=(width, 1.7 * lines + 0.2))
     axes = fig.subplots(lines, 2 * across, squeeze=False, width_ratios=[1, 1.15] * across)
     for ax in axes.flat:
         ax.set_axis_off()
     pairs = axes.reshape(-1, 2)
-    for (face, bars), image, (index, row) in zip(pairs, images, rows.iterrows(), strict=False):
+    for (face, bars), image, (_, row) in zip(pairs, images, rows.iterrows(), strict=False):
         face.imshow(image, **GREY)
         sure = f"reliability {row['reliability']:.2f}" if "reliability" in row else ""
-        other_lines = [f"{name}: {table[index]}" for name, table in (others or {}).items()]
-        title_lines = [row["label"], f"→ {row['predicted']}", str(row["id"]), sure, *other_lines]
+        title_lines = [row["label"], f"→ {row['predicted']}", str(row["id"]), sure]
         face.set_title("\n".join(filter(None, title_lines)), size=6.5, pad=2)
         distributions = {}
         for name, prefix in (("people", "votes_"), ("primary", "primary_"), ("corrected", "p_")):
