@@ -92,10 +92,12 @@ class ConfusionPanel(Panel):
             toggle.style.button_width = "auto"
         self.matrices = {name: self._matrix(name) for name in checkpoints}
         self.save = widgets.Button(description="save figure", icon="download")
-        self.export = widgets.Button(description="export faces as CSV", icon="download")
+        self.export = widgets.Button(description="faces as CSV", icon="download")
         left = widgets.VBox([*self.matrices.values(), row([self.cell_text, self.save])])
         controls = [self.order, self.between, self.pager.box, self.export]
-        right = widgets.VBox([row(controls), self.shown], layout={"flex": "1 1 420px"})
+        right = widgets.VBox(
+            [row(controls), self.shown], layout={"flex": "1 1 420px", "align_self": "flex-start"}
+        )
         self.fill(self.checkpoint, [left, right])
         self.react(self._select, self.order, self.between)
         self.react(self._show_checkpoint, self.checkpoint)

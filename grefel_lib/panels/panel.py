@@ -19,11 +19,14 @@ from grefel_lib.run import Run
 WRONG = "#D32F2F"  # readable on light and dark pages
 
 
-# JupyterLab's shortcuts, such as b for a new cell, do not fire below an element so marked.
-_KEYS = """<img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=" alt="" width="0"
-onload="const one = this; setTimeout(() => { const panel = one.closest('.grefel-panel');
-if (panel) panel.setAttribute('data-lm-suppress-shortcuts', 'true'); }, 500)">
-<style>.grefel-panel button:disabled {opacity: 1}</style>"""  # pale cells stay so in a dark theme
+# JupyterLab's shortcuts, such as b for a new cell, do not fire while an element so marked has the
+# focus. The pale cells of a matrix, disabled, stay pale in a dark theme.
+_KEYS = """<img alt="" width="0" onload="const one = this; setTimeout(() => {
+const panel = one.closest('.grefel-panel');
+if (panel) panel.addEventListener('focusin', event =>
+event.target.setAttribute('data-lm-suppress-shortcuts', '')); }, 500)"
+src="data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7">
+<style>.grefel-panel button:disabled {opacity: 1 !important}</style>"""
 
 
 class Panel(widgets.VBox):
