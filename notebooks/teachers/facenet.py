@@ -109,7 +109,7 @@ def main(path: str, data_dir: str = "", seed: str = "0") -> None:
     run, net = start_run(config, faces.info), FaceNet(path, num_classes=len(faces.class_names))
     print(fit(faces, run, net=net).to_string())
     trained = load_model(run, net=net)
-    rows = predict(trained.model, faces.split("train"), config.replace(tta="flip"))
+    rows = predict(trained.model, faces.split("train"), config)
     columns = ["id", "label", *(column for column in rows if column.startswith("p_"))]
     folder = Path(__file__).with_name("facenet")
     (folder / "predictions").mkdir(parents=True, exist_ok=True)
