@@ -94,11 +94,9 @@ class ConfusionPanel(Panel):
         self.save = widgets.Button(description="save figure", icon="download")
         self.export = widgets.Button(description="faces as CSV", icon="download")
         left = widgets.VBox([*self.matrices.values(), row([self.cell_text, self.save])])
-        controls = [self.order, self.between, self.pager.box, self.export]
-        right = widgets.VBox(
-            [row(controls), self.shown], layout={"flex": "1 1 420px", "align_self": "flex-start"}
-        )
-        self.fill(self.checkpoint, [left, right])
+        right = widgets.VBox([row([self.pager.box, self.export]), self.shown])
+        right.layout.flex, right.layout.align_self = "1 1 220px", "flex-start"
+        self.fill([self.checkpoint, self.order, self.between], [left, right])
         self.react(self._select, self.order, self.between)
         self.react(self._show_checkpoint, self.checkpoint)
         self.react(self._write_cells, self.cell_text)
@@ -173,7 +171,7 @@ class ConfusionPanel(Panel):
                 )  # fmt: skip
                 self.react(partial(self.choose, *key), button)
                 children.append(button)
-        columns = {"grid_template_columns": f"34px repeat({len(self.names)}, 42px)"}
+        columns = {"grid_template_columns": f"34px repeat({len(self.names)}, 34px)"}
         grid = widgets.GridBox(children, layout=columns | {"grid_gap": "1px"})
         chosen = " (headline)" if checkpoint == self.found.headline else ""
         accuracy = counts.trace() / max(counts.sum(), 1)
