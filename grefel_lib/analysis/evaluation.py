@@ -282,6 +282,10 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         extra["copies"] = _written(results, find_copies(whole, split), "copies")
     if results.path != run.path:
         results.write_json(run.config.to_dict(), "config.json")
+        if results.path.parent != run.path:  # what a subfolder finds in its run
+            for name in ("environment.json", "history.csv"):
+                if (run.path / name).is_file():
+                    results.write_text((run.path / name).read_text(), name)
     written = {f"{part}_{name}.csv" for part in tables for name in models}
     written |= {path.name, f"train_{headline}.csv" if "training" in extra else ""}
     written |= {f"{name}.csv" for name in extra}
@@ -327,7 +331,8 @@ def evaluation_folder(run: Run, config: Config) -> Folder:
         [c.dataset, *([Path(c.data_dir).name] if c.dataset == "folder" else [])]
         for c in (config, run.config)
     )
-    folder = Folder(results_folder(run.path))
+    path = results_folder(run.path)
+    folder = run if path == run.path else Folder(path)
     same = (data, config.protocol) == (trained, run.config.protocol)
     if same and (config.split, config.tta) == ("test", "none"):
         return folder
