@@ -465,7 +465,7 @@ def test_predict_prints_a_line_a_face_and_writes_the_table(trained, tmp_path, ca
     np.testing.assert_allclose(table.filter(regex="^p_").sum(axis=1), 1, atol=1e-5)
     assert table["reliability"].between(0, 1).all()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + len(table) + 1
+    assert len(lines) == 1 + len(table) + 2  # the run that answered, the file written
     assert lines[0].split() == ["file", "box", "predicted", "probability", "reliability"]
     assert lines[1].split()[1:3] == ["whole", table["predicted"][0]]
 
