@@ -115,7 +115,7 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
     where = "" if split == "test" else f", {SPLITS[split]}"
     print(f"grefel {command}: {relative(folder)}{where}", flush=True)
     execute_notebook(source, folder / source.name, overrides)
-    if command == "evaluate":
+    if command == "evaluate" and (folder / "metrics.json").is_file():
         print(evaluation_lines(folder))
     return folder
 
