@@ -130,7 +130,7 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
             interrupted = isinstance(error, KeyboardInterrupt)
             run.write_ending({"status": "interrupted"} if interrupted else ending)
         raise
-    if command == "evaluate":
+    if command == "evaluate" and (folder / "metrics.json").is_file():
         print(evaluation_lines(folder))
     return folder
 
