@@ -62,10 +62,9 @@ def main(run: str | Path, data_dir: str = "") -> pd.DataFrame:
     val = load_faces(config).split("val")
     votes = ferplus_votes(config)
     images = {"validation faces": list(val.gather(np.arange(len(val))))}
-    for name in ("unknown", "NF"):
-        chosen = votes[name] > votes[list(VOTE_COLUMNS)].sum(axis=1) / 2
-        paths = votes.loc[chosen, "path"]
-        images[f"rows that most people called {name}"] = [read_photo(path) for path in paths]
+    chosen = votes[["unknown", "NF"]].sum(axis=1) > votes[list(VOTE_COLUMNS)].sum(axis=1) / 2
+    paths = votes.loc[chosen, "path"]
+    images["rows that most people called unknown or no face"] = [read_photo(p) for p in paths]
     images["patches without a face"] = patches()
     rows = {name: (len(some), answered(trained, some).mean()) for name, some in images.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["pictures", "labelled"])

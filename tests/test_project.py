@@ -7,9 +7,11 @@ import sys
 import tomllib
 
 from grefel_lib.analysis.compare import read_comparison
+from grefel_lib.analysis.evaluation import load_evaluation
 from grefel_lib.commands.cli import _parser
 from grefel_lib.config import PROJECT_ROOT
 from grefel_lib.report.tables import interval_table
+from grefel_lib.run import open_run
 
 NAMED_BY_THE_USER = {
     "torch", "timm", "jupyterlab", "ipywidgets", "matplotlib", "seaborn", "pandas",
@@ -93,6 +95,23 @@ def test_the_readme_is_short():
     text = (PROJECT_ROOT / "README.md").read_text()
     assert len(text.split()) <= 1300
     assert max(map(len, text.splitlines())) <= 120
+
+
+def test_the_model_in_the_readme_is_the_one_that_comes_along():
+    evaluation = load_evaluation(
+        open_run(PROJECT_ROOT / "notebooks/ferplus_model/pretrained_ferplus")
+    )
+    numbers = evaluation.saved_headline
+    text = (PROJECT_ROOT / "README.md").read_text()
+    [row] = [line for line in text.splitlines() if line.startswith("| `ferplus` |")]
+    for cell, name in zip(
+        row.strip("| ").split(" | ")[1:],
+        ("accuracy", "mean_class_accuracy", "macro_f1", "ece", "nll"),
+        strict=True,
+    ):
+        scale, decimals = (1, 3) if name == "nll" else (100, 1)
+        low, high = (f"{scale * end:.{decimals}f}" for end in numbers["intervals"][name])
+        assert cell == f"{scale * numbers['metrics'][name]:.{decimals}f} [{low}, {high}]"
 
 
 def test_the_results_in_the_readme_are_those_of_the_runs():
