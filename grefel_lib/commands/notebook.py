@@ -470,8 +470,7 @@ def resolve_evaluation(
 ) -> tuple[Run, Run, Config]:
     """The run to evaluate, where the results go, and the config with the given parameters.
 
-    The default is the built-in demo run, to explain a face the model that comes with the library.
-    The results go into the run's folder, see
+    The default is the built-in demo run. The results go into the run's folder, see
     `evaluation_folder`, or into `output_dir` if given.
 
     Args:
@@ -487,10 +486,7 @@ def resolve_evaluation(
     else:
         overrides = check_parameters(command, parameters)
     checked = Config.resolve(overrides)
-    if checked.checkpoint_dir:
-        run = open_run(checked.checkpoint_dir)
-    else:
-        run = open_run(PRETRAINED / "ferplus") if command == "explain" else demo_run()
+    run = open_run(checked.checkpoint_dir) if checked.checkpoint_dir else demo_run()
     values = {name: getattr(checked, name) for name in overrides if name != "output_dir"}
     config = run.config.on_data(**values)
     results = evaluation_folder(run, config).path
