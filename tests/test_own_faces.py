@@ -240,7 +240,7 @@ def test_fine_tuning_keeps_what_it_knows_of_shared_classes(trained, tmp_path):
                  "warmup_epochs": 0, "run_name": "more", "output_dir": str(tmp_path)}  # fmt: skip
     config = Config.resolve(overrides, parent=run.config)
     faces, said = load_faces(config), []
-    fit(faces, Run(tmp_path / "run", config), say=said.append)
+    fit(faces, start_run(config, faces.info), say=said.append)
     assert any("class layers kept for a frown, the smile; reinitialised for yawn" in line
                for line in said)  # fmt: skip
 
