@@ -149,6 +149,9 @@ def remember_faces(
         return None
     try:
         faces = load_faces(config).split("train")
+    except FileNotFoundError:
+        say(f"training faces are not shown: {config.dataset} is not on this machine")
+        return None
     except (OSError, ValueError) as error:
         say(f"training faces are not shown: {error}")
         return None
