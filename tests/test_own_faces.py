@@ -20,7 +20,7 @@ from grefel_lib.predict import predict_files
 from grefel_lib.report.everything import write_report
 from grefel_lib.report.style import Paper
 from grefel_lib.restore import load_model
-from grefel_lib.run import Run, open_run, start_run
+from grefel_lib.run import open_run, start_run
 
 GREY, RED = "L", "RGB"
 
