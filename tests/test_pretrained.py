@@ -51,7 +51,7 @@ def shared(evaluated, tmp_path_factory):
 @pytest.fixture
 def shipped(shared, other_outputs, monkeypatch):
     """`shared` as if it came with the library."""
-    for module in ("run", "restore"):
+    for module in ("run", "restore", "commands.notebook"):
         monkeypatch.setattr(f"grefel_lib.{module}.PRETRAINED", shared.path.parent)
     return shared
 
