@@ -1,9 +1,13 @@
 """Flat faces, each of its own grey, held in memory: what happens to them can be read off."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
+from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet
+from grefel_lib.run import Run
 
 
 def grey_faces(train=24, val=24, *, classes=None, size=32):
@@ -30,3 +34,10 @@ def grey_faces(train=24, val=24, *, classes=None, size=32):
     targets = np.eye(classes, dtype=np.float32)[table["label"]]
     names = tuple(f"c{i}" for i in range(classes))
     return FaceSet(images, table, targets, names, {"protocol": "", "fingerprint": "grey"})
+
+
+def new_run(path: Path, config: Config) -> Run:
+    """The folder of a run with its settings, as `start_run` leaves it, whatever the names."""
+    run = Run(path, config)
+    run.write_json(config.to_dict(), "config.json")
+    return run

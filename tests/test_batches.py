@@ -114,8 +114,7 @@ def test_a_shift_is_a_share_of_the_size_in_both_directions(largest):
 def test_movements_go_both_ways_and_every_face_has_its_own(name):
     images = two_faces()[:1].expand(100, -1, -1, -1)
     moved = _move(images, strength(**{name: 0.2 * (90 if name == "degrees" else 1)}))
-    flat = moved.flatten(1)
-    assert (torch.cdist(flat, flat) + torch.eye(100) * 1e3).min() > 1e-4
+    assert len(moved.flatten(1).unique(dim=0)) == 100
 
 
 def test_draws_fill_the_range_evenly_on_both_sides():

@@ -15,6 +15,7 @@ import pytest
 import timm
 import torch
 from drawn_layouts import write_layout
+from grey_faces import new_run
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
@@ -93,7 +94,7 @@ class Lab:
 
     def start(self, config, faces=None):
         faces = self.few() if faces is None else faces
-        return start_training(faces, Run(self.folder(), config))
+        return start_training(faces, new_run(self.folder(), config))
 
     def epoch(self, config, faces=None, before=None):
         """A training after its first epoch, and the epoch's row of the history."""
@@ -103,7 +104,7 @@ class Lab:
         return training, train_epoch(training, print)
 
     def fit(self, config, **options):
-        run = Run(self.folder(), config)
+        run = new_run(self.folder(), config)
         fit(self.few(), run, **options)
         return run
 

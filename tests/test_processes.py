@@ -14,7 +14,7 @@ from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
 from grefel_lib.processes import ProcessError, World
-from grefel_lib.run import LAST, Run, open_run, start_run
+from grefel_lib.run import LAST, open_run, start_run
 
 
 def settings(faces_dir, folder, **changes):
@@ -83,10 +83,7 @@ def test_two_processes_train_as_one(faces_dir, tmp_path):
 def test_two_processes_go_on_from_a_run_of_one(faces_dir, tmp_path):
     config = settings(faces_dir, tmp_path, run_name="on", epochs=2)
     run = start_run(config, load_faces(config).info)
-    stopped = iter([True])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "asked_to_stop", property(lambda self: next(stopped)))
-        fit(load_faces(config), run)
+    fit(load_faces(config), run, say=lambda text: run.ask_to_stop())
     assert run.status() == "stopped"
     assert train(config.replace(processes=2)).history()["epoch"].tolist() == [1, 2]
 
