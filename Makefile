@@ -11,7 +11,8 @@ demo: .venv/ready        ## every notebook, headless, on the built-in faces
 
 test: .venv/ready        ## the library's tests, the panels in Chromium, then the committed notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not browser" -n logical --maxprocesses 4 --dist loadfile
+	$(BIN)/pytest -m browser
 	GREFEL_PANELS=0 $(BIN)/pytest $(NBVAL) notebooks
 
 lab: .venv/ready         ## JupyterLab on the first notebook
