@@ -15,7 +15,7 @@ _HOMES = {
     "losses": ("total_loss",),
     "predict": ("model_outputs",),
     "restore": ("load_model", "pretrained"),
-    "run": ("start_run",),
+    "run": ("open_run", "start_run"),
     "sources.photo": ("find_faces",),
     "analysis.check": ("check_data", "describe"),
     "analysis.compare": (
@@ -25,7 +25,7 @@ _HOMES = {
         "transfer_table",
     ),
     "analysis.copies": ("find_copies",),
-    "analysis.evaluation": ("evaluate_run",),
+    "analysis.evaluation": ("evaluate_run", "load_evaluation"),
     "analysis.explain": ("explain_face", "load_photo", "remember_faces"),
     "report.everything": ("show_figure", "write_report"),
     "report.faces": ("face_grid",),

@@ -416,25 +416,15 @@ PROFILES: dict[str, dict[str, Any]] = {
         "mix_prob": 0.2,
         "save_every": 0,
     },
-    "mobile": {
-        "backbone": "mobilenetv1_100",
-        "backbone_weights": "face",
-        "image_size": 96,
-        "output_stride": 32,
-        "channels_last": True,
-        "train_protocol": "all",
-        "epochs": 6,
-        "warmup_epochs": 0.5,
-        "lr": 1e-3,
-        "weight_decay": 0.02,
-        "ema_decay": 0.998,
-        "label_smoothing": 0.04,
-        "mix_prob": 0.2,
-        "teacher_weight": 0.7,
-        "teacher_temperature": 2.0,
-        "save_every": 0,
-    },
     "vit_base": {},
+}
+PROFILES["mobile"] = PROFILES["lite"] | {
+    "backbone": "mobilenetv1_100",
+    "backbone_weights": "face",
+    "train_protocol": "all",
+    "epochs": 6,
+    "teacher_weight": 0.7,
+    "teacher_temperature": 2.0,
 }
 FINETUNE_PROFILES: dict[str, dict[str, Any]] = {
     "finetune": {

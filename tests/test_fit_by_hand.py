@@ -46,8 +46,14 @@ def faces():
     return grey_faces(18, 7, classes=CLASSES)  # batches of 8, 8 and 2
 
 
+def started(path, config):
+    run = Run(path, config)
+    run.write_json(config.to_dict(), "config.json")
+    return run
+
+
 def start(config, faces, tmp_path, **options):
-    return start_training(faces, Run(tmp_path / "r", config), **options)
+    return start_training(faces, started(tmp_path / "r", config), **options)
 
 
 # -- an epoch
@@ -391,8 +397,7 @@ def test_an_epoch_in_four_lines():
 
 
 def test_a_run_from_its_first_line_to_its_last(config, faces, tmp_path):
-    said, run = [], Run(tmp_path / "r", config)
-    run.path.mkdir()
+    said, run = [], started(tmp_path / "r", config)
     run.ask_to_stop()  # of an earlier training: withdrawn
     rows = fit(faces, run, say=said.append)
     assert run.status() == "ok"
@@ -405,7 +410,7 @@ def test_a_run_from_its_first_line_to_its_last(config, faces, tmp_path):
 
 
 def test_a_run_that_is_asked_to_stop_ends_after_its_epoch_and_goes_on(config, faces, tmp_path):
-    said, run = [], Run(tmp_path / "r", config)
+    said, run = [], started(tmp_path / "r", config)
 
     def ask(text):
         said.append(text)
@@ -423,7 +428,7 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_epoch_and_goes_on(config, fa
 
 
 def test_asked_to_stop_in_the_last_epoch_it_is_finished(config, faces, tmp_path):
-    run = Run(tmp_path / "r", config.replace(epochs=1))
+    run = started(tmp_path / "r", config.replace(epochs=1))
     fit(faces, run, say=lambda text: run.ask_to_stop())
     assert run.status() == "ok"
     assert not run.asked_to_stop
@@ -432,7 +437,7 @@ def test_asked_to_stop_in_the_last_epoch_it_is_finished(config, faces, tmp_path)
 def test_early_stopping_says_why(config, faces, tmp_path, monkeypatch):
     score = {"val_accuracy": 0.5, "ema_val_accuracy": 0.5}
     monkeypatch.setattr(fitting, "validate", lambda training: validate(training) | score)
-    said, run = [], Run(tmp_path / "r", config.replace(epochs=9, early_stopping=2))
+    said, run = [], started(tmp_path / "r", config.replace(epochs=9, early_stopping=2))
     assert len(fit(faces, run, say=said.append)) == 3
     assert said[-1] == "no better validation accuracy for 2 epochs: stopping"
     assert run.status() == "ok"
@@ -472,18 +477,18 @@ def test_a_resumed_training_has_the_weights_counts_and_history_of_the_stopped_on
 ])  # fmt: skip
 def test_a_split_of_one_face_is_refused(config, tmp_path, train, val, match):
     with pytest.raises(ValueError, match=match):
-        fit(grey_faces(train, val, classes=CLASSES), Run(tmp_path / "r", config))
+        fit(grey_faces(train, val, classes=CLASSES), started(tmp_path / "r", config))
     assert json.loads((tmp_path / "r/status.json").read_text())["status"] == "failed"
     start(config, grey_faces(2, 2, classes=CLASSES), tmp_path)
 
 
 def test_what_is_ones_own_trains_in_one_process(config, faces, tmp_path):
-    run = Run(tmp_path / "r", config.replace(processes=2, variant="mine"))
+    run = started(tmp_path / "r", config.replace(processes=2, variant="mine"))
     match = "your own network or loss trains in one process only: set processes=1"
     with pytest.raises(ValueError, match=match):
         fit(faces, run, loss=total_loss)
     with pytest.raises(ValueError, match="needs a name: set variant"):
-        fit(faces, Run(tmp_path / "r", config), loss=total_loss)
+        fit(faces, started(tmp_path / "r", config), loss=total_loss)
 
 
 def test_every_epoch_has_draws_of_its_own_and_a_resumed_one_the_same(config, faces, tmp_path):

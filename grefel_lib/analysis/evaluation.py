@@ -5,7 +5,7 @@ only reads files and is fast.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -142,16 +142,7 @@ class Evaluation:
         inside = dict(self.inside)
         if "anchors" in inside:
             inside["anchors"] = inside["anchors"][[known.index(name) for name in names]]
-
-        def sort(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-            return {name: reorder_classes(table, names) for name, table in tables.items()}
-
-        return dataclasses.replace(
-            self,
-            predictions=sort(self.predictions),
-            validation=sort(self.validation),
-            inside=inside,
-        )
+        return self._changed(lambda table: reorder_classes(table, names), inside=inside)
 
     def with_class_names(self, names: Mapping[str, str]) -> "Evaluation":
         """A copy with other names for some classes, for figures and tables.
@@ -168,17 +159,18 @@ class Evaluation:
         inside = dict(self.inside)
         if "labels" in inside:
             inside["labels"] = np.array([names.get(name, name) for name in inside["labels"]])
-
-        def rename(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-            return {key: rename_classes(table, names) for key, table in tables.items()}
-
-        return dataclasses.replace(
-            self,
-            predictions=rename(self.predictions),
-            validation=rename(self.validation),
-            training=None if self.training is None else rename_classes(self.training, names),
-            inside=inside,
+        training = None if self.training is None else rename_classes(self.training, names)
+        return self._changed(
+            lambda table: rename_classes(table, names), inside=inside, training=training
         )
+
+    def _changed(self, change: Callable[[pd.DataFrame], pd.DataFrame], **more: Any) -> "Evaluation":
+        """A copy with every table of predictions changed."""
+        tables = {
+            name: {key: change(table) for key, table in getattr(self, name).items()}
+            for name in ("predictions", "validation")
+        }
+        return dataclasses.replace(self, **tables, **more)
 
     def attention_of(self, ids: Sequence[str]) -> np.ndarray:
         """(N, side, side) attention of the attentive correction, summed over scales.

@@ -18,7 +18,7 @@ PANELS = {
     "face": "FacePanel",
 }
 PICTURES = PROJECT_ROOT / "notebooks/pictures/panels"
-WIDTH = 520  # pixels of the picture that replaces a panel
+WIDTH = 480  # pixels of the picture that replaces a panel
 
 
 def show_panel(name: str, *arguments: Any) -> None:
@@ -43,5 +43,5 @@ def show_panel(name: str, *arguments: Any) -> None:
     if picture.is_file():
         small, content = PillowImage.open(picture).convert("RGB"), io.BytesIO()
         small.thumbnail((WIDTH, WIDTH))
-        small.save(content, "JPEG", quality=50)
+        small.save(content, "JPEG", quality=40)
         display(Image(content.getvalue(), format="jpeg"))
