@@ -61,8 +61,8 @@ def test_found_faces_are_numbered_and_framed():
 
 def test_ids_that_are_long_paths_keep_their_end_and_cover_nothing(assert_readable):
     name = "train/surprised/IMG_20240101_1200"
-    rows = [{"id": f"{name}{i}.png", "label": "happiness", "predicted": "sadness",
-             "reliability": 0.5, "p_happiness": 0.4, "p_sadness": 0.6} for i in range(4)]  # fmt: skip
+    rows = [{"id": f"{name}{i}.png", "label": "happiness", "predicted": "sadness", "reliability": 0,
+             "p_happiness": 0.4, "p_sadness": 0.6} for i in range(4)]  # fmt: skip
     with paper_style():
         fig = face_cards(
             np.zeros((4, 9, 9), np.uint8), pd.DataFrame(rows), ["happiness", "sadness"]
