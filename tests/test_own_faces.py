@@ -82,7 +82,7 @@ def test_class_folders_without_splits_are_training_wherever_they_lie(tmp_path):
     faces = read(root)
     assert faces.counts().sum(axis=1).tolist() == [10, 12]
     assert not faces.counts()["test"].any()
-    assert faces.counts()["val"].tolist() == [1, 1]
+    assert faces.counts()["val"].min() >= 1
     assert set(faces.table["id"].str.split("/").str[0]) == {"yawn", "smile"}
     in_folders(root, {"train/yawn": 3, "train/smile": 3, "val/yawn": 1, "val/smile": 1})
     assert read(root).counts().sum(axis=1).tolist() == [4, 4]  # with splits: theirs alone

@@ -552,7 +552,8 @@ OWN_SPLITS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "val"), "tes
 
 def _own(root: Path) -> Source:
     """A table with a column image, or train/<class>/, val/<class>/, test/<class>/, or <class>/."""
-    tables = {path: read_csv(path, (), dtype=str) for path in sorted(root.glob("*.csv"))}
+    tables = [path for path in sorted(root.glob("*.csv")) if path.name != LEFT_OUT]
+    tables = {path: read_csv(path, (), dtype=str) for path in tables}
     tables = {path: table for path, table in tables.items() if "image" in table}
     splits = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in OWN_SPLITS]
     if tables:
