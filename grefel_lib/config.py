@@ -284,6 +284,8 @@ class Config:
             profile = "demo" if overrides.get("dataset", "synthetic") == "synthetic" else "vit_base"
         check_name(profile, PROFILES, "profile")
         config = cls(**PROFILES[profile] | overrides | {"profile": profile})
+        if config.checkpoint_path or config.resume:  # the other settings are those of that run
+            return config
         return config._with_room_after_warmup("warmup_epochs" in overrides)
 
     def _with_room_after_warmup(self, given: bool) -> "Config":
@@ -332,9 +334,9 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def on_data(self, **changes: Any) -> "Config":
-        """Like `replace`, but a new dataset without data_dir gets its default folder."""
+        """Like `replace`; a new dataset has its default folder, no folds and no teacher."""
         if changes.get("dataset", self.dataset) != self.dataset:
-            changes = {"data_dir": ""} | changes
+            changes = {"data_dir": "", "folds": 0, "teacher": ""} | changes
         return self.replace(**changes)
 
     def differences(self, other: "Config") -> dict[str, tuple[Any, Any]]:

@@ -5,6 +5,7 @@ import io
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -332,25 +333,40 @@ def write_features(path: Path, table: pd.DataFrame, embeddings: np.ndarray) -> N
     Folder(path.parent).write_bytes(content.getvalue(), path.name)
 
 
-def annotate_files(table: pd.DataFrame, paths: Sequence[Path], folder: Path) -> int:
-    """Write each picture of `predict_files` with boxes and labels as a JPEG; returns how many.
+def annotate_files(
+    table: pd.DataFrame, paths: Sequence[Path], folder: Path, *, every: float = 1.0
+) -> int:
+    """Write each picture and frame of `predict_files` with boxes and labels as a JPEG.
 
-    Videos are left out.
+    Args:
+        table: From `predict_files`, as are `paths` and `every`.
+        folder: Receives the files.
+
+    Returns:
+        How many were written.
     """
     rows_of, written = dict(iter(table.groupby("file"))), set()
     for path in paths:
         rows = rows_of.get(printable(path))
-        if rows is None or is_video(path):  # None: unreadable
+        if rows is None:  # unreadable
             continue
-        rows, picture = rows[rows["face"] != NO_FACE], read_photo(path)
-        boxes = [(x, y, x + w, y + h) for x, y, w, h in rows[BOX].to_numpy(dtype=int).tolist()]
-        labels = [
-            f"{a} {b:.2f}" for a, b in zip(rows["predicted"], rows["probability"], strict=True)
-        ]
-        name, content = f"{path.stem}.jpg", io.BytesIO()
-        while name in written:  # of the same name in another folder, or with another ending
-            name = f"{path.stem}_{len(written) + 1}.jpg"
-        draw_boxes(picture, boxes, labels).save(content, "jpeg", quality=90)
-        Folder(folder).write_bytes(content.getvalue(), name)
-        written.add(name)
+        with suppress(ValueError):  # a video that is damaged further on; it was named
+            for frame, _, picture in _pictures(path, every):
+                here = rows if frame is None else rows[rows["frame"] == frame]
+                here = here[here["face"] != NO_FACE]
+                left_top, sizes = np.hsplit(here[BOX].to_numpy(dtype=int), 2)
+                boxes = np.hstack([left_top, left_top + sizes]).tolist()
+                labels = [
+                    f"{label} {probability:.2f}"
+                    for label, probability in zip(
+                        here["predicted"], here["probability"], strict=True
+                    )
+                ]
+                stem = path.stem if frame is None else f"{path.stem}_frame{frame}"
+                name, content = f"{stem}.jpg", io.BytesIO()
+                while name in written:  # of the same name elsewhere, or with another ending
+                    name = f"{stem}_{len(written) + 1}.jpg"
+                draw_boxes(picture, boxes, labels).save(content, "jpeg", quality=90)
+                Folder(folder).write_bytes(content.getvalue(), name)
+                written.add(name)
     return len(written)

@@ -374,6 +374,8 @@ BAD |= {
         ("train --dataset folder", "no folder", "data/folder", "pass data_dir"),
         ("train --batchsize 3", "unknown argument --batchsize; did you mean --batch-size?"),
         ("train extra", "unknown argument extra; did you mean --extractor?"),
+        ("evaluate a/b", "unknown argument a/b; did you mean --checkpoint-dir a/b?"),
+        ("finetune a/b", "unknown argument a/b; did you mean --checkpoint-path a/b?"),
         ("finetune --checkpoint-path {}/outputs", "no run", "latest runs there"),
         ("finetune --checkpoint-path small --finetune-name a/b", "finetune_name is one folder"),
         ("finetune --backbone resnet18", "unknown argument --backbone; did you mean --"),

@@ -250,3 +250,20 @@ def test_a_warm_up_as_long_as_the_run_is_shortened_or_refused(caplog):
     parent = Config.resolve({"profile": "vit_base"})
     tuned = Config.resolve({"checkpoint_path": "a", "epochs": 2}, parent=parent)
     assert tuned.warmup_epochs == pytest.approx(0.4)
+
+
+def test_a_run_that_is_named_decides_what_the_warm_up_is_of(caplog):
+    """The settings beside a checkpoint or a run to resume are not those of a whole run."""
+    for named in ({"checkpoint_path": "r"}, {"resume": "r"}):
+        Config.resolve({"dataset": "ferplus", "epochs": 1} | named)
+    assert not caplog.text
+
+
+def test_another_data_set_is_learned_without_the_teacher_and_the_folds_of_the_first():
+    first = Config(dataset="folder", data_dir="/d", teacher="t", folds=3, fold=2)
+    other = Config.resolve({"dataset": "ferplus"}, parent=first)
+    assert (other.teacher, other.folds, other.data_dir) == ("", 0, "")
+    given = {"dataset": "ferplus", "teacher": "mine"}
+    assert Config.resolve(given, parent=first).teacher == "mine"
+    same = Config.resolve({"lr": 0.01}, parent=first)
+    assert (same.teacher, same.folds, same.data_dir) == ("t", 3, "/d")

@@ -10,6 +10,7 @@ from test_own_faces import draw, in_a_table, in_folders
 from grefel_lib.analysis.check import check_data, describe
 from grefel_lib.commands.cli import main
 from grefel_lib.config import Config
+from grefel_lib.faces import load_faces
 
 
 def check(root, dataset="folder"):
@@ -84,6 +85,15 @@ def test_a_set_that_can_be_trained_on_passes_and_columns_are_aligned(folder, cap
         ["all", "11", "4", "3"],
     ]  # fmt: skip
     assert len({len(line) for line in table}) == 1
+
+
+def test_a_warning_is_said_once(tmp_path, caplog, capsys):
+    root = in_folders(tmp_path / "faces", {"yawn": 12, "smile": 10})
+    assert main(["data", "check", "--dataset", "folder", "--data-dir", str(root)]) == 0
+    assert capsys.readouterr().out.count("no validation split") == 1
+    assert "no validation split" not in caplog.text
+    load_faces(Config(dataset="folder", data_dir=str(root)))
+    assert caplog.text.count("no validation split") == 1
 
 
 def test_too_few_faces_and_no_layout_are_problems(tmp_path, folder):

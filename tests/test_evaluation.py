@@ -427,6 +427,9 @@ def test_reports_of_what_is_not_there_are_refused(run, told, tmp_path, capsys):
     empty.write_json(dataclasses.asdict(run.config), "config.json")
     assert main(["report", str(empty.path)]) == 1
     assert "was not evaluated; first: grefel evaluate" in capsys.readouterr().err
+    empty.write_json({}, "evaluate_folder_x_val", "metrics.json")
+    assert main(["report", str(empty.path)]) == 1
+    assert f"; see {empty.path}/evaluate_folder_x_val, or: grefel" in capsys.readouterr().err
     shutil.copy(run.path / "metrics.json", empty.path)
     assert main(["report", str(empty.path)]) == 1
     assert "has no predictions at" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The committed notebooks keep the house rules; nbval runs them (see the Makefile)."""
 
 import ast
+import builtins
 import json
 import re
 import statistics
@@ -126,6 +127,20 @@ def test_every_name_that_is_imported_is_used(notebook):
     }  # fmt: skip
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert imported <= used
+
+
+def test_as_a_script_it_needs_no_name_that_only_a_kernel_knows(notebook):
+    _, content = notebook
+    tree = ast.parse("\n".join(map(source, code_cells(content))))
+    known, used = set(dir(builtins)), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            (used if isinstance(node.ctx, ast.Load) else known).add(node.id)
+        elif isinstance(node, ast.alias):
+            known.add((node.asname or node.name).split(".")[0])
+        elif isinstance(node, ast.FunctionDef | ast.arg):
+            known.add(getattr(node, "name", None) or node.arg)
+    assert used <= known
 
 
 def test_links_resolve(notebook):

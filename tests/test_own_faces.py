@@ -8,8 +8,13 @@ import pytest
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
-from grefel_lib.analysis.compare import compare_runs
-from grefel_lib.analysis.evaluation import evaluate_run, evaluation_folder, load_evaluation
+from grefel_lib.analysis.compare import compare_runs, evaluated_runs, pooled_folds
+from grefel_lib.analysis.evaluation import (
+    evaluate_run,
+    evaluation_folder,
+    load_evaluation,
+    scored_faces,
+)
 from grefel_lib.commands.cli import main
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
@@ -70,6 +75,27 @@ def test_class_folders_of_every_spelling_become_three_splits(tmp_path):
     assert faces.table["id"][0] == "test/yawn/000.png"
     assert faces.images.shape == (9, 112, 112)
     assert faces.targets[faces.table["id"] == "test/yawn/000.png"].tolist() == [[0, 1]]
+
+
+def test_class_folders_without_splits_are_training_wherever_they_lie(tmp_path):
+    root = in_folders(tmp_path / "test", {"yawn": 12, "smile": 10})
+    faces = read(root)
+    assert faces.counts().sum(axis=1).tolist() == [10, 12]
+    assert not faces.counts()["test"].any()
+    assert faces.counts()["val"].min() >= 1
+    assert set(faces.table["id"].str.split("/").str[0]) == {"yawn", "smile"}
+    in_folders(root, {"train/yawn": 3, "train/smile": 3, "val/yawn": 1, "val/smile": 1})
+    assert read(root).counts().sum(axis=1).tolist() == [4, 4]  # with splits: theirs alone
+
+
+def test_a_file_that_is_not_read_is_said_when_training_starts(tmp_path, caplog):
+    root = in_folders(tmp_path, {"train/yawn": 3, "train/smile": 2, "val/smile": 2})
+    for litter in ("left_out.csv", "train/.DS_Store", "train/yawn/._000.png"):
+        (root / litter).write_text("file,reason\n")
+    assert read(root).info["warnings"] == []
+    (root / "train/smile/phone.HEIC").write_bytes(b"ftypheic")
+    assert len(read(root)) == 7
+    assert "files not used: 1, the first: train/smile/phone.HEIC" in caplog.text
 
 
 def test_one_picture_in_colour_makes_the_set_colour(tmp_path):
@@ -269,8 +295,8 @@ def test_each_face_is_tested_in_one_fold_and_no_subject_is_divided(tmp_path):
             read(root, **wrong)
 
 
-def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys):
-    root = in_folders(tmp_path / "faces", {"train/frown": 14, "train/smile": 16})
+def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys, monkeypatch):
+    root = in_folders(tmp_path / "faces", {"frown": 14, "smile": 16})
     for fold in (1, 2, 3):
         config = Config.resolve({"profile": "demo", "dataset": "folder", "data_dir": str(root),
             "epochs": 1, "folds": 3, "fold": fold, "output_dir": str(other_outputs / "cv"),
@@ -282,7 +308,8 @@ def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys):
         if fold == 2:
             assert main(["report", "cv"]) == 1
             assert "3 folds make one result, but there are folds 1, 2" in capsys.readouterr().err
-    assert main(["report", "outputs/cv"]) == 0
+    monkeypatch.chdir(other_outputs.parent)
+    assert main(["report", f"{other_outputs.name}/cv"]) == 0
     metrics = json.loads((other_outputs / "cv" / "metrics.json").read_text())
     assert list(metrics["checkpoints"]) == ["3 folds"]
     counts = confusion_counts(pd.concat(
@@ -291,7 +318,14 @@ def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys):
     assert (stored == counts).all()
     assert stored.sum() == 30
     card = (other_outputs / "cv" / "model_card.md").read_text()
-    assert "3 models, each scored on the part of the faces that it was not trained on" in card
+    assert card.startswith("# Model card: cv, 3 folds\n")
+    told = "3 models, each scored on the part of the faces that it was not trained on"
+    assert told in card
+    assert told not in (other_outputs / "cv" / "fold1" / "model_card.md").read_text()
+    [pooled] = pooled_folds(evaluated_runs(str(other_outputs / "cv")))
+    faces = scored_faces(pooled).split("test")
+    assert faces.table["id"].tolist() == pooled.table["id"].tolist()
+    assert faces.counts()["test"].tolist() == [14, 16]
     comparison = compare_runs(str(other_outputs / "cv"))
     assert comparison.about["faces"] == 30
     assert comparison.seeds["checkpoint"].tolist() == ["3 folds"]
@@ -319,19 +353,21 @@ def test_photographs_become_a_set_of_crops_as_predict_cuts_them(trained, tmp_pat
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         image.save(source / name, **options)
     (source / "train/smile/broken.png").write_bytes(b"no")
+    (source / "train/smile/phone.HEIC").write_bytes(b"ftypheic")
     assert main(["data", "crop", str(source), str(dest)]) == 0
     told = capsys.readouterr().out
     assert "wrote 4 crops" in told
     for name, reason in (
         ("two.png", "2 faces"),
         ("empty.png", "no face"),
-        ("broken.png", "cannot"),
+        ("broken.png", "broken.png: cannot be read"),
+        ("phone.HEIC", "phone.HEIC: cannot be read"),
     ):
         assert any(name in line and reason in line for line in told.splitlines())
     files = {p.relative_to(dest).as_posix() for p in dest.rglob("*.png")}
     assert files == {"train/smile/a.png", "train/smile/a.png.png", "test/smile/turned.png",
                      "test/yawn/crop.png"}  # fmt: skip
-    assert len(pd.read_csv(dest / "left_out.csv")) == 3
+    assert len(pd.read_csv(dest / "left_out.csv")) == 4
     model = load_model(trained[1])
     whole, _, _ = predict_files(model, [source / "train/smile/a.png"])
     cut, _, _ = predict_files(model, [dest / "train/smile/a.png.png"], whole=True)

@@ -261,10 +261,13 @@ def test_files_are_found_by_name_pattern_and_folder_each_once(tmp_path):
     every = ["b.png", "deep/c.png", "gone.png", "odd1.png", "odd[1].png", "pipe.png"]
     assert names("**/*.png") == (every, [])
     assert names("odd[1].png") == (["odd[1].png"], [])  # a name, although it is a pattern too
+    for name in ("deep/phone.HEIC", "deep/clip.MOV"):  # a phone's; to be named if unreadable
+        (tmp_path / name).write_bytes(b"")
+    assert names("deep") == (["deep/c.png", "deep/clip.MOV", "deep/phone.HEIC"], [])
     files, unread = names("empty", "none.png", "*.gif", "a.jpg")
     assert files == ["a.jpg"]
     assert [line.split(str(tmp_path))[0] for line in unread] == [
-        "no image (.png, .jpg, .jpeg, .bmp, .webp, .tif, .tiff) in folder ",
+        "no image (.png, .jpg, .jpeg, .jfif, .bmp, .webp, .gif, .avif, .tif, .tiff) in folder ",
         "no image or folder at ", "no image or folder at "]  # fmt: skip
 
 

@@ -264,7 +264,13 @@ def test_a_video_has_a_row_for_each_face_of_each_frame_looked_at(trained, film, 
     assert both["frame"].isna().tolist() == [True, False, False, False]
     write_features(tmp_path / "f.npz", both, embeddings)
     assert np.load(tmp_path / "f.npz")["frame"].tolist() == [-1, 0, 20]
-    assert annotate_files(both, [picture, film], tmp_path / "marked") == 1
+    assert annotate_files(both, [picture, film], tmp_path / "marked") == 4
+    names = sorted(file.name for file in (tmp_path / "marked").iterdir())
+    assert names == ["film_frame0.jpg", "film_frame10.jpg", "film_frame20.jpg", "one.jpg"]
+    with Image.open(tmp_path / "marked/film_frame20.jpg") as image:
+        assert image.size == (512, 600)
+        yellow = (np.asarray(image) > (200, 200, 0)).all(axis=2) & (np.asarray(image)[..., 2] < 90)
+    assert yellow.sum() > 200
     alone, _, _ = predict_files(trained, [picture])
     assert not {"frame", "second"} & set(alone)
 

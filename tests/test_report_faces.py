@@ -1,12 +1,13 @@
 """Figures of faces: grids, cards, votes below their face, what a decision was made of."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from drawn_figures import draw, texts
 from matplotlib.figure import Figure
 
 from grefel_lib.labels import VOTE_COLUMNS
-from grefel_lib.report.faces import attention_overlay, detected_faces, face_grid
+from grefel_lib.report.faces import attention_overlay, detected_faces, face_cards, face_grid
 from grefel_lib.report.style import paper_style
 
 
@@ -56,3 +57,16 @@ def test_found_faces_are_numbered_and_framed():
     assert [patch.get_bbox().bounds for patch in ax.patches] == [(10, 20, 50, 50), (-5, 0, 50, 50)]
     width, height = fig.get_size_inches()
     assert width / height == pytest.approx(3)
+
+
+def test_ids_that_are_long_paths_keep_their_end_and_cover_nothing(assert_readable):
+    name = "train/surprised/IMG_20240101_1200"
+    rows = [{"id": f"{name}{i}.png", "label": "happiness", "predicted": "sadness", "reliability": 0,
+             "p_happiness": 0.4, "p_sadness": 0.6} for i in range(4)]  # fmt: skip
+    with paper_style():
+        fig = face_cards(
+            np.zeros((4, 9, 9), np.uint8), pd.DataFrame(rows), ["happiness", "sadness"]
+        )
+        fig.draw_without_rendering()
+        assert_readable(fig)
+    assert any("…" in text and "_12003\n" in text for text in texts(fig))

@@ -93,7 +93,8 @@ def test_the_style_ends_with_its_block():
 def test_a_figure_is_the_same_whatever_the_users_own_style_is(tmp_path):
     first = [path.read_bytes() for path in save_figure(draw("matrix8", "column"), tmp_path / "one")]
     own = {"savefig.transparent": True, "font.weight": "bold", "lines.linestyle": ":",
-           "axes.xmargin": 0.3, "savefig.format": "svg", "font.family": "serif"}  # fmt: skip
+           "axes.xmargin": 0.3, "savefig.format": "svg", "font.family": "serif",
+           "text.usetex": True}  # fmt: skip
     with matplotlib.style.context(["dark_background", own]):
         fig = draw("matrix8", "column")
         again = [path.read_bytes() for path in save_figure(fig, tmp_path / "two")]
@@ -109,7 +110,9 @@ def test_a_figure_is_the_same_with_any_backend(tmp_path):
     code += "from grefel_lib.report.style import save_figure; "
     code += "save_figure(confusion_figure('aabb', 'abba'), Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "two")], check=True,
-                   env={**os.environ, "MPLBACKEND": "svg", "OMP_NUM_THREADS": "2"})  # fmt: skip
+                   env={**os.environ, "MPLBACKEND": "svg", "OMP_NUM_THREADS": "2",
+                        "PYTHONHASHSEED": "7", "SOURCE_DATE_EPOCH": "9", "TZ": "Asia/Tokyo"}
+                   )  # fmt: skip
     again = [path.with_stem("two") for path in first]
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in first]
 

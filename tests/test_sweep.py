@@ -76,7 +76,8 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     text = SWEEP.replace("--grid num_anchors=1,2 ", "")
     argv = [*text.split(), "--dataset", "ferplus", "--data-dir", str(faces_dir),
-            "--output-dir", str(tmp_path)]  # fmt: skip
+            "--output-dir", "."]  # fmt: skip
+    monkeypatch.chdir(tmp_path)
     assert main(argv) == 1
     told = capfd.readouterr()
     (line,) = [line for line in told.err.splitlines() if line.startswith("grefel sweep: error")]

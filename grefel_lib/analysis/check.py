@@ -1,8 +1,10 @@
 """What is on disk: layout, faces by class and split, what is dropped and why, copies, warnings."""
 
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -40,21 +42,28 @@ def check_data(config: Config) -> dict[str, Any]:
         _pictures([f for f in source.files if f.suffix.lower() in IMAGE_SUFFIXES], facts)
         if source.kind.endswith("-original"):  # whole photographs, of which boxes are cut out
             facts["warnings"].clear()
-        if source.class_names:  # published sets come with other files
-            used = set(source.files)
-            left = [f for f in source.root.rglob("*") if f.is_file() and f not in used]
-            if left:
-                first = min(left).relative_to(source.root)
-                facts["warnings"].append(f"files not used: {len(left)}, the first: {first}")
         if not facts["unreadable"]:
-            whole = load_faces(
-                config.replace(drop_leaks=False, use_soft_labels=False, train_protocol="")
-            )
-            _faces(load_faces(config), whole, facts)
+            with _unsaid():
+                whole = load_faces(
+                    config.replace(drop_leaks=False, use_soft_labels=False, train_protocol="")
+                )
+                _faces(load_faces(config), whole, facts)
             _published(config, whole, facts)
     except (ValueError, OSError) as error:
         facts["problems"].append(" ".join(str(error).split()))
     return facts
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """Without the log lines of `load_faces`: the facts hold its warnings."""
+    log = logging.getLogger(load_faces.__module__)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _pictures(files: list[Path], facts: dict[str, Any]) -> None:

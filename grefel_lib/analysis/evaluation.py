@@ -83,6 +83,11 @@ class Evaluation:
         return self.predictions[self.headline]
 
     @property
+    def pooled(self) -> bool:
+        """Whether these are all folds of a cross-validation, each scored by its own model."""
+        return self.headline == f"{self.config.folds} folds"
+
+    @property
     def saved_headline(self) -> Mapping[str, Any]:
         """The headline checkpoint's part of metrics.json, as read."""
         return self.saved["checkpoints"][self.headline]
@@ -379,8 +384,11 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
         ValueError: It was trained further since, see `stale_because`.
     """
     if not (run.path / "metrics.json").is_file():
+        others = sorted(run.path.glob("evaluate_*/metrics.json"))
+        mend = f"see {relative(others[-1].parent)}, or:" if others else "first:"
         raise FileNotFoundError(
-            f"run {run.name} was not evaluated; first: grefel evaluate --checkpoint-dir {run.name}"
+            f"run {run.name} was not evaluated{' on its own test split' if others else ''}; {mend} "
+            f"grefel evaluate --checkpoint-dir {run.name}"
         )
     with reading(run.path / "metrics.json", f"evaluate again: {_again(run)}"):
         content = read_json(run.path / "metrics.json")
@@ -428,14 +436,23 @@ def _again(run: Run, facts: Mapping[str, Any] = MappingProxyType({})) -> str:
 
 
 def scored_faces(evaluation: Evaluation) -> FaceSet | None:
-    """The data set that was scored; None where it is missing, or has changed since."""
+    """The data set that was scored; None where it is missing, or has changed since.
+
+    Of folds that were pooled, every face is in the split, in the order of the predictions.
+    """
     facts = evaluation.facts
     data = {key: facts[key] for key in ("dataset", "protocol") if facts.get(key)}
+    config = evaluation.config.on_data(**data)
     try:
-        faces = load_faces(evaluation.config.on_data(**data))
+        faces = load_faces(config.replace(drop_leaks=False) if evaluation.pooled else config)
     except (OSError, ValueError):
         return None
-    return faces if same_data(faces.info["fingerprint"], facts["fingerprint"]) else None
+    if not same_data(faces.info["fingerprint"], facts["fingerprint"]):
+        return None
+    if evaluation.pooled:
+        faces = faces.take(pd.Index(faces.table["id"]).get_indexer(evaluation.table["id"]))
+        faces = dataclasses.replace(faces, table=faces.table.assign(split=facts["split"]))
+    return faces
 
 
 def read_table(run: Folder, *parts: str) -> pd.DataFrame | None:

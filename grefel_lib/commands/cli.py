@@ -14,7 +14,14 @@ from typing import Any
 
 from grefel_lib import __version__
 from grefel_lib.commands import COMMANDS, SWEEPABLE, NotebookError
-from grefel_lib.config import FIELDS, FINETUNE_PROFILES, PROFILES, SETTINGS, command_settings
+from grefel_lib.config import (
+    FIELDS,
+    FINETUNE_PROFILES,
+    PROFILES,
+    SETTINGS,
+    command_settings,
+    from_here,
+)
 
 # Everything else is imported where it is used, so that `grefel --help` does not load torch.
 
@@ -119,7 +126,7 @@ def _add_others(add: Add) -> None:
     predict.add_argument("--output", default="", metavar="FILE",
                          help="also write the table to this .csv or .json file")  # fmt: skip
     predict.add_argument("--annotate", default="", metavar="DIR",
-                         help="write the pictures with boxes and labels here")  # fmt: skip
+                         help="write pictures and frames with boxes and labels here")  # fmt: skip
     predict.add_argument("--features", default="", metavar="FILE",
                          help="write the embeddings to this .npz or .csv file")  # fmt: skip
     predict.add_argument("--device", default="auto")
@@ -167,7 +174,8 @@ def _add_others(add: Add) -> None:
     check.set_defaults(run=_check)
     text = "write the face of each photograph under a folder to the same place under another"
     crop = kinds.add_parser("crop", help=text, description=text, allow_abbrev=False)
-    crop.add_argument("source", type=Path, metavar="SRC", help="photographs, e.g. train/<class>/")
+    crop.add_argument("source", type=Path, metavar="SRC",
+                      help="holds <class>/ or train/<class>/ with photographs")  # fmt: skip
     crop.add_argument("dest", type=Path, metavar="DEST", help="a folder beside it")
     crop.set_defaults(run=_crop)
     text = "copy evaluated runs for sharing, without weights and images"
@@ -222,14 +230,19 @@ def _default(name: str, command: str) -> str:
 
 def _refuse(flag: str, parser: argparse.ArgumentParser) -> None:
     known = [option for option in parser._option_string_actions if option.startswith("--")]
-    near = difflib.get_close_matches(flag.split("=")[0], known, n=1, cutoff=0.5)
+    near = [f"{o} {flag}" for o in ("--checkpoint-dir", "--checkpoint-path") if o in known]
+    if flag.startswith("-") or not near:  # else: a run, as in `grefel report RUN`
+        near = difflib.get_close_matches(flag.split("=")[0], known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "see --help"
     raise ValueError(f"unknown argument {flag}; {hint}")
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings among the arguments that were given."""
-    return {k: v for k, v in vars(arguments).items() if k in FIELDS and v is not None}
+    settings = {k: v for k, v in vars(arguments).items() if k in FIELDS and v is not None}
+    if "output_dir" in settings:
+        settings["output_dir"] = str(Path(settings["output_dir"]).expanduser().absolute())
+    return settings
 
 
 def _run_notebook(arguments: argparse.Namespace) -> None:
@@ -321,7 +334,8 @@ def _predict(arguments: argparse.Namespace) -> None:
         elif features.name and len(table):
             print(f"no face was found: {features} is not written")
         if len(table) and arguments.annotate:
-            print(f"wrote {annotate_files(table, paths, folder)} pictures to {folder}")
+            count = annotate_files(table, paths, folder, every=arguments.every)
+            print(f"wrote {count} pictures to {folder}")
     for line in unread[:-1]:
         print(f"grefel predict: error: {line}", file=sys.stderr)
     if unread:
@@ -353,7 +367,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
     paper = _paper(arguments)
     name = arguments.run_folder
-    folders = [outputs_folder(name), outputs_folder() / name]
+    folders = [Path(from_here(name)), outputs_folder() / name]
     folder = next((path for path in folders if any(path.glob("*/config.json"))), folders[0])
     if any(folder.glob("*/config.json")) and not (folder / "config.json").is_file():
         [evaluation, *others] = pooled_folds(evaluated_runs(str(folder)))
@@ -447,7 +461,8 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 
 
 def _crop(arguments: argparse.Namespace) -> None:
-    from grefel_lib.sources.crops import LEFT_OUT, crop_faces
+    from grefel_lib.sources.crops import crop_faces
+    from grefel_lib.sources.layouts import LEFT_OUT
 
     count, left_out = crop_faces(arguments.source, arguments.dest)
     for row in left_out.itertuples():
@@ -462,7 +477,7 @@ def _check(arguments: argparse.Namespace) -> None:
     from grefel_lib.config import Config
 
     facts = check_data(Config.resolve(_settings(arguments)))
-    print(json.dumps(facts, indent=2) if arguments.json else describe(facts))
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if arguments.json else describe(facts))
     if facts["problems"]:
         raise ValueError("training could not start: see the problems printed above")
 
@@ -470,7 +485,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     from grefel_lib.analysis.compare import evaluated_runs, publish_runs
 
-    folders = publish_runs(evaluated_runs(arguments.source), arguments.dest)
+    folders = publish_runs(evaluated_runs(from_here(arguments.source)), arguments.dest)
     print(f"wrote {len(folders)} runs to {arguments.dest}")
 
 

@@ -40,9 +40,11 @@ def model_card(evaluation: Evaluation) -> str:
     """
     config, facts, metrics = evaluation.config, evaluation.facts, evaluation.metrics
     headline = metrics["checkpoints"][evaluation.headline]
+    title = config.run_name or config.dataset
+    title = f"{evaluation.run.path.name}, {evaluation.headline}" if evaluation.pooled else title
     head = "plain linear head" if config.head == "linear" else f"GReFEL, {_head(evaluation)}"
     lines = [
-        f"# Model card: {config.run_name or config.dataset}",
+        f"# Model card: {title}",
         "",
         *([terms, ""] if (terms := TERMS.get(config.backbone_weights)) else []),
         f"A classifier of facial expressions on face crops: {config.backbone} "
@@ -127,7 +129,7 @@ def _head(evaluation: Evaluation) -> str:
 
 def _checkpoint(evaluation: Evaluation) -> str:
     headline = evaluation.metrics["checkpoints"][evaluation.headline]
-    if evaluation.config.folds:
+    if evaluation.pooled:
         return (
             f"{evaluation.config.folds} models, each scored on the part of the faces that it was "
             f"not trained on; each checkpoint (mean epoch {headline['epoch']}) was selected"

@@ -1,6 +1,8 @@
 """Figures with faces: grids, cards with votes and predictions, explanation of one face."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -73,8 +75,9 @@ def face_cards(
     for (face, bars), image, (_, row) in zip(pairs, images, rows.iterrows(), strict=False):
         face.imshow(image, **GREY)
         sure = f"reliability {row['reliability']:.2f}" if "reliability" in row else ""
-        title_lines = [row["label"], f"→ {row['predicted']}", str(row["id"]), sure]
-        face.set_title("\n".join(filter(None, title_lines)), size=6.5, pad=2)
+        name = re.sub(r"^.+(?=.{11}$)", "…", Path(row["id"]).stem)  # a path, of one's own faces
+        title_lines = [row["label"], f"→ {row['predicted']}", name, sure]
+        face.set_title("\n".join(filter(None, title_lines)), size=6.5, pad=2, loc="left")
         distributions = {}
         for name, prefix in (("people", "votes_"), ("primary", "primary_"), ("corrected", "p_")):
             columns = [prefix + label for label in class_names]

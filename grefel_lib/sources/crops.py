@@ -6,11 +6,10 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from grefel_lib.environment import progress_bar
 from grefel_lib.files import Folder
-from grefel_lib.sources.layouts import list_images
+from grefel_lib.sources.layouts import IMAGE_SUFFIXES, LEFT_OUT, PHONE_SUFFIXES, list_images
 from grefel_lib.sources.photo import crop_box, find_faces, is_crop, printable, read_photo
-
-LEFT_OUT = "left_out.csv"
 
 
 def crop_faces(source: Path, dest: Path) -> tuple[int, pd.DataFrame]:
@@ -20,7 +19,7 @@ def crop_faces(source: Path, dest: Path) -> tuple[int, pd.DataFrame]:
     is found is taken whole. What was left out is listed in LEFT_OUT.
 
     Args:
-        source: For example train/<class>/ and test/<class>/ with photographs.
+        source: <class>/, or train/<class>/ and test/<class>/, with photographs.
         dest: A folder that does not lie in `source`, nor `source` in it.
 
     Returns:
@@ -33,15 +32,17 @@ def crop_faces(source: Path, dest: Path) -> tuple[int, pd.DataFrame]:
     inside, outside = source.resolve(), dest.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise ValueError(f"{dest} and {source} lie in each other; name a folder beside {source}")
-    files = list_images(source, deep=True)
+    files = list_images(source, deep=True, endings=IMAGE_SUFFIXES + PHONE_SUFFIXES)
     if not files:
         raise ValueError(f"no image in {source} or its subfolders")
     written, rows = set(), []
+    bar = progress_bar(len(files), "finding faces", unit=" pictures")
     for file in files:
+        bar.update()
         try:
             picture = read_photo(file)
         except (ValueError, OSError) as error:
-            rows.append((printable(file), str(error)))
+            rows.append((printable(file), str(error).removeprefix(f"{printable(file)} ")))
             continue
         boxes = find_faces(picture)
         if len(boxes) != 1 and (boxes or not is_crop(picture)):
@@ -55,6 +56,7 @@ def crop_faces(source: Path, dest: Path) -> tuple[int, pd.DataFrame]:
             path = path.with_name(f"{file.name}.png")
         Folder(dest).write_bytes(content.getvalue(), *path.parts)
         written.add(path)
+    bar.close()
     left_out = pd.DataFrame(rows, columns=["file", "reason"])
     if written:
         Folder(dest).write_table(left_out, LEFT_OUT)

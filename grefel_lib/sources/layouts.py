@@ -27,7 +27,7 @@ from grefel_lib.labels import (
     VOTE_COLUMNS,
     own_classes,
 )
-from grefel_lib.sources.photo import open_image, printable
+from grefel_lib.sources.photo import VIDEO_SUFFIXES, open_image, printable
 from grefel_lib.sources.synthetic import write_synthetic
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
@@ -36,7 +36,10 @@ VALIDATION_FOLDERS = ("val", "valid", "validation")
 FER2013_TABLES = ("fer2013.csv", "icml_face_data.csv")  # the second from Kaggle's competition
 FERPLUS_FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
 RAFDB_SIZE, _ = FORMATS["rafdb"]
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".avif", ".tif",
+                  ".tiff")  # fmt: skip
+PHONE_SUFFIXES = (".heic", ".heif")  # pictures that Pillow cannot read: to be named, not skipped
+LEFT_OUT = "left_out.csv"  # what `grefel data crop` left out
 CLASS_FOLDERS = {  # name of a folder -> label code
     "fer2013": {
         folder: code for code, emotion in CODES["fer2013"].items()
@@ -435,7 +438,9 @@ def read_csv(path: Path, columns: Sequence[str], *, dtype: type | None = None) -
     return table
 
 
-def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
+def list_images(
+    folder: Path, *, deep: bool = False, endings: tuple[str, ...] = IMAGE_SUFFIXES
+) -> list[Path]:
     """Image files of a folder (with `deep` also of its subfolders), sorted by name.
 
     Links are followed; hidden files and folders (`._face.jpg`, `.ipynb_checkpoints`) are not read.
@@ -446,14 +451,16 @@ def list_images(folder: Path, *, deep: bool = False) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"no image folder {folder}")
-    images = list(_images_in(folder, deep=deep))
+    images = list(_images_in(folder, deep=deep, endings=endings))
     for file in images:
         if re.search(r"[\ud800-\udfff]", str(file)):  # bytes of the name that are not UTF-8
             raise ValueError(f"{printable(file)}: this name is not UTF-8; rename it")
     return sorted(images, key=None if deep else lambda file: file.name)  # names compare faster
 
 
-def _images_in(folder: Path, *, deep: bool, above: tuple[str, ...] = ()) -> Iterator[Path]:
+def _images_in(
+    folder: Path, *, deep: bool, endings: tuple[str, ...], above: tuple[str, ...] = ()
+) -> Iterator[Path]:
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that holds it
         return
@@ -463,15 +470,16 @@ def _images_in(folder: Path, *, deep: bool, above: tuple[str, ...] = ()) -> Iter
                 continue
             if entry.is_dir():
                 if deep:
-                    yield from _images_in(Path(entry.path), deep=True, above=(*above, real))
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                    inside = Path(entry.path)
+                    yield from _images_in(inside, deep=True, endings=endings, above=(*above, real))
+            elif entry.name.lower().endswith(endings):
                 yield Path(entry.path)
 
 
 def find_images(
     paths: Sequence[str | Path], *, recursive: bool = False
 ) -> tuple[list[Path], list[str]]:
-    """Image files given by name, by a pattern (`faces/*.png`) and by folder; each once.
+    """Image and video files given by name, by a pattern (`faces/*.png`) and by folder; each once.
 
     Args:
         paths: Files, folders and patterns. The files of a folder are sorted by name.
@@ -489,7 +497,8 @@ def find_images(
                     os.lstat(place)
                     files.append(Path(place))
                     continue
-                inside = sorted(_images_in(Path(place), deep=recursive))
+                endings = IMAGE_SUFFIXES + PHONE_SUFFIXES + VIDEO_SUFFIXES
+                inside = sorted(_images_in(Path(place), deep=recursive, endings=endings))
                 inside = [file for file in inside if file.is_file()]  # no broken link, no pipe
                 if not inside:
                     known = ", ".join(IMAGE_SUFFIXES)
@@ -542,22 +551,22 @@ OWN_SPLITS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "val"), "tes
 
 
 def _own(root: Path) -> Source:
-    """A table with a column image, or folders train/<class>/, val/<class>/, test/<class>/."""
-    tables = {path: read_csv(path, (), dtype=str) for path in sorted(root.glob("*.csv"))}
+    """A table with a column image, or train/<class>/, val/<class>/, test/<class>/, or <class>/."""
+    tables = [path for path in sorted(root.glob("*.csv")) if path.name != LEFT_OUT]
+    tables = {path: read_csv(path, (), dtype=str) for path in tables}
     tables = {path: table for path, table in tables.items() if "image" in table}
     splits = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in OWN_SPLITS]
     if tables:
         kind, table = "folder-table", pd.concat(_own_rows(*item) for item in tables.items())
         found = [name.removeprefix("votes_") for name in table if name.startswith("votes_")]
         found = found or table["label"].dropna()
-    elif splits:
-        kind, folders = "folder-classes", _own_folders(splits)
-        table, found = _own_listing(root, folders), [folder.name for folder in folders]
+    elif len(listing := _own_listing(root, folders := _own_folders(splits or [root]))) or splits:
+        kind, table, found = "folder-classes", listing, [folder.name for folder in folders]
     else:
         content = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
         raise FileNotFoundError(
-            f"no faces in {root} (found: {content}): looked for train/<class>/ with images, and "
-            f"for a .csv with the columns image and label; see data/README.md"
+            f"no faces in {root} (found: {content}): looked for train/<class>/ or <class>/ with "
+            f"images, and for a .csv with the columns image and label; see data/README.md"
         )
     repeated = table["file"].duplicated()
     if repeated.any():
@@ -579,11 +588,15 @@ def _own(root: Path) -> Source:
     if absent:
         raise FileNotFoundError(f"{len(absent)} images are missing, the first: {absent[0]}")
     table = table.assign(id=table["file"], code=code).reset_index(drop=True)
-    return Source(kind, root, [*tables, *files], partial(_read_own, table, files), [], names)
+    used, notes = {*tables, *files, root / LEFT_OUT}, []
+    left = [f for f in root.rglob("[!.]*") if f.is_file() and f not in used]
+    if left:
+        notes.append(f"files not used: {len(left)}, the first: {min(left).relative_to(root)}")
+    return Source(kind, root, [*tables, *files], partial(_read_own, table, files), notes, names)
 
 
 def _own_folders(splits: list[Path]) -> list[Path]:
-    """The class folders of the splits."""
+    """The class folders of the splits, or of a set without splits."""
     folders = [folder for split in splits for folder in sorted(split.iterdir())]
     return [f for f in folders if f.is_dir() and not f.name.startswith((".", "__"))]
 
@@ -591,7 +604,11 @@ def _own_folders(splits: list[Path]) -> list[Path]:
 def _own_listing(root: Path, folders: list[Path]) -> pd.DataFrame:
     """Every image of the class folders, its split and the name of its folder."""
     rows = [
-        (file.relative_to(root).as_posix(), OWN_SPLITS[folder.parent.name.lower()], folder.name)
+        (
+            file.relative_to(root).as_posix(),
+            "train" if folder.parent == root else OWN_SPLITS[folder.parent.name.lower()],
+            folder.name,
+        )
         for folder in folders
         for file in list_images(folder)
     ]
