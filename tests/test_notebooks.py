@@ -4,9 +4,12 @@ import ast
 import json
 import re
 import statistics
+import subprocess
+import sys
 
 import papermill
 import pytest
+from nbconvert import ScriptExporter
 
 from grefel_lib.commands import COMMANDS
 from grefel_lib.commands.notebook import notebook_path
@@ -126,6 +129,23 @@ def test_every_name_that_is_imported_is_used(notebook):
     }  # fmt: skip
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     assert imported <= used
+
+
+def test_exported_as_a_script_every_name_is_defined(notebook):
+    script, _ = ScriptExporter().from_filename(str(notebook[0]))
+    command = [
+        sys.executable,
+        "-m",
+        "ruff",
+        "check",
+        "--isolated",
+        "--select",
+        "F821,F822",
+        "--quiet",
+        "-",
+    ]
+    done = subprocess.run(command, input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_links_resolve(notebook):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -358,6 +360,8 @@ class _Unbuffered:
 def notebook_parameters(command: str) -> dict[str, Any]:
     """The values that this notebook's parameters cell assigns, and papermill's cell below it.
 
+    The same in a script that nbconvert has made of the notebook.
+
     No other name in the kernel counts. The parameters cell is the last cell run that holds nothing
     but assignments, at least one of them annotated and to a setting; papermill's begins with
     "# Parameters".
@@ -366,13 +370,18 @@ def notebook_parameters(command: str) -> dict[str, Any]:
         command: Whose settings are allowed; see `check_parameters`.
 
     Raises:
-        ValueError: An unknown name, or this does not run in a notebook.
+        ValueError: An unknown name, or this does not run in a notebook or such a script.
     """
-    shell = get_ipython()
-    if shell is None:
-        raise ValueError("outside a notebook, pass the parameters as a dict")
+    main, shell = sys.modules["__main__"], get_ipython()
+    if shell is not None:
+        cells = shell.history_manager.input_hist_parsed
+    else:
+        script = inspect.getsource(main) if hasattr(main, "__file__") else ""
+        cells = [part.strip() for part in re.split(r"^# In\[.*\]:$", script, flags=re.M)]
+        if len(cells) == 1:
+            raise ValueError("outside a notebook, pass the parameters as a dict")
     parameters: dict[str, Any] = {}
-    for source in shell.history_manager.input_hist_parsed:
+    for source in cells:
         assignments = _assignments(source)
         if assignments is None:
             continue
@@ -385,7 +394,7 @@ def notebook_parameters(command: str) -> dict[str, Any]:
             try:
                 parameters[name] = ast.literal_eval(line.value)
             except ValueError:  # an expression: use its current value
-                parameters[name] = shell.user_ns[name]
+                parameters[name] = vars(main)[name]
     return check_parameters(command, parameters)
 
 
