@@ -36,8 +36,8 @@ from grefel_lib.config import (
     PROJECT_ROOT,
     SETTINGS,
     Config,
+    absolute_paths,
     check_name,
-    from_here,
 )
 from grefel_lib.environment import openmp_settings, pick_device
 from grefel_lib.faces import load_faces
@@ -112,8 +112,7 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
     cell, overrides = cell_parameters(command), dict(overrides)
     if "output_dir" in overrides:
         overrides["output_dir"] = str(Path(overrides["output_dir"]).expanduser().absolute())
-    if overrides.get("data_dir"):
-        overrides["data_dir"] = from_here(overrides["data_dir"])
+    overrides |= absolute_paths(overrides)
     settings = cell | overrides
     folder = _compared(settings) if command == "compare" else _prepared(command, settings)
     overrides = {name: value for name, value in settings.items() if cell.get(name) != value}
@@ -497,7 +496,7 @@ def resolve_evaluation(
     checked = Config.resolve(overrides)
     run = open_run(checked.checkpoint_dir) if checked.checkpoint_dir else demo_run()
     values = {name: getattr(checked, name) for name in overrides if name != "output_dir"}
-    config = run.config.on_data(**values)
+    config = run.config.on_data(**values, label_fixes="")  # they are for training
     results = evaluation_folder(run, config).path
     if "output_dir" in overrides:
         results = outputs_folder(checked.output_dir)
