@@ -196,6 +196,8 @@ class Config:
                            sets_apart=True)  # fmt: skip
     output_dir: str = _run("outputs", "folder for run folders; with evaluate: for the results",
                            commands=(*_TRAIN, "evaluate", "compare"), may_change=True)  # fmt: skip
+    log: str = _run("", "tensorboard: also write each epoch and the results as its event files",
+                    choices=("", "tensorboard"), may_change=True)  # fmt: skip
     variant: str = _run("", "name for changes outside the settings, such as your own loss",
                         sets_apart=True)  # fmt: skip
     run_name: str = _run("", "name of the run folder; the same name continues an unfinished run",

@@ -104,6 +104,7 @@ class Lab:
 
     def fit(self, config, **options):
         run = Run(self.folder(), config)
+        run.write_json(config.to_dict(), "config.json")
         fit(self.few(), run, **options)
         return run
 
@@ -933,6 +934,14 @@ def _(lab, one, other):
 def _(lab, one, other):
     for config in (one, other):
         assert start_run(config).path == lab.tmp_path / config.run_name
+
+
+@row("log", "", "tensorboard")
+def _(lab, one, other):
+    pytest.importorskip("tensorboard")  # what it writes: test_fit.py
+    for config in (one, other):
+        run = lab.fit(config)
+        assert (run.path / "tensorboard").is_dir() == (config is other)
 
 
 @row("variant", "", "mine")
