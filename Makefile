@@ -15,8 +15,8 @@ test: .venv/ready        ## the library's tests, the panels in Chromium, then th
 	$(BIN)/pytest -m browser
 	GREFEL_PANELS=0 $(BIN)/pytest $(NBVAL) notebooks
 
-lab: .venv/ready         ## JupyterLab on the first notebook
-	$(BIN)/jupyter lab notebooks/01_data_exploration.ipynb
+lab: .venv/ready         ## JupyterLab in the project's folder, on the first notebook
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/01_data_exploration.ipynb
 
 screenshots: .venv/ready ## the README's pictures of the panels, from a real JupyterLab (needs chromium)
 	GREFEL_SCREENSHOTS=notebooks/pictures/panels $(BIN)/pytest tests/browser -k "not notebook"

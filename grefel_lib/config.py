@@ -104,6 +104,8 @@ class Config:
                               needs=("dataset=rafdb|rafdb_compound",))  # fmt: skip
     synthetic_images: int = _data(3000, "number of built-in faces", low=200, high=1_000_000,
                                   needs=("dataset=synthetic",))  # fmt: skip
+    label_fixes: str = _data("", "CSV file of wrongly labelled training faces: id, and the right "
+                             "label or nothing (left out)", commands=_TRAIN)  # fmt: skip
     label_noise: float = _data(0.0, "share of training labels to corrupt (label noise)", low=0,
                                high=0.9, commands=_ONCE)  # fmt: skip
     noise_kind: str = _data("symmetric", "noisy labels: any other class, or by vote confusion",
@@ -194,6 +196,8 @@ class Config:
                            sets_apart=True)  # fmt: skip
     output_dir: str = _run("outputs", "folder for run folders; with evaluate: for the results",
                            commands=(*_TRAIN, "evaluate", "compare"), may_change=True)  # fmt: skip
+    log: str = _run("", "tensorboard: also write each epoch and the results as its event files",
+                    choices=("", "tensorboard"), may_change=True)  # fmt: skip
     variant: str = _run("", "name for changes outside the settings, such as your own loss",
                         sets_apart=True)  # fmt: skip
     run_name: str = _run("", "name of the run folder; the same name continues an unfinished run",
@@ -266,8 +270,7 @@ class Config:
         overrides = {name: value for name, value in parameters.items() if value is not None}
         for name in overrides:
             check_name(name, SETTINGS, "parameter")
-        if overrides.get("data_dir"):
-            overrides["data_dir"] = from_here(_convert("data_dir", overrides["data_dir"], str))
+        overrides |= absolute_paths(overrides)
         profile = overrides.pop("profile", "auto")
         if parent is not None:
             values = dataclasses.asdict(parent)
@@ -334,9 +337,9 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def on_data(self, **changes: Any) -> "Config":
-        """Like `replace`; a new dataset has its default folder, no folds and no teacher."""
+        """Like `replace`; another dataset has its own folder and no folds, teacher, fixes."""
         if changes.get("dataset", self.dataset) != self.dataset:
-            changes = {"data_dir": "", "folds": 0, "teacher": ""} | changes
+            changes = {"data_dir": "", "folds": 0, "teacher": "", "label_fixes": ""} | changes
         return self.replace(**changes)
 
     def differences(self, other: "Config") -> dict[str, tuple[Any, Any]]:
@@ -447,6 +450,12 @@ def from_here(path: str) -> str:
     given = Path(path).expanduser()
     there = next((p for p in (given.absolute(), PROJECT_ROOT / given) if p.exists()), given)
     return str(there)
+
+
+def absolute_paths(overrides: Mapping[str, Any]) -> dict[str, str]:
+    """Of the given settings, where the data lie; see `from_here`."""
+    names = [name for name in ("data_dir", "label_fixes") if overrides.get(name)]
+    return {name: from_here(_convert(name, overrides[name], str)) for name in names}
 
 
 def command_settings(command: str) -> dict[str, Setting]:

@@ -19,9 +19,9 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.config import PROJECT_ROOT, Config, check_name
 from grefel_lib.environment import progress_bar
-from grefel_lib.files import FINGERPRINT, read_json, read_table
+from grefel_lib.files import FINGERPRINT, read_json, read_table, relative
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, LEFT_OUT, NO_CLASS, VOTE_COLUMNS, class_index
 from grefel_lib.sources.layouts import Source, find_source
 
@@ -84,7 +84,7 @@ def load_faces(config: Config) -> FaceSet:
 
     Args:
         config: dataset, data_dir, protocol, use_soft_labels, drop_leaks, rafdb_images,
-            label_noise, noise_kind.
+            label_fixes, label_noise, noise_kind.
 
     Returns:
         All splits. Validation and test targets are one-hot; training targets are vote
@@ -165,10 +165,66 @@ def load_faces(config: Config) -> FaceSet:
     }
     if source.class_names:  # part of what the faces are; the published sets' are known
         info["classes"] = list(names)
+    ids = set(table["id"])
     table, targets = table[keep].reset_index(drop=True), targets[keep].astype(np.float32)
+    if config.label_fixes:
+        table, targets, info["label_fixes"] = _with_fixes(table, targets, ids, names, config)
     if config.label_noise:
         info["labels_made_wrong"] = _make_wrong(table, targets, names, config)
     return FaceSet(images, table, targets, names, info)
+
+
+def _with_fixes(
+    table: pd.DataFrame, targets: np.ndarray, ids: set[str], names: tuple[str, ...], config: Config
+) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
+    """Training faces with the labels that a file of fixes gives them, or without them.
+
+    Faces of other splits stay as they are, and so does what training leaves out anyway.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It names a face that is not among `ids`, or an unknown label.
+    """
+    path = PROJECT_ROOT / config.label_fixes
+    if not path.is_file():
+        raise FileNotFoundError(f"label_fixes: no file {config.label_fixes}")
+    fixes = read_label_fixes(path)
+    if unknown := [face for face in fixes if face not in ids]:
+        raise ValueError(
+            f"{relative(path)}: {config.dataset} has no face {unknown[0]!r} (of {len(fixes)} ids, "
+            f"{len(unknown)} are unknown); use the ids that a predictions table shows"
+        )
+    for label in set(fixes.values()) - {""}:
+        check_name(label, dict.fromkeys(names), f"label in {relative(path)}:")
+    new = table["id"].map(fixes).where(table["split"] == "train")
+    named, left_out = new.isin(names), (new == "").to_numpy()
+    places = new[named].map(names.index).astype(int)
+    table.loc[named, "label"] = places
+    targets[named] = np.eye(len(names))[places]
+    counts = {"relabelled": int(named.sum()), "left_out": int(left_out.sum())}
+    log.warning(
+        "label fixes: %d training faces take another label, %d are left out; %d of the file's %d "
+        "are not in training", *counts.values(), len(fixes) - sum(counts.values()), len(fixes),
+    )  # fmt: skip
+    content = hashlib.sha256(json.dumps(fixes, sort_keys=True).encode()).hexdigest()[:16]
+    info = counts | {"fingerprint": FINGERPRINT + content}
+    return table[~left_out].reset_index(drop=True), targets[~left_out], info
+
+
+def read_label_fixes(path: Path) -> dict[str, str]:
+    """Face id -> the right label, or "" to leave the face out of training.
+
+    Raises:
+        ValueError: The file is no such table, or names a face twice.
+    """
+    table = read_table(path)
+    if "id" not in table:
+        raise ValueError(f"{relative(path)} has no column id; it needs id, and may have label")
+    if table["id"].duplicated().any():
+        twice = table["id"][table["id"].duplicated()].iloc[0]
+        raise ValueError(f"{relative(path)} names the face {twice!r} twice; remove one of its rows")
+    labels = table["label"].fillna("").str.strip() if "label" in table else ""
+    return table.assign(label=labels).set_index("id")["label"].to_dict()
 
 
 def _make_wrong(

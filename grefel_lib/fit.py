@@ -42,7 +42,15 @@ from grefel_lib.processes import (
     under_torchrun,
 )
 from grefel_lib.restore import normalise_as, start_from
-from grefel_lib.run import BEST, BEST_EMA, LAST, Run, check_same_data, checkpoint_file
+from grefel_lib.run import (
+    BEST,
+    BEST_EMA,
+    LAST,
+    Run,
+    check_same_data,
+    checkpoint_file,
+    event_writer,
+)
 
 log = logging.getLogger(__name__)
 SECONDS_BETWEEN_LINES = 120  # within an epoch, when no progress bar is shown
@@ -151,11 +159,16 @@ def fit(
         if first:
             run.ask_to_stop(False)
         training = start_training(faces, run, net=net, loss=loss, say=say)
+        events = event_writer(run, step=training.epoch + 1) if first and config.log else None
         while training.epoch < config.epochs:
             started = time.perf_counter()
             row = train_epoch(training, say) | validate(training)
             row["seconds"] = time.perf_counter() - started
             training.history.append(row)
+            if events:  # before the checkpoint: what is not saved is written again
+                for name, value in row.items():
+                    events.add_scalar(name, value, training.epoch)
+                events.flush()
             if first:
                 save(training)
             say(epoch_lines(training.history, config.epochs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import itertools
 import json
 import logging
@@ -189,13 +190,25 @@ class Run(Folder):
             self.write_json({**facts, "heartbeat": time.time()}, "status.json")
 
 
+def event_writer(folder: Folder, *parts: str, step: int = 0) -> Any:
+    """A writer of TensorBoard's files, whose earlier values from a step on no longer count."""
+    from torch.utils.tensorboard import SummaryWriter  # of an extra
+
+    return SummaryWriter(str(folder.file("tensorboard", *parts)), purge_step=step)
+
+
 def check_run(config: Config) -> Path:
     """The folder a run with these settings would use, if it may be started or continued there.
 
     Raises:
-        ValueError: The run is finished, is running now, or has other settings.
+        ValueError: The run is finished, is running now, or has other settings; or a package that
+            its settings need is not installed.
         NotADirectoryError: A file exists where a folder is needed.
     """
+    if config.log and not importlib.util.find_spec("tensorboard"):
+        raise ValueError(
+            "log=tensorboard needs a package; install it with: pip install -e '.[tensorboard]'"
+        )
     path = run_folder(config)
     for parent in (path, *path.parents):
         if parent.exists() and not parent.is_dir():

@@ -276,6 +276,20 @@ def _(lab, one, other):
         assert 0.95 * config.synthetic_images < count <= config.synthetic_images
 
 
+def _fixes(lab):
+    train = load_faces(lab.config()).split("train").table["id"]
+    path = lab.tmp_path / "fixes.csv"
+    path.write_text(f"id,label\n{train[0]},fear\n{train[1]},\n")
+    return str(path)
+
+
+@row("label_fixes", "", _fixes)
+def _(lab, one, other):
+    plain, fixed = load_faces(one), load_faces(other)
+    assert len(fixed) == len(plain) - 1
+    assert fixed.class_names[fixed.split("train").table["label"][0]] == "fear"
+
+
 @row("label_noise", 0.1, 0.4)
 def _(lab, one, other):
     clean = load_faces(one.replace(label_noise=0)).table
@@ -920,6 +934,14 @@ def _(lab, one, other):
 def _(lab, one, other):
     for config in (one, other):
         assert start_run(config).path == lab.tmp_path / config.run_name
+
+
+@row("log", "", "tensorboard")
+def _(lab, one, other):
+    pytest.importorskip("tensorboard")  # what it writes: test_fit.py
+    for config in (one, other):
+        run = lab.fit(config)
+        assert (run.path / "tensorboard").is_dir() == (config is other)
 
 
 @row("variant", "", "mine")

@@ -1,6 +1,7 @@
 """Data sets: vote rules by hand, layouts, splits, leaks, the cache."""
 
 import os
+import re
 import shutil
 import time
 
@@ -10,9 +11,13 @@ import pytest
 from drawn_layouts import write_layout
 from PIL import Image
 
+from grefel_lib.analysis.evaluation import training_facts
+from grefel_lib.commands.notebook import resolve_evaluation
 from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.faces import SPLITS, ferplus_targets, load_faces
+from grefel_lib.fit import fit
 from grefel_lib.labels import EMOTIONS, FER2013_CODES, VOTE_COLUMNS
+from grefel_lib.run import check_same_data, start_run
 
 NEU, HAP, SUR, SAD, ANG, DIS, FEA, CON, UNK, NF = range(10)
 
@@ -405,3 +410,80 @@ def test_a_sample_is_evenly_spaced_and_always_the_same(tiny):
     np.testing.assert_array_equal(
         some.gather(np.arange(10)), faces.sample(10).gather(np.arange(10))
     )
+
+
+# -- label fixes
+
+
+@pytest.fixture
+def fixed(tiny, tmp_path):
+    """The faces of `tiny` with a file of label fixes, whose rows are given."""
+
+    def load(*rows, head="id,label"):
+        path = tmp_path / "fixes.csv"
+        path.write_text("\n".join([head, *rows]))
+        return load_faces(tiny.replace(label_fixes=str(path)))
+
+    return load
+
+
+def test_label_fixes_change_training_faces_alone(tiny, fixed, caplog):
+    plain = load_faces(tiny)
+    train, val, test = (plain.split(name) for name in SPLITS)
+    one, two, three = train.table["id"][:3]
+    rows = f"{one},fear", f"{two},", f"{val.table['id'][0]},fear", f"{test.table['id'][0]},"
+    faces = fixed(*rows)
+    after = faces.split("train").table.set_index("id")
+    assert set(train.table["id"]) - set(after.index) == {two}
+    fear = faces.class_names.index("fear")
+    assert after.loc[one, "label"] == fear != train.table["label"][0]
+    assert faces.split("train").targets[0].tolist() == np.eye(8)[fear].tolist()
+    assert after.loc[three, "label"] == train.table["label"][2]
+    for name, part in (("val", val), ("test", test)):
+        pd.testing.assert_frame_equal(faces.split(name).table, part.table)
+    assert "1 training faces take another label, 1 are left out; 2 of the file's 4" in caplog.text
+    info = faces.info["label_fixes"]
+    assert (info["relabelled"], info["left_out"]) == (1, 1)
+    assert faces.info["fingerprint"] == plain.info["fingerprint"]  # the data set is the same
+    assert fixed(*rows[::-1]).info["label_fixes"] == info  # the order of rows says nothing
+    assert fixed(*rows[:3]).info["label_fixes"]["fingerprint"] != info["fingerprint"]
+    assert "label_fixes" not in plain.info
+
+
+def test_a_list_of_ids_alone_leaves_them_out(tiny, fixed):
+    ids = load_faces(tiny).split("train").table["id"]
+    left = fixed(*ids[:5], head="id").split("train").table["id"]
+    assert left.tolist() == ids[5:].tolist()
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("id,label\nother.png,fear", "fixes.csv: ferplus has no face 'other.png' (of 1 ids"),
+        ("id,label\n{0},feer", "fixes.csv: 'feer'; did you mean 'fear'?"),
+        ("id,label\n{0},fear\n{0},", "fixes.csv names the face '{0}' twice"),
+        ("face\n{0}", "fixes.csv has no column id"),
+        ("", "fixes.csv cannot be read"),
+    ],
+)
+def test_a_bad_file_of_fixes_is_named_in_one_line(tiny, fixed, rows, told):
+    face = load_faces(tiny).split("train").table["id"][0]
+    with pytest.raises(ValueError, match=re.escape(told.format(face))) as error:
+        fixed(head=rows.format(face))
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_keeps_its_fixes_and_an_evaluation_does_without_them(tiny, fixed, tmp_path):
+    one, two = load_faces(tiny).split("train").table["id"][:2]
+    faces, file = fixed(one), tmp_path / "fixes.csv"
+    config = tiny.replace(label_fixes=str(file), epochs=1)
+    run = start_run(config, faces.info)
+    fit(faces, run)
+    with pytest.raises(ValueError, match=r"has learned from other data \(label_fixes"):
+        check_same_data(run, fixed(one, two).info)
+    assert training_facts(run)["label_fixes"] == faces.info["label_fixes"]
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match=r"label_fixes: no file .*fixes\.csv"):
+        load_faces(config)
+    _, _, scored = resolve_evaluation({"checkpoint_dir": str(run.path)})
+    assert len(load_faces(scored)) == len(faces) + 1

@@ -18,6 +18,7 @@ from grefel_lib.report.figures import (
     confusion_figure,
     confusion_matrix,
     dashboard,
+    offset_path,
     per_class_bars,
     reliability_diagram,
     risk_coverage_curves,
@@ -33,6 +34,7 @@ from grefel_lib.report.style import (
     Paper,
     paper_style,
     save_figure,
+    two_lines,
 )
 
 matplotlib.use("agg")
@@ -203,6 +205,29 @@ def test_a_reliability_diagram_draws_every_bin_where_it_is():
     assert ax.get_xlabel() == "reliability"
     heights = [bar.get_height() for bar in ax.patches]
     assert heights[1] == pytest.approx(3 * heights[0])
+
+
+def test_a_long_name_is_broken_at_its_middle_space_before_it_is_cut():
+    assert two_lines("No expression") == "No\nexpression"
+    assert two_lines("a very long name") == "a very\nlong name"
+    assert two_lines("happiness") == "happiness"
+    names = ["Smiling very broadly", "Contemptuous expression"]
+    with paper_style():
+        ax = confusion_matrix(np.eye(2), names, Figure(figsize=(3.3, 3)).subplots())
+    assert [label.get_text() for label in ax.get_yticklabels()] == [*map(two_lines, names)]
+
+
+def test_the_path_of_offsets_keeps_its_texts_inside_the_axes():
+    values = {"mean_class_accuracy": [0.36, 0.40, 0.38, 0.34], "accuracy": [0.60, 0.62, 0.57, 0.48]}
+    curve = pd.DataFrame(values, index=[0.0, 0.3, 0.6, 1.0])
+    with paper_style():
+        fig = Figure(figsize=(3.3, 2.3))
+        ax = offset_path(curve, 0.3, fig.subplots())
+        fig.draw_without_rendering()
+    for text in ax.texts:
+        box = text.get_window_extent()
+        assert ax.bbox.x0 <= box.x0
+        assert box.x1 <= ax.bbox.x1
 
 
 def test_a_wrong_number_of_names_or_titles_is_refused(rng):

@@ -15,6 +15,7 @@ from drawn_layouts import write_layout
 from safetensors.torch import load_file
 from torch import nn
 
+from grefel_lib.analysis.evaluation import evaluate_run
 from grefel_lib.commands.notebook import resolve
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
@@ -30,8 +31,19 @@ from grefel_lib.fit import (
 from grefel_lib.grefel import GReFEL, Output
 from grefel_lib.losses import total_loss
 from grefel_lib.predict import predict
+from grefel_lib.report.everything import write_report
 from grefel_lib.restore import load_model
-from grefel_lib.run import BEST, BEST_EMA, LAST, Run, checkpoint_file, open_run, start_run
+from grefel_lib.run import (
+    BEST,
+    BEST_EMA,
+    LAST,
+    Run,
+    check_run,
+    checkpoint_file,
+    event_writer,
+    open_run,
+    start_run,
+)
 
 # -- whole runs
 
@@ -506,3 +518,42 @@ def test_what_is_ones_own_needs_a_name(faces_dir, tmp_path):
     with pytest.raises(ValueError, match="needs a name: set variant"):
         fit(faces, run, net=Pixels(8))
     assert run.status() == "new"
+
+
+def test_tensorboard_has_each_epoch_once_and_the_results(tiny):
+    reading = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def scalars(path):
+        events = reading.EventAccumulator(str(path)).Reload()
+        return {tag: events.Scalars(tag) for tag in events.Tags()["scalars"]}
+
+    config = tiny.replace(log="tensorboard", epochs=3, num_anchors=2)
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+    fit(faces, run, say=lambda line: run.ask_to_stop())
+    with event_writer(run, step=2) as killed:  # in its second epoch, before the checkpoint
+        killed.add_scalar("train_loss", 99.0, 2)
+    history = fit(faces, run)
+    written = scalars(run.path / "tensorboard")
+    assert written.keys() == set(history.columns)
+    for tag in ("train_loss", "ema_val_accuracy", "lr"):
+        assert [event.step for event in written[tag]] == [1, 2, 3]
+        values = [event.value for event in written[tag]]
+        np.testing.assert_allclose(values, history[tag], rtol=1e-6)
+
+    quick = config.replace(robustness_images=0, inspect_labels=False)
+    evaluation = evaluate_run(run, faces, quick, run)
+    for _ in range(2):  # a report again
+        write_report(evaluation)
+    for name, numbers in evaluation.metrics["checkpoints"].items():
+        written = scalars(run.path / "tensorboard" / name)
+        (accuracy,) = written["test_accuracy"]
+        assert accuracy.value == pytest.approx(numbers["metrics"]["accuracy"])
+        assert accuracy.step == numbers["epoch"]
+
+
+def test_without_tensorboard_one_line_before_training(tiny, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install -e '\.\[tensorboard\]'$"):
+        check_run(tiny.replace(log="tensorboard"))
+    check_run(tiny)

@@ -1,5 +1,6 @@
 """Notebooks run headless: their parameters arrive, are checked, and nothing else counts."""
 
+import ast
 import io
 import json
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+from nbconvert import PythonExporter
 
 from grefel_lib.commands import NotebookError
 from grefel_lib.commands.notebook import (
@@ -215,6 +217,17 @@ def test_outside_a_notebook_parameters_must_be_given():
     with pytest.raises(ValueError, match="outside a notebook, pass the parameters"):
         resolve()
     assert resolve({}).lr == PROFILES["demo"]["lr"]
+
+
+def test_a_notebook_exported_as_a_script_has_its_parameters(tmp_path):
+    cells = "# Parameters\nmix_prob = 0.25\nlr = 2 * 0.25", RESOLVE, "print(config.to_dict())"
+    book = nbformat.read(notebook(tmp_path / "n.ipynb", PARAMETERS, *cells), as_version=4)
+    book.cells.insert(2, nbformat.v4.new_markdown_cell("Text, and\nmore of it"))
+    script = tmp_path / "n.py"
+    script.write_text(PythonExporter().from_notebook_node(book)[0])
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    config = Config.from_dict(ast.literal_eval(done.stdout))
+    assert config == Config.resolve({"mix_prob": 0.25, "lr": 0.5})
 
 
 # -- the parameters cell and the command

@@ -1,9 +1,12 @@
 """What panels share: errors shown, handlers that take turns, pages, pictures, headless silence."""
 
+import base64
 import contextlib
+import re
 import threading
 import time
 
+import ipywidgets as widgets
 import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -36,6 +39,44 @@ def test_an_error_is_shown_in_the_panel_and_goes_with_the_next_success(error, to
     assert told in one.message.value
     one.guard(handler)()
     assert one.message.value == ""
+
+
+def test_after_an_error_the_controls_are_those_of_what_is_shown():
+    one, level, shown = Counter(), widgets.IntSlider(value=1), []
+
+    def handler():
+        if level.value > 5:
+            raise ValueError("too high")
+        shown.append((level.value, one.message.value))
+
+    one.react(handler, level)
+    level.value = 3
+    level.value = 7
+    assert level.value == 3
+    assert "too high" in one.message.value
+    level.value = 4
+    assert [value for value, _ in shown] == [3, 4]
+    assert all("working" in message for _, message in shown)  # while the handler works
+    assert one.message.value == ""
+
+
+def test_what_is_not_busy_leaves_the_message_but_for_an_error():
+    one = Counter()
+    one.tell("5 faces")
+    one.guard(lambda: None, busy="")()
+    assert "5 faces" in one.message.value
+    one.tell("no such run", wrong=True)
+    one.guard(lambda: None, busy="")()
+    assert "no such run" not in one.message.value
+
+
+def test_a_file_is_offered_for_download(tmp_path):
+    one, file = Counter(), tmp_path / "faces.csv"
+    file.write_text("id\n7\n")
+    one.tell_files("wrote 1 face", file)
+    name, data = re.search(r'download="(.*?)" href=".*?base64,(.*?)"', one.message.value).groups()
+    assert name == "faces.csv"
+    assert base64.b64decode(data).decode() == "id\n7\n"
 
 
 def test_handlers_take_turns():

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from grefel_lib.analysis.evaluation import evaluate_run
-from grefel_lib.faces import load_faces
+from grefel_lib.faces import load_faces, read_label_fixes
 from grefel_lib.files import Folder
 from grefel_lib.metrics import table_classes
 from grefel_lib.panels.confusion import ORDERS, ConfusionPanel, _cards, select_cell
@@ -91,6 +91,29 @@ def test_every_cell_counts_its_faces_and_a_click_shows_them(explorer, found):
     assert f"{key[1]} predicted as {key[2]} by {key[0]}" in explorer.message.value
     framed = [k for k, cell in explorer.cells.items() if cell.layout is explorer.framed]
     assert framed == [key]
+
+
+def test_a_label_is_tagged_as_wrong_and_the_tag_taken_back(explorer, found, faces):
+    file = found.folder.path / "label_fixes.csv"
+    face, other = (explorer.face.options * 2)[:2]
+    assert (explorer.tag.disabled, explorer.untag.disabled) == (False, True)
+    explorer.tag.click()
+    assert read_label_fixes(file) == {face: ""}
+    assert explorer.shown.value.count("✗") == 1
+    assert "it leaves faces of the test split as they are" in explorer.message.value
+    assert not explorer.untag.disabled
+    explorer.right.value = "fear"
+    explorer.tag.click()
+    assert read_label_fixes(file) == {face: "fear"}
+    assert "label tagged as wrong: fear" in explorer.shown.value
+    again = ConfusionPanel(found, faces)  # opened anew, it knows the tags
+    assert (again.face.value, again.right.value) == (face, "fear")
+    again.untag.click()
+    assert read_label_fixes(file) == {}
+    assert "✗" not in again.shown.value
+    explorer.face.value = other
+    explorer.tag.click()  # the other panel's change is not undone
+    assert read_label_fixes(file) == {other: "fear"} if other == face else {other: ""}
 
 
 def test_a_range_without_faces_is_said(explorer):

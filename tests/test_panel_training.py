@@ -122,6 +122,16 @@ def test_another_run_can_be_chosen_and_only_the_newest_monitor_looks(small_run, 
     assert panel.shown.value == ""
 
 
+def test_without_a_run_it_watches_the_one_that_trains(small_run, other_outputs):
+    with pytest.raises(ValueError, match="no run yet; train one: grefel train"):
+        TrainingPanel()
+    config = small_run.config.replace(output_dir=str(other_outputs))
+    busy, newest = (start_run(config.replace(run_name=name)) for name in ("busy", "newest"))
+    assert TrainingPanel().run == newest
+    with busy.recording():
+        assert TrainingPanel().run == busy
+
+
 def test_the_thread_ends_when_a_newer_monitor_looks(small_run, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setattr("grefel_lib.panels.training.SECONDS", 0.01)

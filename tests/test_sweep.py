@@ -168,3 +168,17 @@ def test_an_unknown_cluster_or_option_is_refused(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=told):
             run_sweep(todo, Folder(tmp_path / "s"), say=print, cluster=cluster, options=options)
+
+
+def test_after_each_point_the_time_of_the_others_is_told(tiny, tmp_path, monkeypatch):
+    clock, said = iter([0, 0, 60, 60, 240, 240, 360]), []
+    monkeypatch.setattr("grefel_lib.commands.sweep.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("grefel_lib.commands.sweep.run_point", lambda point: None)
+    given = {"output_dir": str(tmp_path), "data_dir": tiny.data_dir, "dataset": "ferplus"}
+    run_sweep(sweep_points("train", "s", seeds="1,2,3", given=given), Folder(tmp_path / "s"),
+              say=said.append)  # fmt: skip
+    assert [line for line in said if "done" in line] == [
+        "seed=1: done in 1.0 min, about 2.0 min for the other 2",
+        "seed=2: done in 3.0 min, about 2.0 min for the other 1",
+        "seed=3: done in 2.0 min",
+    ]

@@ -47,7 +47,7 @@ SAME = (
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
 PLACES = (  # settings that are paths; published runs keep only the last part
     "data_dir", "backbone_weights", "landmark_weights", "output_dir", "resume", "checkpoint_path",
-    "checkpoint_dir", "picture",
+    "checkpoint_dir", "picture", "label_fixes",
 )  # fmt: skip
 
 
@@ -471,7 +471,8 @@ def _settings(config: Config) -> dict[str, Any]:
     """The settings by which variants can differ; None where a setting has no effect."""
     names = [name for name, setting in SETTINGS.items() if setting.sets_apart]
     values = {name: None if config.unmet(name) else getattr(config, name) for name in names}
-    return values | {"backbone_weights": Path(config.backbone_weights).name}
+    files = ("backbone_weights", "label_fixes")
+    return values | {name: Path(getattr(config, name)).name for name in files}
 
 
 def shared_config(config: Config) -> dict[str, Any]:

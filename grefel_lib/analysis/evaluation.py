@@ -45,7 +45,8 @@ INSIDE = 1000  # faces whose embedding and attention are saved, for maps
 FACTS = (  # in metrics.json, but not in any predictions table
     "dataset", "fingerprint", "protocol", "split", "tta", "training_dataset",
     "training_fingerprint", "training_protocol", "training_leaks_dropped",
-    "validation_copies_dropped", "labels_made_wrong", "selection", "headline",
+    "validation_copies_dropped", "labels_made_wrong", "label_fixes", "selection",
+    "headline",
 )  # fmt: skip
 CHECKPOINT_FACTS = ("epoch", "val_accuracy", "sha256")  # of metrics.json, by checkpoint
 SELECTION = "validation accuracy"
@@ -311,6 +312,7 @@ def training_facts(run: Run) -> dict[str, Any]:
         "training_leaks_dropped": data.get("leaks_dropped"),
         "validation_copies_dropped": data.get("validation_copies_dropped"),
         "labels_made_wrong": data.get("labels_made_wrong", 0),
+        "label_fixes": data.get("label_fixes"),
     }
 
 
@@ -442,7 +444,7 @@ def scored_faces(evaluation: Evaluation) -> FaceSet | None:
     """
     facts = evaluation.facts
     data = {key: facts[key] for key in ("dataset", "protocol") if facts.get(key)}
-    config = evaluation.config.on_data(**data)
+    config = evaluation.config.on_data(**data, label_fixes="")
     try:
         faces = load_faces(config.replace(drop_leaks=False) if evaluation.pooled else config)
     except (OSError, ValueError):

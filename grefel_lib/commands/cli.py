@@ -433,7 +433,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     if arguments.output and not arguments.output.suffix:
         run = open_run(arguments.run_folder)
-        faces = load_faces(run.config).split("val")
+        faces = load_faces(run.config.replace(label_fixes="")).split("val")
         release = export_weights(run, faces, arguments.output)
         print(f"wrote {arguments.output}; chosen on validation: temperature "
               f"{release['temperature']:.2f}, class offsets of strength {release['tau']:.2f}, "
@@ -442,7 +442,7 @@ def _export(arguments: argparse.Namespace) -> None:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it logs every skipped folding
     trained = load_model(checkpoint_file(arguments.run_folder), device="cpu")
     try:
-        faces = load_faces(trained.config).split("val")
+        faces = load_faces(trained.config.replace(label_fixes="")).split("val")
     except FileNotFoundError:
         print(f"{trained.config.dataset} is not here: checking on drawn faces")
         faces = load_faces(Config()).split("val")

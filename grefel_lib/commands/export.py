@@ -212,7 +212,7 @@ def export_weights(run: Run, validation: FaceSet, folder: Path) -> dict[str, Any
     trained.model.calibration = None
     release = fit_release(predict(trained.model, validation, trained.config))
     tensors, facts = run.load_checkpoint(trained.path.stem)
-    here = ("data_dir", "output_dir", "resume", "picture", "checkpoint_dir")
+    here = ("data_dir", "output_dir", "resume", "picture", "checkpoint_dir", "label_fixes")
     config = shared_config(run.config) | {key: FIELDS[key].default for key in here}
     facts |= {
         "config": config,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import inspect
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -34,8 +36,8 @@ from grefel_lib.config import (
     PROJECT_ROOT,
     SETTINGS,
     Config,
+    absolute_paths,
     check_name,
-    from_here,
 )
 from grefel_lib.environment import openmp_settings, pick_device
 from grefel_lib.faces import load_faces
@@ -110,8 +112,7 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
     cell, overrides = cell_parameters(command), dict(overrides)
     if "output_dir" in overrides:
         overrides["output_dir"] = str(Path(overrides["output_dir"]).expanduser().absolute())
-    if overrides.get("data_dir"):
-        overrides["data_dir"] = from_here(overrides["data_dir"])
+    overrides |= absolute_paths(overrides)
     settings = cell | overrides
     folder = _compared(settings) if command == "compare" else _prepared(command, settings)
     overrides = {name: value for name, value in settings.items() if cell.get(name) != value}
@@ -358,6 +359,8 @@ class _Unbuffered:
 def notebook_parameters(command: str) -> dict[str, Any]:
     """The values that this notebook's parameters cell assigns, and papermill's cell below it.
 
+    The same in a script that nbconvert has made of the notebook.
+
     No other name in the kernel counts. The parameters cell is the last cell run that holds nothing
     but assignments, at least one of them annotated and to a setting; papermill's begins with
     "# Parameters".
@@ -366,13 +369,18 @@ def notebook_parameters(command: str) -> dict[str, Any]:
         command: Whose settings are allowed; see `check_parameters`.
 
     Raises:
-        ValueError: An unknown name, or this does not run in a notebook.
+        ValueError: An unknown name, or this does not run in a notebook or such a script.
     """
-    shell = get_ipython()
-    if shell is None:
-        raise ValueError("outside a notebook, pass the parameters as a dict")
+    main, shell = sys.modules["__main__"], get_ipython()
+    if shell is not None:
+        cells = shell.history_manager.input_hist_parsed
+    else:
+        script = inspect.getsource(main) if hasattr(main, "__file__") else ""
+        cells = [part.strip() for part in re.split(r"^# In\[.*\]:$", script, flags=re.M)]
+        if len(cells) == 1:
+            raise ValueError("outside a notebook, pass the parameters as a dict")
     parameters: dict[str, Any] = {}
-    for source in shell.history_manager.input_hist_parsed:
+    for source in cells:
         assignments = _assignments(source)
         if assignments is None:
             continue
@@ -385,7 +393,7 @@ def notebook_parameters(command: str) -> dict[str, Any]:
             try:
                 parameters[name] = ast.literal_eval(line.value)
             except ValueError:  # an expression: use its current value
-                parameters[name] = shell.user_ns[name]
+                parameters[name] = vars(main)[name]
     return check_parameters(command, parameters)
 
 
@@ -488,7 +496,7 @@ def resolve_evaluation(
     checked = Config.resolve(overrides)
     run = open_run(checked.checkpoint_dir) if checked.checkpoint_dir else demo_run()
     values = {name: getattr(checked, name) for name in overrides if name != "output_dir"}
-    config = run.config.on_data(**values)
+    config = run.config.on_data(**values, label_fixes="")  # they are for training
     results = evaluation_folder(run, config).path
     if "output_dir" in overrides:
         results = outputs_folder(checked.output_dir)

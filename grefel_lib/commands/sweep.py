@@ -143,6 +143,7 @@ def run_sweep(
             say(f"{point.name}: job {job.job_id}")
         say("run the same command again later: it skips finished points and shows the table")
         waiting = []
+    begun = time.perf_counter()
     for number, point in enumerate(waiting, start=1):
         started = time.perf_counter()
         say(f"{point.name}: starting ({number} of {len(waiting)})")
@@ -152,7 +153,10 @@ def run_sweep(
             errors[point.name] = " ".join(str(error).split()) or type(error).__name__
             say(f"{point.name}: failed: {errors[point.name]}")
         else:
-            say(f"{point.name}: done in {(time.perf_counter() - started) / 60:.1f} min")
+            now, left = time.perf_counter(), len(waiting) - number
+            minutes = (now - begun) / number * left / 60
+            text = f", about {minutes:.1f} min for the other {left}" if left else ""
+            say(f"{point.name}: done in {(now - started) / 60:.1f} min{text}")
     table = pd.DataFrame([_row(point, errors.get(point.name, "")) for point in todo])
     folders = [relative(run_folder(point.config())) for point in todo]
     folder.write_table(table.assign(run=folders), "table.csv")

@@ -1,6 +1,9 @@
 """Confusion explorer: click a cell of the matrix to see its faces, votes and predictions."""
 
+from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
+from types import MappingProxyType
 
 import ipywidgets as widgets
 import numpy as np
@@ -8,7 +11,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from grefel_lib.analysis.evaluation import Evaluation
-from grefel_lib.faces import FaceSet
+from grefel_lib.faces import FaceSet, read_label_fixes
 from grefel_lib.files import relative
 from grefel_lib.metrics import confusion_counts, images_in_cell, normalise_rows, table_classes
 from grefel_lib.panels.panel import (
@@ -31,6 +34,9 @@ ORDERS = {
 PAGE = 12  # faces shown at once
 CELL = {"width": "auto", "height": "30px", "padding": "0", "margin": "0"}
 FRAME = f"2px solid {EMA}"
+_CHOOSE = """const list = this.closest('.grefel-panel').querySelector('.grefel-chosen select');
+list.selectedIndex = [...this.closest('.grefel-faces').children].indexOf(this.parentNode);
+list.dispatchEvent(new Event('change', {bubbles: true}))"""
 
 
 def select_cell(
@@ -75,6 +81,11 @@ class ConfusionPanel(Panel):
         self.between.disabled = not reliable
         self.pager = Pager(PAGE, self.guard(self._draw))
         self.shown = widgets.HTML()
+        self.fixes = read_label_fixes(self._fixes) if self._fixes.is_file() else {}
+        self.face = dropdown("face", width=300)
+        self.right = dropdown("right label", ["none: leave it out", *self.names], 270)
+        self.tag, self.untag = (widgets.Button(description=t) for t in ("label is wrong", "undo"))
+        self.face.add_class("grefel-chosen")
         # shared: thousands of separate layout widgets would slow down the browser
         self.plain, self.framed = widgets.Layout(**CELL), widgets.Layout(**CELL, border=FRAME)
         self.text = {"layout": widgets.Layout(), "style": widgets.HTML().style}
@@ -94,7 +105,8 @@ class ConfusionPanel(Panel):
         self.save = widgets.Button(description="save figure", icon="download")
         self.export = widgets.Button(description="faces as CSV", icon="download")
         left = widgets.VBox([*self.matrices.values(), row([self.cell_text, self.save])])
-        right = widgets.VBox([row([self.pager.box, self.export]), self.shown])
+        tagging = row([self.face, self.right, self.tag, self.untag])
+        right = widgets.VBox([row([self.pager.box, self.export]), self.shown, tagging])
         right.layout.flex, right.layout.align_self = "1 1 220px", "flex-start"
         self.fill([self.checkpoint, self.order, self.between], [left, right])
         self.react(self._select, self.order, self.between)
@@ -102,6 +114,9 @@ class ConfusionPanel(Panel):
         self.react(self._write_cells, self.cell_text)
         self.react(self._save, self.save)
         self.react(self._export, self.export)
+        self.react(self._show_fix, self.face, busy="")
+        self.react(partial(self._fix, True), self.tag)
+        self.react(partial(self._fix, False), self.untag)
         self.choose(found.headline, *self._worst())
 
     def choose(self, checkpoint: str, true: str, predicted: str) -> None:
@@ -139,13 +154,43 @@ class ConfusionPanel(Panel):
             table["label"], table["predicted"], self.names, paper=Paper(cells=cells)
         )
         stem = self.found.folder.file("figures", f"confusion_{name}_{cells}")
-        self.tell(f"wrote {' and '.join(relative(path) for path in save_figure(fig, stem))}")
+        paths = save_figure(fig, stem)
+        self.tell_files(f"wrote {' and '.join(map(relative, paths))}", *paths)
 
     def _export(self) -> None:
         """Write the predictions of the faces of the chosen cell, all pages of them."""
         rows, name = self._rows(), "_".join(self.chosen).replace(" ", "-")
         path = self.found.folder.write_table(rows, "selections", f"{name}.csv")
-        self.tell(f"wrote {count_faces(len(rows))} to {relative(path)}")
+        self.tell_files(f"wrote {count_faces(len(rows))} to {relative(path)}", path)
+
+    @property
+    def _fixes(self) -> Path:
+        return self.found.folder.path / "label_fixes.csv"
+
+    def _show_fix(self) -> None:
+        """Offer what can be done with the label of the chosen face."""
+        label = self.fixes.get(self.face.value)
+        self.right.value = label or self.right.options[0]
+        self.untag.disabled, self.tag.disabled = label is None, self.face.value is None
+
+    def _fix(self, wrong: bool) -> None:
+        """Put the chosen face into the file that training reads, or take it out again."""
+        face, right = self.face.value, self.right.value
+        self.fixes = read_label_fixes(self._fixes) if self._fixes.is_file() else {}
+        self.fixes.pop(face, None)
+        if wrong:
+            self.fixes[face] = right if right in self.names else ""
+        table = pd.DataFrame(list(self.fixes.items()), columns=["id", "label"])
+        path = self.found.folder.write_table(table, self._fixes.name)
+        self._draw()
+        self.face.value = face
+        self._show_fix()
+        split = self.found.facts["split"]
+        other = "" if split == "train" else f" (it leaves faces of the {split} split as they are)"
+        self.tell_files(
+            f"labels tagged as wrong: {len(table)}; grefel train --label-fixes "
+            f"{relative(path)} reads them{other}", path
+        )  # fmt: skip
 
     def _worst(self) -> tuple[str, str]:
         """The most frequent mistake; without mistakes, the first cell of the diagonal."""
@@ -194,15 +239,25 @@ class ConfusionPanel(Panel):
         (checkpoint, true, predicted), rows = self.chosen, self._rows()
         page_rows = rows.iloc[self.pager.page(len(rows))]
         text = f"{true} predicted as {predicted} by {checkpoint}: {count_faces(len(rows))}"
+        with self.hushed():
+            self.face.options = ids = list(page_rows["id"])
+            self.face.value = ids[0] if ids else None
+        self._show_fix()
         if page_rows.empty:
-            self.tell(f"{text} in this reliability range; widen it")
             self.shown.value = ""
+            self.tell(f"{text} in this reliability range; widen it")
             return
+        self.shown.value = _cards(self.found, self.faces, checkpoint, page_rows, self.fixes)
         self.tell(text)
-        self.shown.value = _cards(self.found, self.faces, checkpoint, page_rows)
 
 
-def _cards(evaluation: Evaluation, faces: FaceSet, checkpoint: str, rows: pd.DataFrame) -> str:
+def _cards(
+    evaluation: Evaluation,
+    faces: FaceSet,
+    checkpoint: str,
+    rows: pd.DataFrame,
+    fixes: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """The faces; under the pointer their distributions and the other checkpoint's prediction."""
     names = table_classes(evaluation.table)
     kinds = {"votes": "votes_", "primary": "primary_", "corrected": "p_"}
@@ -217,8 +272,11 @@ def _cards(evaluation: Evaluation, faces: FaceSet, checkpoint: str, rows: pd.Dat
         for name, table in evaluation.predictions.items():
             if name != checkpoint:
                 lines.append(f"{name}: {table.loc[index, 'predicted']}")
+        if face["id"] in fixes:
+            lines.append(f"label tagged as wrong: {fixes[face['id']] or 'left out'}")
         details.append("\n".join(lines))
-    words = [f"{a} → {b}" for a, b in rows[["label", "predicted"]].to_numpy()]
+    words = [f"{'✗ ' * (i in fixes)}{a} → {b}"
+             for i, a, b in rows[["id", "label", "predicted"]].to_numpy()]  # fmt: skip
     if "reliability" in rows:
         words = [f"{a}, {b:.2f}" for a, b in zip(words, rows["reliability"], strict=True)]
-    return html_faces(faces.gather(rows.index.to_numpy()), words, details)
+    return html_faces(faces.gather(rows.index.to_numpy()), words, details, on_focus=_CHOOSE)

@@ -138,7 +138,6 @@ class DataPanel(Panel):
 
     def _load(self) -> None:
         """Read the chosen data set, including the copies that training drops."""
-        self.faces, self.shown.value = None, ""
         changes = {"dataset": self.dataset.value, "protocol": self.protocol.value}
         self.faces = load_faces(self.config.on_data(**changes, drop_leaks=False, label_noise=0))
         self.protocol.disabled = self.faces.votes is None
@@ -149,11 +148,9 @@ class DataPanel(Panel):
 
     def _check(self) -> None:
         """Show what `grefel data check` prints, in place of the faces."""
-        self.tell("opening every picture ...")
         facts = check_data(self.config.on_data(dataset=self.dataset.value,
                                                protocol=self.protocol.value))  # fmt: skip
         self.shown.value = f"<pre>{html.escape(describe(facts))}</pre>"
-        self.message.value = ""
 
     def _select(self, framed: str = "") -> None:
         """Apply the selection; show its first page, or the page of the framed face."""
@@ -211,4 +208,4 @@ class DataPanel(Panel):
         table = self.rows.assign(label=labels).drop(columns="row")
         folder = Folder(outputs_folder(self.config.output_dir))
         path = folder.write_table(table, "selections", name)
-        self.tell(f"wrote {count_faces(len(table))} to {relative(path)}")
+        self.tell_files(f"wrote {count_faces(len(table))} to {relative(path)}", path)

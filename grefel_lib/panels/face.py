@@ -65,17 +65,16 @@ class FacePanel(Panel):
             self.face.options = [*(f"face {n}" for n in range(1, len(found) + 1)), WHOLE]
             self.face.value = self.face.options[0] if self.photo.boxes else None
         words = f"a picture with {count_faces(len(found))}"
+        self.shown.value = ""
         self.found.value = html_picture(detected_faces(picture, found), words)
         self._explain()
 
     def _choose_run(self) -> None:
         run = open_run(self.chosen.value)
-        self.trained, self.memory, self.note, self.shown.value = None, None, "", ""
-        self.trained = load_model(checkpoint_file(run.path), device="auto")
-        self.tell("finding the training faces nearest to the anchors ...")
         notes: list[str] = []
-        self.memory = remember_faces(self.trained, run.config, say=notes.append)
-        self.note, self.message.value = "".join(f"; {note}" for note in notes), ""
+        trained = load_model(checkpoint_file(run.path), device="auto")
+        self.memory = remember_faces(trained, run.config, say=notes.append)
+        self.trained, self.note = trained, "".join(f"; {note}" for note in notes)
         if self.photo is not None:
             self._explain()
         elif self.picture is not None:
@@ -117,5 +116,5 @@ class FacePanel(Panel):
         none = drawn if self.trained.config.dataset == "synthetic" else ""
         sure = "" if explained.reliability is None else f", reliability {explained.reliability:.2f}"
         text = f"{self.face.value}: {explained.predicted}{sure}"
-        self.tell(f"{none}{text}{self.note}")
         self.shown.value = html_picture(explanation_figure(explained), text)
+        self.tell(f"{none}{text}{self.note}")

@@ -6,17 +6,21 @@ import html
 import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image as PillowImage
+from traitlets import TraitError
 
 from grefel_lib.report.style import EMA, paper_style
 from grefel_lib.run import Run
 
 WRONG = "#D32F2F"  # readable on light and dark pages
+BUSY = "working ..."
+LARGEST = 5_000_000  # bytes of a file that a panel offers as a download
 
 
 # JupyterLab's shortcuts, such as b for a new cell, do not fire while an element so marked has the
@@ -40,6 +44,7 @@ class Panel(widgets.VBox):
 
     def __init__(self) -> None:
         self.message, self.quiet = widgets.HTML(), False
+        self.controls: dict[widgets.Widget, Any] = {}  # and their values in what is shown
         self.turn = threading.RLock()  # one handler at a time
         super().__init__([widgets.HTML(f"<b>{self.title}</b>{_KEYS}"), self.message])
         self.add_class("grefel-panel")
@@ -51,25 +56,42 @@ class Panel(widgets.VBox):
         rows = (row(line) if isinstance(line, list) else line for line in lines)
         self.children = (*self.children, *rows)
 
-    def react(self, handler: Callable[[], Any], *controls: widgets.Widget) -> None:
+    def react(
+        self, handler: Callable[[], Any], *controls: widgets.Widget, busy: str = BUSY
+    ) -> None:
         """Call the guarded handler when a button is clicked or another control changes."""
+        call = self.guard(handler, busy=busy)
         for control in controls:
             if isinstance(control, widgets.Button):
-                control.on_click(self.guard(handler))
+                control.on_click(call)
             else:
-                control.observe(self.guard(handler), names="value")
+                if not isinstance(control, widgets.FileUpload | widgets.Textarea):
+                    self.controls[control] = control.value
+                control.observe(call, names="value")
 
-    def guard(self, handler: Callable[[], Any]) -> Callable[..., None]:
-        """Wrap a handler as a callback that shows its error, if any, in the panel."""
+    def guard(self, handler: Callable[[], Any], *, busy: str = BUSY) -> Callable[..., None]:
+        """Wrap a handler as a callback that says it is `busy`, and shows its error in the panel.
+
+        After an error the controls have the values of what is shown, as before the handler.
+        """
 
         def call(*_: Any) -> None:
             with self.turn:
                 if self.quiet:
                     return
-                self.message.value = ""
+                if busy or "alert" in self.message.value:
+                    self.tell(busy)
+                said = self.message.value
                 try:
                     handler()
+                    self.controls = {control: control.value for control in self.controls}
+                    if busy and self.message.value == said:
+                        self.message.value = ""
                 except Exception as error:
+                    with self.hushed():
+                        for control, value in self.controls.items():
+                            with contextlib.suppress(TraitError):  # it has other options now
+                                control.value = value
                     expected = isinstance(error, (ValueError, OSError))
                     name = "" if expected else f"{type(error).__name__}: "
                     self.tell(f"{name}{error}", wrong=True)
@@ -91,6 +113,16 @@ class Panel(widgets.VBox):
         self.message.value = (
             f'<span role="{role}" style="color:{colour}">{html.escape(text)}</span>'
         )
+
+    def tell_files(self, text: str, *paths: Path) -> None:
+        """Show one line that ends with a link to download each file."""
+        self.tell(text)
+        for path in paths:
+            if path.stat().st_size < LARGEST:
+                data = base64.b64encode(path.read_bytes()).decode()
+                link = f"data:application/octet-stream;base64,{data}"
+                name = html.escape(path.name)
+                self.message.value += f' · <a download="{name}" href="{link}">download {name}</a>'
 
 
 def html_picture(fig: Figure, words: str) -> str:
@@ -114,8 +146,9 @@ background-image:var(--sheet)}}
 
 
 def html_faces(
-    images: np.ndarray, captions: Sequence[str], details: Sequence[str], framed: int = -1
-) -> str:
+    images: np.ndarray, captions: Sequence[str], details: Sequence[str], framed: int = -1,
+    on_focus: str = "",
+) -> str:  # fmt: skip
     """Faces as HTML: one picture cut into a grid, made without matplotlib.
 
     Args:
@@ -123,6 +156,7 @@ def html_faces(
         captions: N texts below the faces.
         details: N texts that appear while the pointer is over a face; a click enlarges it.
         framed: Position of a face to frame.
+        on_focus: JavaScript that runs when a face is clicked, or reached with the Tab key.
     """
     content = io.BytesIO()
     PillowImage.fromarray(np.concatenate(list(images), axis=1)).save(content, "png")
@@ -133,7 +167,8 @@ def html_faces(
         look += f"; outline:3px solid {EMA}" if place == framed else ""
         words = html.escape(detail)
         parts.append(f'<div><i tabindex="0" role="img" aria-label="{words}" title="{words}" '
-                     f'style="{look}"></i>{html.escape(caption)}</div>')  # fmt: skip
+                     f'onfocus="{html.escape(on_focus)}" style="{look}"></i>'
+                     f'{html.escape(caption)}</div>')  # fmt: skip
     sheet = f"--sheet:url(data:image/png;base64,{data})"
     return f'{_FACES}<div class="grefel-faces" style="{sheet}">{"".join(parts)}</div>'
 

@@ -24,7 +24,8 @@ from grefel_lib.run import outputs_folder
 SHOWN = ("accuracy", "mean_class_accuracy", "macro_f1", "ece", "nll")
 ROWS = 12  # of the list of runs, at most
 STYLE = """<style>.grefel-runs {line-height: 1.4; font-size: 12px; border-collapse: collapse}
-.grefel-runs :is(td, th) {padding: 2px 8px 2px 0; text-align: left; white-space: nowrap}</style>"""
+.grefel-runs :is(td, th) {padding: 2px 8px 2px 0; text-align: left; white-space: normal}
+.grefel-runs td {white-space: nowrap}</style>"""
 
 
 def run_folders(first: str) -> list[str]:
@@ -59,9 +60,6 @@ class ComparisonPanel(Panel):
 
     def _open(self) -> None:
         """List the evaluated runs of a folder; preselect those on the same faces as the first."""
-        with self.hushed():
-            self.picked.options, self.reference.options = [], []
-        self.shown.value = self.table.value = ""
         evaluations = evaluated_runs(self.folder.value)
         self.results = {_line(result): result for result in evaluations}
         alike = [k for k, r in self.results.items() if not differing_fact(evaluations[0], r)]

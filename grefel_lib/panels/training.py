@@ -1,6 +1,7 @@
 """Monitor a run while it trains, here or on any machine that shares its folder; stop it.
 
-Everything shown is read from the run folder, so nothing is lost when the tab is closed.
+Everything shown is read from the run folder, so nothing is lost when the tab is closed:
+`show_panel("training")` in any notebook watches the run that is training now.
 """
 
 import threading
@@ -48,8 +49,12 @@ class TrainingPanel(Panel):
 
     def __init__(self, run: Run | None = None) -> None:
         super().__init__()
-        self.run, self.seen = run or every_run()[-1], None
-        self.chosen = run_dropdown(self.run, every_run())
+        runs = every_run()
+        if run is None and not runs:
+            raise ValueError("no run yet; train one: grefel train")
+        running = [r for r in runs if run is None and r.status() == "running"]
+        self.run, self.seen = run or (running or runs)[-1], None
+        self.chosen = run_dropdown(self.run, runs)
         self.stop = widgets.Button(
             description="stop after this epoch", icon="stop", layout={"width": "200px"},
             tooltip="stops training after this epoch; everything is saved and can be resumed",
@@ -114,7 +119,7 @@ class TrainingPanel(Panel):
 
     def _watch(self) -> None:
         """Refresh every few seconds, even while a cell trains, until a newer monitor takes over."""
-        look = self.guard(self.look)
+        look = self.guard(self.look, busy="")
         while TrainingPanel.newest is self:
             time.sleep(SECONDS)
             look()

@@ -151,7 +151,13 @@ def _start(evaluation: Evaluation) -> str:
 def _noise(evaluation: Evaluation) -> list[str]:
     wrong = evaluation.facts.get("labels_made_wrong")
     kind = evaluation.config.noise_kind
-    return [f"- Training labels corrupted on purpose ({kind}): {wrong}."] if wrong else []
+    lines = [f"- Training labels corrupted on purpose ({kind}): {wrong}."] if wrong else []
+    if fixes := evaluation.facts.get("label_fixes"):
+        lines.append(
+            f"- Training labels corrected: {fixes['relabelled']}; training faces left out as "
+            f"wrongly labelled: {fixes['left_out']}; fingerprint {fixes['fingerprint']}."
+        )
+    return lines
 
 
 def _markdown(table: pd.DataFrame) -> str:

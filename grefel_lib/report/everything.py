@@ -1,5 +1,7 @@
 """Registry of all figures and tables, by name, and `write_report`. Add figures to FIGURES."""
 
+import importlib.util
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +68,7 @@ from grefel_lib.report.tables import (
     latex_table,
     with_intervals,
 )
-from grefel_lib.run import Run
+from grefel_lib.run import Run, event_writer
 from grefel_lib.sources.photo import Photo
 
 Source = Run | Evaluation | Comparison | Explained | Photo
@@ -117,6 +119,13 @@ def write_report(
     if isinstance(source, Comparison):
         return _write_comparison(source, folder)
     folder.write_json(source.metrics, "metrics.json")
+    if source.config.log and importlib.util.find_spec("tensorboard"):
+        for name, numbers in source.metrics["checkpoints"].items():
+            shutil.rmtree(folder.path / "tensorboard" / name, ignore_errors=True)
+            with event_writer(folder, name) as events:
+                for metric, value in numbers["metrics"].items():
+                    tag = f"{source.facts['split']}_{metric}"
+                    events.add_scalar(tag, value, numbers["epoch"])
     for name, predictions in source.predictions.items():
         counts = confusion_counts(predictions)
         folder.write_array(counts, f"confusion_matrix_{name}.npy")

@@ -185,7 +185,6 @@ def face_grid(
     ncols: int = 8,
     titles: Sequence[str] | None = None,
     row_labels: Sequence[str] | None = None,
-    colours: Sequence[str] | None = None,
     votes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Draw faces in rows on an empty figure, and return its (rows, ncols) axes.
@@ -196,11 +195,10 @@ def face_grid(
         ncols: Faces in a row.
         titles: N texts above the faces; they break at an arrow, or shrink, to fit their column.
         row_labels: A text beside each row.
-        colours: N colours for frames around the faces.
         votes: (N, 10) votes in the order of VOTE_COLUMNS, as small bars under the faces.
     """
     rows = -(-len(images) // ncols)
-    for given, what in ((titles, "titles"), (colours, "colours"), (votes, "rows of votes")):
+    for given, what in ((titles, "titles"), (votes, "rows of votes")):
         check_one_each(given, what, len(images), "faces")
     check_one_each(row_labels, "labels", rows, "rows")
     # the compressed layout would push columns together regardless of the titles
@@ -209,9 +207,9 @@ def face_grid(
     whole = fig.subplots(len(heights), ncols, squeeze=False, height_ratios=heights)
     axes = whole if votes is None else whole[::2]
     slot = 0.94 * 72 * fig.get_figwidth() / ncols
-    if titles and max(map(_widest_line, titles)) > slot:
+    if titles and max(map(text_width, titles)) > slot:
         titles = [title.replace(" →", "\n→") for title in titles]
-    longest = max(map(_widest_line, titles or [""])) or 1
+    longest = max(map(text_width, titles or [""])) or 1
     size = max(SMALLEST, 7 * min(1, slot / longest))
     for ax in whole.flat:
         bare(ax)
@@ -221,8 +219,6 @@ def face_grid(
         ax.imshow(image, interpolation="bicubic", **GREY)
         if titles:
             ax.set_title(titles[i], size=size, pad=2)
-        if colours:
-            ax.spines[:].set(visible=True, color=colours[i], linewidth=1.5)
     if votes is not None:
         colours = class_colours(VOTE_COLUMNS)
         for ax, row in zip(whole[1::2].flat, votes, strict=False):
@@ -231,10 +227,6 @@ def face_grid(
         keys = [Patch(fc=c, ec=INK, label=n) for n, c in zip(VOTE_COLUMNS, colours, strict=True)]
         fig.legend(handles=keys, loc="outside lower center", ncols=5, handlelength=0.8)
     return axes
-
-
-def _widest_line(text: str) -> float:
-    return max(map(text_width, text.split("\n")))
 
 
 def suspect_faces(table: pd.DataFrame, training: FaceSet, *, width: float = 6.9) -> Figure:

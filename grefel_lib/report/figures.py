@@ -29,9 +29,11 @@ from grefel_lib.report.style import (
     percent,
     short_names,
     text_width,
+    two_lines,
 )
 from grefel_lib.report.tables import NOTHING
 
+TWO_LINES = 17  # points that a name in two lines needs
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (2.5, 1)), (0, (7, 2)))
 
 
@@ -137,15 +139,17 @@ def offset_path(curve: pd.DataFrame, chosen: float, ax: Axes) -> Axes:
     """
     x, y = curve["mean_class_accuracy"], curve["accuracy"]
     ax.plot(x, y, color=VAL, marker="o", markersize=2.5)
-    ax.plot(x[chosen], y[chosen], color=EMA, marker="o", markersize=6)
+    ax.plot(x[chosen], y[chosen], color=EMA, marker="o", markersize=6, zorder=4)
     for tau in dict.fromkeys((0.0, 1.0, chosen)):
         mark = {"color": QUIET, "va": "top"}
         if tau == chosen:  # above its point, the others below
             mark = {"color": EMA, "weight": "bold", "va": "bottom"}
-        side, align = (0, "left") if tau == 0 else (-5, "right")
+        left = x[tau] < (x.min() + x.max()) / 2  # a text leads away from the nearer edge
         words = "no offsets" if tau == 0 else f"strength {tau:g}"
-        ax.annotate(words, (x[tau], y[tau]), (side, 5 if tau == chosen else -5), ha=align,
-                    textcoords="offset points", fontsize=7, **mark)  # fmt: skip
+        mark |= {"ha": "left" if left else "right", "textcoords": "offset points", "fontsize": 7}
+        pale = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5}
+        shift = -3 if left else 3, 5 if tau == chosen else -5
+        ax.annotate(words, (x[tau], y[tau]), shift, bbox=pale, **mark)
     ax.set(xlabel="mean class accuracy (validation)", ylabel="accuracy (validation)")
     ax.xaxis.set_major_formatter("{x:.0%}")
     ax.yaxis.set_major_formatter("{x:.1%}")
@@ -292,8 +296,12 @@ def confusion_matrix(
     cells = np.asarray(cells)
     check_one_each(names, "names", len(cells), "classes")
     shares = normalise_rows(cells)
-    roomy = max(map(text_width, names)) < 0.3 * _axes_size(ax)[0]
-    left = list(names) if roomy else short_names(names)
+    room = 0.3 * _axes_size(ax)[0]
+    left = list(names)
+    if max(map(text_width, left)) > room:
+        left = [two_lines(name) for name in names]
+        if max(map(text_width, left)) > room or _cell_side(ax, left) < TWO_LINES:
+            left = short_names(names)
     side = _cell_side(ax, left)
     widest = max(text_width(f"{value:.0f}") for value in cells.flat) * SMALLEST / 7
     both = counts and percentages
@@ -316,8 +324,10 @@ def confusion_matrix(
             smaller = max(SMALLEST, 0.72 * size)
             ax.text(column + 0.5, row + 0.5 + 0.66 * two, f"{value:.0f}", size=smaller, **at)
     bottom, rotation = _fitting_names(names, side)
-    ax.set_xticks(np.arange(len(cells)) + 0.5, bottom, rotation=rotation)
-    ax.set_yticks(np.arange(len(cells)) + 0.5, left, rotation=0)
+    close = {"linespacing": 0.95, "multialignment": "right"}
+    bottom_look = close | {"multialignment": "right" if rotation else "center"}
+    ax.set_xticks(np.arange(len(cells)) + 0.5, bottom, rotation=rotation, **bottom_look)
+    ax.set_yticks(np.arange(len(cells)) + 0.5, left, rotation=0, **close)
     ax.tick_params(length=0)
     ax.set(ylabel="true")
     ax.set_xlabel(f"predicted ({'% of true class' if percentages else 'number of faces'})")
@@ -337,11 +347,12 @@ def _short_count(value: float, side: float, size: float) -> str:
 
 
 def _fitting_names(names: Sequence[str], slot: float) -> tuple[list[str], int]:
-    """Names for ticks `slot` points apart, and their rotation: full, short or vertical."""
-    short = short_names(names)
-    if max(map(text_width, names)) < 0.94 * slot:
-        return list(names), 0
-    return short, 0 if max(map(text_width, short)) < 0.94 * slot else 90
+    """Names for ticks `slot` points apart, and their rotation: full, in two lines, or short."""
+    broken, short = [two_lines(name) for name in names], short_names(names)
+    for texts in (list(names), broken, short):
+        if max(map(text_width, texts)) < 0.94 * slot:
+            return texts, 0
+    return broken if slot > TWO_LINES else short, 90
 
 
 def _axes_size(ax: Axes) -> np.ndarray:

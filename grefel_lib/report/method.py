@@ -53,7 +53,8 @@ def anchor_map(
     ]
     keys.append(Line2D([], [], color=QUIET, ms=3, alpha=0.6, label="a face", **round_))
     keys.append(Line2D([], [], mec=INK, mew=0.6, ms=4, label="an anchor", **square))
-    ax.figure.legend(handles=keys, loc="outside lower center", ncols=5)
+    across = 72 * ax.figure.get_figwidth() // (max(map(text_width, class_names)) + 22)
+    ax.figure.legend(handles=keys, loc="outside lower center", ncols=int(np.clip(across, 1, 5)))
     ax.set_aspect("equal")
     return ax
 

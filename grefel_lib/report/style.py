@@ -163,8 +163,18 @@ def class_colours(names: Sequence[str]) -> list[str]:
 
 
 def text_width(text: str) -> float:
-    """Width of a text at 7 pt, in points."""
-    return TextPath((0, 0), text, size=7).get_extents().width if text.strip() else 0
+    """Width of a text's widest line at 7 pt, in points."""
+    lines = filter(str.strip, text.split("\n"))
+    return max((TextPath((0, 0), line, size=7).get_extents().width for line in lines), default=0)
+
+
+def two_lines(name: str) -> str:
+    """A long name with a line break for the space that is nearest to its middle."""
+    spaces = [i for i, letter in enumerate(name) if letter == " "]
+    if len(name) < 11 or not spaces:
+        return name
+    place = min(spaces, key=lambda i: abs(i - len(name) / 2))
+    return f"{name[:place]}\n{name[place + 1 :]}"
 
 
 def percent(share: float, fine: bool) -> str:

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import time
+from pathlib import Path
 
 import driving
 import pytest
@@ -196,7 +197,7 @@ def test_data_browser(opened, small, app):
     (PROJECT_ROOT / written).unlink()
     panel.get_by_label("data set").select_option("rafdb_compound")
     expect(panel.get_by_role("alert")).to_contain_text("rafdb")  # its files are not here
-    expect(panel.locator(FACE)).to_have_count(0)
+    expect(panel.get_by_label("data set")).to_have_value("ferplus")  # what is shown
 
 
 def test_training_monitor(opened, small):
@@ -275,6 +276,15 @@ def test_confusion_explorer(opened, small, trained):
         panel.locator("button[title*='anger predicted as neutral']:enabled:visible").first.click()
         expect(panel.get_by_role("status")).to_contain_text("anger predicted as neutral")
     photograph(panel, "confusion")
+    panel.locator(FACE).nth(1).click()
+    face = panel.locator(FACE).nth(1).get_attribute("aria-label").splitlines()[0]
+    expect(panel.get_by_label("face", exact=True)).to_have_value(face)
+    panel.get_by_role("button", name="label is wrong").click()
+    expect(panel.get_by_role("status")).to_contain_text("labels tagged as wrong: 1")
+    expect(panel).to_contain_text("✗")
+    with page.page.expect_download() as download:
+        panel.get_by_role("link", name="download label_fixes.csv").click()
+    assert Path(download.value.path()).read_text() == f"id,label\n{face},\n"
 
 
 def test_run_table(opened):
