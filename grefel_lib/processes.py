@@ -140,10 +140,10 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
                 raise
         if process.returncode:
             errors.seek(0)
-            told = errors.read()
-            if process.returncode < 0:
-                told = f"it was killed by signal {-process.returncode}"
-            error = ProcessError(_first_error(Path(logs), told, count))
+            told = f"torchrun failed: it was killed by signal {-process.returncode}"
+            if process.returncode > 0:  # else the processes failed only as a consequence
+                told = _first_error(Path(logs), errors.read(), count)
+            error = ProcessError(told)
             run.write_ending({"status": "failed", "error": str(error)})
             raise error
 

@@ -13,7 +13,7 @@ import torch
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
-from grefel_lib.processes import ProcessError, World
+from grefel_lib.processes import ProcessError, World, launch_processes
 from grefel_lib.run import LAST, Run, open_run, start_run
 
 
@@ -128,7 +128,8 @@ launch_processes(open_run({str(run.path)!r}), say=print)"""
             assert parent.poll() is None
             time.sleep(0.2)
         others = psutil.Process(parent.pid).children(recursive=True)
-        (psutil.Process(parent.pid) if who == "parent" else others[0]).kill()
+        [torchrun] = [p for p in others if "torch.distributed.run" in p.cmdline()]
+        (psutil.Process(parent.pid) if who == "parent" else torchrun).kill()
         _, alive = psutil.wait_procs(others, timeout=5)
         assert not alive
         told = parent.communicate()[1]
@@ -137,6 +138,23 @@ launch_processes(open_run({str(run.path)!r}), say=print)"""
         assert run.status() == "failed"
     else:
         assert run.status() == "died"
+
+
+def test_a_killed_torchrun_is_the_cause_whatever_its_processes_wrote(tiny, tmp_path, monkeypatch):
+    """A process whose peer ended first fails of that, sometimes before it ends by itself."""
+    script = tmp_path / "torchrun"
+    script.write_text("""#!/bin/sh
+for word; do case $word in --log-dir=*) logs=${word#*=};; esac; done
+mkdir $logs/1
+echo '{"message": "Connection closed by peer"}' > $logs/1/error.json
+kill -9 $$
+""")
+    script.chmod(0o755)
+    run = start_run(tiny.replace(processes=2))
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(ProcessError, match="torchrun failed: it was killed by signal 9"):
+        launch_processes(run, say=print)
+    assert run.status() == "failed"
 
 
 SPOILED = """
