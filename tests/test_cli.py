@@ -807,10 +807,13 @@ def test_doctor_tells_what_is_here_and_what_to_do(capsys, monkeypatch, faces_dir
     monkeypatch.setitem(DATA_DIRS, "ferplus", str(faces_dir))
     monkeypatch.setattr("grefel_lib.commands.doctor.DATA_DIRS", dict(list(DATA_DIRS.items())[1:4]))
     monkeypatch.setenv("GREFEL_CACHE", "/proc/cache")
+    monkeypatch.setattr("grefel_lib.backbone.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("grefel_lib.backbone.get_hf_file_metadata", None)  # as if offline
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     for words in ("torch", "device", "ms a step  fastest", "precision bf16, channels_last",
-                  "pass data_dir, or see data/README.md", "weights of vit_base_patch16_224",
+                  "pass data_dir, or see data/README.md", "profile demo     weights of test_resnet",
+                  "could not fetch the weights of 'vit_base_patch16_224'", "go online once",
                   "/proc/cache: cannot be written", "set GREFEL_CACHE", "GB free"):  # fmt: skip
         assert words in out
 

@@ -1,6 +1,8 @@
 """Several processes: the same training as one, shares, the true error, one writer."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -112,6 +114,42 @@ def test_under_torchrun_the_command_is_one_of_the_processes(faces_dir, tmp_path)
     assert nameless.returncode
     assert "pass --run-name" in nameless.stderr
     assert [p.name for p in tmp_path.iterdir()] == ["both"]
+
+
+def test_of_two_nodes_the_first_keeps_the_notebook_and_a_lost_one_ends_both(faces_dir, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = ["--dataset", "ferplus", "--data-dir", faces_dir, "--output-dir", tmp_path,
+             "--profile", "demo", "--epochs", "3", "--run-name", "both"]  # fmt: skip
+
+    def node(rank):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--master-addr",
+                   "localhost", "--master-port", str(port), f"--node-rank={rank}",
+                   "-m", "grefel_lib.commands.cli", "train", *map(str, words)]  # fmt: skip
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    first, second = nodes = node(0), node(1)
+    while not (tmp_path / "both/history.csv").is_file():
+        assert [node.poll() for node in nodes] == [None, None]
+        time.sleep(0.1)
+    second = psutil.Process(second.pid)
+    for process in (*second.children(recursive=True), second):
+        process.kill()
+    told = first.communicate(timeout=120)[0]
+    assert first.returncode
+    assert "process 0 of 2: " in told
+    run = open_run(tmp_path / "both")
+    assert run.status() == "failed"
+    ends = [node.communicate(timeout=300)[0] for node in (node(0), node(1))]
+    assert run.status() == "ok", ends
+    assert "continuing" in ends[0]
+    assert run.history()["epoch"].tolist() == [1, 2, 3]
+    record = json.loads((run.path / "03_training.ipynb").read_text())
+    assert record["metadata"]["papermill"]["exception"] is None
+    assert record["metadata"]["papermill"]["parameters"]["processes"] == 2
 
 
 @pytest.mark.parametrize("who", ["parent", "torchrun"])
