@@ -439,13 +439,8 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
     prefix = f"{source.kind}-{place}-"
     folder = cache_root() / (prefix + state)
     if not _undamaged(folder):
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder.parent / f"{prefix}.lock")
-            lock.acquire()
-        except OSError as error:
-            raise OSError(_cannot_write(folder.parent, error)) from error
-        with lock:
+        _writing(folder, folder.parent.mkdir, parents=True, exist_ok=True)
+        with _writing(folder, FileLock(folder.parent / f"{prefix}.lock").acquire):
             if not _undamaged(folder):
                 for unfinished in folder.parent.glob(f".filling-{prefix}*"):
                     shutil.rmtree(unfinished, ignore_errors=True)
@@ -457,7 +452,6 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
                     if old.is_dir() and old != folder:
                         log.info("the files of %s changed: removing its old cache", source.root)
                         shutil.rmtree(old, ignore_errors=True)
-        lock.release()
     images = np.load(folder / "images.npy", mmap_mode="r")
     return read_table(folder / "table.csv"), images
 
@@ -522,14 +516,10 @@ def _writing(folder: Path, write: Callable, *arguments: Any, **options: Any) -> 
     try:
         return write(*arguments, **options)
     except OSError as error:
-        raise OSError(_cannot_write(folder.parent, error)) from error
-
-
-def _cannot_write(folder: Path, error: OSError) -> str:
-    return (
-        f"cannot write the cache of decoded images in {folder} ({error.strerror or error}); free "
-        f"some space, or set GREFEL_CACHE to a writable folder"
-    )
+        raise OSError(
+            f"cannot write the cache of decoded images in {folder.parent} ("
+            f"{error.strerror or error}); free some space, or set GREFEL_CACHE to a writable folder"
+        ) from error
 
 
 def flip_labels(

@@ -153,6 +153,8 @@ def reading(path: Path, mend: str = "restore it from a backup, or delete it") ->
         ValueError: Names the file, what is wrong with it, and the mend.
     """
     try:
+        if path.is_fifo():
+            raise OSError("it is a pipe")  # which would be waited for
         yield
     except DAMAGED as error:
         if str(path) in str(error) or relative(path) in str(error):  # a reader within named it

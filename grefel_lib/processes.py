@@ -1,7 +1,8 @@
 """Training one run in several processes: how they start and exchange results.
 
 `grefel train --processes N` starts them on this machine, through torchrun; on several machines
-torchrun starts `grefel train` itself. Only the rank 0 process writes to the run folder.
+torchrun starts `grefel train` itself: rank 0 runs the notebook, whose `fit` starts the process that
+trains. Only that process writes to the run folder.
 """
 
 import contextlib
@@ -25,6 +26,8 @@ from grefel_lib.environment import openmp_settings
 from grefel_lib.run import Run
 
 PARENT = "GREFEL_PARENT"  # environment variable: the process that started torchrun
+LEADS = "GREFEL_LEADS"  # that this is the notebook of rank 0, and the id of its torchrun
+_ID = "TORCHELASTIC_RUN_ID"
 
 
 class ProcessError(ValueError):
@@ -75,7 +78,12 @@ class World:
 
 def under_torchrun() -> bool:
     """Whether torchrun started this process."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
+    return _ID in os.environ
+
+
+def lead() -> None:
+    """Make this rank 0 process, and its notebook, one that starts the process of rank 0."""
+    os.environ[LEADS] = os.environ.pop(_ID)
 
 
 def is_first_process() -> bool:
@@ -112,6 +120,8 @@ def join_processes(device: torch.device) -> tuple[World, torch.device]:
 def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
     """Train a run in `config.processes` processes on this machine, and wait for them.
 
+    Where torchrun started this command on several machines, only rank 0 is started here.
+
     Args:
         run: A started run.
         say: Receives the lines of rank 0.
@@ -124,9 +134,16 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
     environment = {"OMP_NUM_THREADS": str(threads), **openmp_settings(), **os.environ,
                    "GREFEL_PROGRESS": "0", PARENT: str(os.getpid())}  # fmt: skip
     with tempfile.TemporaryDirectory() as logs, tempfile.TemporaryFile("w+") as errors:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone",
-                   f"--nproc-per-node={count}", f"--log-dir={logs}",
-                   "-m", "grefel_lib.commands.worker", str(run.path)]  # fmt: skip
+        command, who = ["-m", "grefel_lib.commands.worker", str(run.path)], "process 0"
+        if LEADS in os.environ:
+            Path(logs, "0").mkdir()
+            environment |= {_ID: os.environ[LEADS],
+                            "TORCHELASTIC_ERROR_FILE": f"{logs}/0/error.json"}  # fmt: skip
+        else:
+            who = "torchrun"
+            command = ["-m", "torch.distributed.run", "--standalone",
+                       f"--nproc-per-node={count}", f"--log-dir={logs}", *command]  # fmt: skip
+        command = [sys.executable, *command]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
         ) as process:
@@ -140,10 +157,10 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
                 raise
         if process.returncode:
             errors.seek(0)
-            told = errors.read()
-            if process.returncode < 0:
-                told = f"it was killed by signal {-process.returncode}"
-            error = ProcessError(_first_error(Path(logs), told, count))
+            told = f"{who} failed: it was killed by signal {-process.returncode}"
+            if process.returncode > 0:  # else the processes failed only as a consequence
+                told = _first_error(Path(logs), errors.read(), count)
+            error = ProcessError(told)
             run.write_ending({"status": "failed", "error": str(error)})
             raise error
 

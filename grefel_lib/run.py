@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 _warn_once = functools.cache(log.warning)
 _TIME = "%Y-%m-%dT%H:%M:%S%z"
 BEAT, GONE = 10, 90  # seconds: between signs of life in status.json; without one, a run is dead
+ENDINGS = ("running", "ok", "stopped", "failed", "interrupted")  # "status" of status.json
 BEST, BEST_EMA, LAST = "best_model", "best_ema_model", "last"
 
 
@@ -116,6 +117,8 @@ class Run(Folder):
         if not facts:
             return "new"
         with reading(self.path / "status.json"):
+            if facts["status"] not in ENDINGS:
+                raise ValueError(f"status {facts['status']!r}")
             return "died" if facts["status"] == "running" and not _alive(facts) else facts["status"]
 
     def _facts(self) -> dict[str, Any]:
@@ -220,6 +223,11 @@ def check_run(config: Config) -> Path:
         if run.still_running():
             raise ValueError(f"run {run.name} is still running; wait, or choose another name")
         check_same_settings(run, config)
+        if (path / "history.csv").is_file() and not run.has_checkpoint(LAST):
+            best = run.has_checkpoint(BEST) * f"evaluate its {BEST} (grefel evaluate), or "
+            raise FileNotFoundError(f"run {run.name} cannot continue: {run.checkpoint(LAST)} is "
+                                    f"not there any more; restore it, {best}choose another name "
+                                    f"for a new run")  # fmt: skip
     return path
 
 

@@ -1,7 +1,9 @@
 """Shared fixtures: small models, drawn faces on disk, one thread for bit-equal results."""
 
+import html
 from itertools import combinations
 
+import ipywidgets as widgets
 import matplotlib
 import numpy as np
 import pytest
@@ -88,6 +90,26 @@ def other_outputs(tmp_path, monkeypatch):
     (tmp_path / "notebooks").symlink_to(PROJECT_ROOT / "notebooks")  # with the published runs
     (tmp_path / "outputs").mkdir()
     return tmp_path / "outputs"
+
+
+TAG = "<b>x</b>"  # what nobody writes but in a run that is not their own
+
+
+@pytest.fixture
+def assert_escaped():
+    """What a panel shows as HTML holds TAG as text, and not as a tag."""
+
+    def pages(widget):
+        yield widget.value if isinstance(widget, widgets.HTML) else ""
+        for child in getattr(widget, "children", ()):
+            yield from pages(child)
+
+    def look(panel) -> None:
+        page = "".join(pages(panel))
+        assert TAG not in page
+        assert html.escape(TAG) in page
+
+    return look
 
 
 @pytest.fixture

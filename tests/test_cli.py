@@ -1,9 +1,12 @@
 """The command line: what it refuses, in one line and with nothing lost; what it runs."""
 
 import json
+import os
 import re
 import shutil
+import struct
 import sys
+import zlib
 
 import numpy as np
 import pandas as pd
@@ -14,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from grefel_lib import __version__
+from grefel_lib.analysis.evaluation import evaluate_run
 from grefel_lib.commands import COMMANDS
 from grefel_lib.commands.cli import main
 from grefel_lib.commands.notebook import check_parameters
@@ -22,7 +26,7 @@ from grefel_lib.faces import load_faces
 from grefel_lib.files import load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
 from grefel_lib.grefel import build_model
-from grefel_lib.run import start_run
+from grefel_lib.run import open_run, start_run
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +336,94 @@ def a_checkpoint_without_its_config(data):
     save_checkpoint(data / "bare.safetensors", {}, {})
 
 
+@bad("finetune --checkpoint-path {}/json.safetensors", "cannot read the checkpoint", "json.safe")
+def a_checkpoint_whose_tensors_are_null(data):
+    (data / "json.safetensors").write_bytes((4).to_bytes(8, "little") + b"null")
+
+
+@bad("finetune --checkpoint-path {}/deep.safetensors", "deep.safetensors cannot be read", "backup")
+def a_checkpoint_with_a_deep_header(data):
+    from safetensors.numpy import save_file
+
+    deep = "[" * 100_000 + "]" * 100_000
+    save_file({"x": np.zeros(1)}, data / "deep.safetensors", metadata={"grefel": deep})
+
+
+@bad("report small", "small/metrics.json cannot be read", "restore it from a backup")
+def deep_metrics(data):
+    outputs(data, "metrics.json", b'{"a":' * 100_000)
+
+
+def huge(path):
+    """The header of a picture of 60,000 x 60,000 pixels, as a few bytes."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + b"\0" * 4)
+
+
+@bad("predict {}/huge.png --checkpoint-path small", "huge.png cannot be read", "3600000000 pixels")
+def a_picture_of_too_many_pixels(data):
+    huge(data / "huge.png")
+
+
+@bad(RAFDB, "train_00002_aligned.jpg cannot be read as a picture", "3600000000 pixels")
+def a_face_of_too_many_pixels(data):
+    huge(data / "rafdb/basic/Image/aligned/train_00002_aligned.jpg")
+
+
+def pipe(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+@bad("predict {}/pipe.png --checkpoint-path small", "pipe.png cannot be read", "special file")
+def a_pipe_as_a_picture(data):
+    pipe(data / "pipe.png")
+
+
+@bad("figure confusion {}/pipe.csv", "pipe.csv", "no regular file")
+def a_pipe_as_predictions(data):
+    pipe(data / "pipe.csv")
+
+
+@bad(FERPLUS, "no fer2013new.csv in")
+def a_pipe_as_votes(data):
+    pipe(data / "ferplus/fer2013new.csv")
+
+
+@bad("train --dataset folder --data-dir {}/own", "own/faces.csv", "no regular file")
+def a_pipe_as_a_table(data):
+    (data / "own").mkdir()
+    pipe(data / "own/faces.csv")
+
+
+@bad("train --dataset ferplus --data-dir {}/pipe", "pipe is a file; data_dir must be")
+def a_pipe_as_a_data_folder(data):
+    pipe(data / "pipe")
+
+
+@bad("evaluate --checkpoint-dir small", "no run 'small'", "config.json")
+def a_pipe_as_a_config(data):
+    pipe(data / "outputs/small/config.json")
+
+
+@bad("train --resume small", "small cannot continue", "last.safetensors is not there", "restore")
+def a_run_whose_last_checkpoint_was_deleted(data):
+    outputs(data, "status.json", b'{"status": "failed"}')
+    (data / "outputs/small/checkpoints/last.safetensors").unlink()
+
+
+@bad("export small --output {}/outputs/small", "outputs/small is a run itself", "another folder")
+def exporting_a_run_onto_itself(data): ...
+
+
+@bad("publish {}/outputs {}/outputs", "small is the run itself; publish into another folder")
+def publishing_a_run_onto_itself(data):
+    run = open_run(data / "outputs/small")
+    config = run.config.replace(robustness_images=0, inspect_labels=False)
+    run.write_json(evaluate_run(run, load_faces(config), config, run).metrics, "metrics.json")
+
+
 BAD |= {
     command: (lambda data: None, command.split(), told)
     for command, *told in (
@@ -388,6 +480,9 @@ BAD |= {
         ("report small", "small was not evaluated; first: grefel evaluate --checkpoint-dir"),
         ("rerun nobody", "no run 'nobody'", "latest runs there: small"),
         ("export nobody", "no run 'nobody'", "latest runs there: small"),
+        ("export small --output small.pt", "--output small.pt must end in .onnx"),
+        ("export small --output /proc/none/small", "/proc/none"),
+        ("figure confusion {}/none.csv", "none.csv is not there", "a csv file is needed"),
         ("publish {}/nothing {}/shared", "no evaluated run under", "first: grefel evaluate"),
         ("predict {}/ferplus --output t.txt", "--output t.txt must end in .csv or .json"),
         ("sweep train", "a sweep needs --name", "got ''"),
@@ -714,10 +809,13 @@ def test_doctor_tells_what_is_here_and_what_to_do(capsys, monkeypatch, faces_dir
     monkeypatch.setitem(DATA_DIRS, "ferplus", str(faces_dir))
     monkeypatch.setattr("grefel_lib.commands.doctor.DATA_DIRS", dict(list(DATA_DIRS.items())[1:4]))
     monkeypatch.setenv("GREFEL_CACHE", "/proc/cache")
+    monkeypatch.setattr("grefel_lib.backbone.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("grefel_lib.backbone.get_hf_file_metadata", None)  # as if offline
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     for words in ("torch", "device", "ms a step  fastest", "precision bf16, channels_last",
-                  "pass data_dir, or see data/README.md", "weights of vit_base_patch16_224",
+                  "pass data_dir, or see data/README.md", "profile demo     weights of test_resnet",
+                  "could not fetch the weights of 'vit_base_patch16_224'", "go online once",
                   "/proc/cache: cannot be written", "set GREFEL_CACHE", "GB free"):  # fmt: skip
         assert words in out
 
@@ -732,4 +830,4 @@ def test_a_matrix_is_drawn_from_the_predictions_of_any_model(tmp_path, capsys):
     assert b"/MediaBox [ 0 0 252 " in (tmp_path / "new/m.pdf").read_bytes()
     (tmp_path / "p.csv").write_text("label,answer\nhappy,sad")
     assert main(arguments) == 1
-    assert "has no column predicted; it has: label, answer" in capsys.readouterr().err
+    assert "lacks the columns predicted; it has: label, answer" in capsys.readouterr().err

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import TAG
 from drawn_figures import font_sizes, texts
 from strict_latex import parse
 
@@ -31,6 +32,7 @@ from grefel_lib.faces import load_faces
 from grefel_lib.files import Folder, load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
 from grefel_lib.metrics import compute_metrics, confusion_counts, table_classes
+from grefel_lib.report.card import model_card
 from grefel_lib.report.everything import (
     FIGURES,
     NEED_FACES,
@@ -396,6 +398,12 @@ def test_the_card_says_what_a_reader_must_know(run, found, told):
         assert word in text, word
     assert "None" not in text
     assert "nan" not in text
+
+
+def test_names_of_classes_are_text_in_the_card(found):
+    card = model_card(found.with_class_names({table_classes(found.table)[0]: TAG}))
+    assert TAG not in card
+    assert "&lt;b&gt;x" in card
 
 
 def test_a_linear_head_without_extras_is_reported_all_the_same(tmp_path):

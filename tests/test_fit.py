@@ -202,6 +202,25 @@ def test_what_is_deleted_during_training_ends_it_in_one_line(tiny, what):
         assert run.status() == "failed"
 
 
+def test_data_that_vanish_during_training_were_read_already(tiny, tmp_path, monkeypatch):
+    straight = fit(load_faces(tiny), start_run(tiny.replace(run_name="straight")))
+    monkeypatch.setenv("GREFEL_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(tiny.data_dir, tmp_path / "faces")
+    config = tiny.replace(data_dir=str(tmp_path / "faces"))
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+
+    def delete(line):
+        if line.startswith("epoch 1/"):
+            for name in ("faces", "cache"):
+                shutil.rmtree(tmp_path / name)
+
+    assert fit(faces, run, say=delete)["val_loss"].tolist() == straight["val_loss"].tolist()
+    assert run.status() == "ok"
+    with pytest.raises(FileNotFoundError, match=f"no folder {tmp_path}/faces for ferplus"):
+        load_faces(config)
+
+
 def test_an_unfinished_run_refuses_other_settings_and_names_them(faces_dir, tmp_path):
     config = small(faces_dir, tmp_path)
     start_run(config)

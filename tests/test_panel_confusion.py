@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import TAG
 
 from grefel_lib.analysis.evaluation import evaluate_run
 from grefel_lib.faces import load_faces, read_label_fixes
@@ -67,6 +68,17 @@ def test_it_opens_on_the_most_frequent_mistake(explorer, found):
     most = wrong.groupby(["label", "predicted"]).size()
     assert checkpoint == found.headline
     assert most[true, predicted] == most.max()
+
+
+def test_names_in_a_shared_run_are_text_and_no_tags(found, faces, assert_escaped):
+    first = table_classes(found.table)[0]
+    other = {TAG: found.table.assign(predicted=found.table["label"])}
+    shared = dataclasses.replace(found, predictions={**found.predictions, **other})
+    panel = ConfusionPanel(shared.with_class_names({first: TAG}), faces)
+    for checkpoint in (found.headline, TAG):
+        panel.choose(checkpoint, TAG, TAG)
+        assert_escaped(panel)
+    assert html.escape(TAG) in panel.matrices[TAG].children[0].value
 
 
 @pytest.mark.parametrize("split", ["test", "val"])

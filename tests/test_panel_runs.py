@@ -1,8 +1,11 @@
 """The run table: what is picked is what is compared."""
 
+import json
 import re
+import shutil
 
 import pytest
+from conftest import TAG
 from matplotlib.figure import Figure
 
 from grefel_lib.analysis.compare import (
@@ -11,6 +14,7 @@ from grefel_lib.analysis.compare import (
     group_variants,
     paired_differences,
 )
+from grefel_lib.config import PROJECT_ROOT
 from grefel_lib.metrics import _resampled
 from grefel_lib.panels.runs import ComparisonPanel, differences_figure, run_folders
 from grefel_lib.report.comparison import SHOWN_METRICS
@@ -54,6 +58,20 @@ def test_what_is_picked_is_compared_and_the_reference_stays_while_it_can(table):
     table.picked.value = lines(table, "linear")
     assert table.reference.options == ("linear head",)
     assert "differences" not in table.shown.value  # one variant alone
+
+
+def test_names_in_shared_runs_are_text_and_no_tags(table, other_outputs, assert_escaped):
+    shared = other_outputs / "shared"
+    for name in ("head=linear-seed=0", "correction=none-seed=0"):
+        folder = shared / name.replace("head", "<b>x<")
+        shutil.copytree(PROJECT_ROOT / PUBLISHED / name, folder)
+        for file, changes in (
+            ("config.json", {"variant": TAG} if "linear" in name else {}),
+            ("metrics.json", {"dataset": TAG, TAG: TAG}),
+        ):
+            content = json.loads((folder / file).read_text()) | changes
+            (folder / file).write_text(json.dumps(content))
+    assert_escaped(ComparisonPanel(str(shared)))
 
 
 def test_nothing_picked_is_said_and_picking_again_works(table):

@@ -4,6 +4,7 @@ import time
 
 import pandas as pd
 import pytest
+from conftest import TAG
 
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
@@ -66,6 +67,21 @@ def test_a_run_is_followed_from_before_its_first_epoch(tiny):
     assert seen[-2][0].endswith("left")
     assert not seen[-2][2]
     assert panel.state.value == "ok: epoch 2 of 2"
+
+
+@pytest.mark.parametrize("content", ["{", "null", '{"status": "<b>x</b>"}', '{"status": ["ok"]}'])
+def test_a_damaged_status_is_one_line_and_other_runs_are_shown(
+    small_run, other_outputs, content, assert_escaped
+):
+    run = start_run(small_run.config.replace(output_dir=str(other_outputs), run_name="other"))
+    (run.path / "status.json").write_text(content)
+    panel = TrainingPanel(run)
+    assert f"{run.path}/status.json cannot be read" in panel.message.value
+    if TAG in content:
+        assert_escaped(panel)
+    panel.run = small_run
+    panel.guard(panel.look)()
+    assert (panel.message.value, panel.state.value) == ("", "ok: epoch 1 of 1")
 
 
 def test_nothing_is_drawn_again_while_nothing_changed(small_run, monkeypatch):

@@ -1,6 +1,8 @@
 """Several processes: the same training as one, shares, the true error, one writer."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ import torch
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
-from grefel_lib.processes import ProcessError, World
+from grefel_lib.processes import ProcessError, World, launch_processes
 from grefel_lib.run import LAST, open_run, start_run
 
 
@@ -111,6 +113,42 @@ def test_under_torchrun_the_command_is_one_of_the_processes(faces_dir, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["both"]
 
 
+def test_of_two_nodes_the_first_keeps_the_notebook_and_a_lost_one_ends_both(faces_dir, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    words = ["--dataset", "ferplus", "--data-dir", faces_dir, "--output-dir", tmp_path,
+             "--profile", "demo", "--epochs", "3", "--run-name", "both"]  # fmt: skip
+
+    def node(rank):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--master-addr",
+                   "localhost", "--master-port", str(port), f"--node-rank={rank}",
+                   "-m", "grefel_lib.commands.cli", "train", *map(str, words)]  # fmt: skip
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    first, second = nodes = node(0), node(1)
+    while not (tmp_path / "both/history.csv").is_file():
+        assert [node.poll() for node in nodes] == [None, None]
+        time.sleep(0.1)
+    second = psutil.Process(second.pid)
+    for process in (*second.children(recursive=True), second):
+        process.kill()
+    told = first.communicate(timeout=120)[0]
+    assert first.returncode
+    assert "process 0 of 2: " in told
+    run = open_run(tmp_path / "both")
+    assert run.status() == "failed"
+    ends = [node.communicate(timeout=300)[0] for node in (node(0), node(1))]
+    assert run.status() == "ok", ends
+    assert "continuing" in ends[0]
+    assert run.history()["epoch"].tolist() == [1, 2, 3]
+    record = json.loads((run.path / "03_training.ipynb").read_text())
+    assert record["metadata"]["papermill"]["exception"] is None
+    assert record["metadata"]["papermill"]["parameters"]["processes"] == 2
+
+
 @pytest.mark.parametrize("who", ["parent", "torchrun"])
 def test_no_process_outlives_what_started_it(faces_dir, tmp_path, who):
     config = settings(faces_dir, tmp_path, run_name="long", epochs=1000, processes=2)
@@ -125,7 +163,8 @@ launch_processes(open_run({str(run.path)!r}), say=print)"""
             assert parent.poll() is None
             time.sleep(0.2)
         others = psutil.Process(parent.pid).children(recursive=True)
-        (psutil.Process(parent.pid) if who == "parent" else others[0]).kill()
+        [torchrun] = [p for p in others if "torch.distributed.run" in p.cmdline()]
+        (psutil.Process(parent.pid) if who == "parent" else torchrun).kill()
         _, alive = psutil.wait_procs(others, timeout=5)
         assert not alive
         told = parent.communicate()[1]
@@ -134,6 +173,23 @@ launch_processes(open_run({str(run.path)!r}), say=print)"""
         assert run.status() == "failed"
     else:
         assert run.status() == "died"
+
+
+def test_a_killed_torchrun_is_the_cause_whatever_its_processes_wrote(tiny, tmp_path, monkeypatch):
+    """A process whose peer ended first fails of that, sometimes before it ends by itself."""
+    script = tmp_path / "torchrun"
+    script.write_text("""#!/bin/sh
+for word; do case $word in --log-dir=*) logs=${word#*=};; esac; done
+mkdir $logs/1
+echo '{"message": "Connection closed by peer"}' > $logs/1/error.json
+kill -9 $$
+""")
+    script.chmod(0o755)
+    run = start_run(tiny.replace(processes=2))
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(ProcessError, match="torchrun failed: it was killed by signal 9"):
+        launch_processes(run, say=print)
+    assert run.status() == "failed"
 
 
 SPOILED = """

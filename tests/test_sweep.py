@@ -101,6 +101,12 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
     assert main(argv) == 0  # the stand-in does not fail
     assert [given["backbone_weights"] for given in ran[:1]] == ["/no/such/file"]
     assert sum("already finished" in line for line in capfd.readouterr().out.splitlines()) == 2
+    (tmp_path / "s/head=linear-seed=3/status.json").write_text("[")
+    assert main(argv) == 1
+    capfd.readouterr()
+    table = pd.read_csv(tmp_path / "s/table.csv", keep_default_na=False).set_index("point")
+    assert list(table["status"]) == ["damaged", "ok", "not started"]
+    assert "head=linear-seed=3/status.json cannot be read" in table["error"].iloc[0]
 
 
 def test_means_leave_unfinished_runs_out_and_tell_the_spread(monkeypatch, tmp_path, capsys):

@@ -423,6 +423,10 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
         FileExistsError: A run of that name exists already, with other predictions.
     """
     check_same_faces(results)
+    for run in (result.run for result in results):
+        there = destination / run.path.name
+        if there.resolve() == run.path.resolve() and (there / "checkpoints").is_dir():
+            raise ValueError(f"{relative(there)} is the run itself; publish into another folder")
     folders = []
     for result, parent in zip(results, _parents(results), strict=True):
         target = Folder(destination / result.run.path.name)

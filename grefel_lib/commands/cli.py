@@ -138,7 +138,8 @@ def _add_others(add: Add) -> None:
     )
     figure = add("figure", "draw a figure from the labels and predictions of any model", _figure)
     figure.add_argument("figure", choices=("confusion",), metavar="confusion")
-    figure.add_argument("predictions", metavar="FILE", help="CSV with the columns label, predicted")
+    figure.add_argument("predictions", metavar="FILE", type=Path,
+                        help="CSV with the columns label, predicted")  # fmt: skip
     figure.add_argument("--output", type=Path, default=Path("confusion"),
                         help="writes this .pdf and .png (default: %(default)s)")  # fmt: skip
     for command in (report, figure):
@@ -389,17 +390,13 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _figure(arguments: argparse.Namespace) -> None:
-    import pandas as pd
-
     from grefel_lib.files import Folder
     from grefel_lib.metrics import table_classes
     from grefel_lib.report.figures import confusion_figure
     from grefel_lib.report.style import save_figure
+    from grefel_lib.sources.layouts import read_csv
 
-    table = pd.read_csv(arguments.predictions, dtype={"label": str, "predicted": str})
-    if missing := {"label", "predicted"} - set(table):
-        raise ValueError(f"{arguments.predictions} has no column {min(missing)}; "
-                         f"it has: {', '.join(table)}")  # fmt: skip
+    table = read_csv(arguments.predictions, ("label", "predicted"), dtype=str)
     names = _listed(arguments.class_order) or table_classes(table)
     paper, path = _paper(arguments), arguments.output
     fig = confusion_figure(table["label"], table["predicted"], names, paper=paper)
@@ -439,6 +436,9 @@ def _export(arguments: argparse.Namespace) -> None:
               f"{release['temperature']:.2f}, class offsets of strength {release['tau']:.2f}, "
               f"not sure below {release['not_sure_below']:.2f}")  # fmt: skip
         return
+    if arguments.output and arguments.output.suffix != ".onnx":
+        raise ValueError(f"--output {arguments.output} must end in .onnx, or be a folder's name "
+                         f"without a dot")  # fmt: skip
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it logs every skipped folding
     trained = load_model(checkpoint_file(arguments.run_folder), device="cpu")
     try:

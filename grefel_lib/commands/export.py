@@ -22,7 +22,7 @@ from grefel_lib.files import Folder, atomic, read_json, save_checkpoint, without
 from grefel_lib.grefel import Output
 from grefel_lib.predict import predict, score_images
 from grefel_lib.restore import Trained, load_model
-from grefel_lib.run import BEST, Run
+from grefel_lib.run import BEST, LAST, Run
 
 TOLERANCE = 1e-4  # largest accepted difference of a probability
 CHECKED, TIMED = 64, 50  # number of faces compared; number of timed single-face runs
@@ -207,7 +207,12 @@ def export_weights(run: Run, validation: FaceSet, folder: Path) -> dict[str, Any
 
     Returns:
         What `fit_release` chose.
+
+    Raises:
+        ValueError: A run that was trained is in the folder.
     """
+    if folder.resolve() == run.path or Run(folder, run.config).has_checkpoint(LAST):
+        raise ValueError(f"{folder} is a run itself; name another folder")
     trained = load_model(run)
     trained.model.calibration = None
     release = fit_release(predict(trained.model, validation, trained.config))

@@ -253,8 +253,9 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
             )
     except DeadKernelError as error:
         raise NotebookError(
-            f"the process that ran {notebook.name} was killed, probably because memory ran out; "
-            f"lower micro_batch_size, and run the same command again"
+            f"the process that ran {notebook.name} was killed: memory ran out (lower "
+            f"micro_batch_size), or a file it read was cut or its disk is gone (look at the data "
+            f"and their cache); run the same command again"
         ) from error
     except RuntimeError as error:
         raise NotebookError(f"Python did not start for {notebook.name}: {error}") from error

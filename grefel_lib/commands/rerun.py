@@ -8,7 +8,7 @@ from grefel_lib.files import read_facts, read_json, reading
 from grefel_lib.fit import fit
 from grefel_lib.run import BEST, BEST_EMA, LAST, Run, check_same_data, open_run, start_run
 
-_CLOCK = ("seconds", "images_per_second")  # columns of the history that no two runs share
+_CLOCK = ["seconds", "images_per_second"]  # columns of the history that no two runs share
 
 
 def rerun(name: str, *, say: Callable[[str], None]) -> list[str]:
@@ -38,15 +38,13 @@ def rerun(name: str, *, say: Callable[[str], None]) -> list[str]:
 
 def differences(run: Run, other: Run) -> list[str]:
     """What differs in the histories and weights of two runs, and in their environments if so."""
-    ours, theirs = (r.history().drop(columns=list(_CLOCK), errors="ignore") for r in (run, other))
+    ours, theirs = (r.history().set_index("epoch") for r in (run, other))
+    epochs, columns = ours.index.union(theirs.index), ours.columns.difference(_CLOCK, sort=False)
+    there, here = (table.reindex(index=epochs, columns=columns) for table in (ours, theirs))
     lines = []
-    if len(ours) != len(theirs):
-        lines.append(f"epochs: {len(ours)} there, {len(theirs)} here")
-    for column in ours:
-        values = zip(ours["epoch"], ours[column], theirs.get(column, ours[column]), strict=False)
-        apart = [(epoch, a, b) for epoch, a, b in values if a != b and a == a]
-        if apart:
-            lines.append("{}: epoch {}: {} there, {} here".format(column, *apart[0]))
+    for column, values in there.compare(here).T.groupby(level=0, sort=False):
+        row = values.T.dropna(how="all").iloc[0]
+        lines.append("{}: epoch {}: {} there, {} here".format(column, row.name, *row))
     for name in (BEST, BEST_EMA, LAST):
         with reading(run.path):
             sums = [read_facts(r.checkpoint(name))["sha256"] for r in (run, other)]

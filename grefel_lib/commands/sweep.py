@@ -217,8 +217,14 @@ def is_finished(point: Point) -> bool:
 
 
 def _row(point: Point, error: str) -> dict[str, Any]:
-    run = point.run()
-    row: dict[str, Any] = {"point": point.name, "status": run.status() if run else "not started"}
+    try:
+        return {"point": point.name, **_results(point.run()), "error": error}
+    except (ValueError, OSError) as damage:
+        return {"point": point.name, "status": "damaged", "error": error or str(damage)}
+
+
+def _results(run: Run | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"status": run.status() if run else "not started"}
     written = run is not None and (run.path / "history.csv").is_file()  # after the checkpoints
     history = run.history().set_index("epoch") if written else pd.DataFrame()
     for key, name in (("val", BEST), ("ema_val", BEST_EMA)):
@@ -227,7 +233,7 @@ def _row(point: Point, error: str) -> dict[str, Any]:
             row |= {f"{key}_accuracy": facts["val_accuracy"], f"{key}_epoch": facts["epoch"]}
             if facts["epoch"] in history.index:
                 row[f"{key}_nll"] = history.loc[facts["epoch"], f"{key}_loss"]
-    return row | {"error": error}
+    return row
 
 
 def _axis(text: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Confusion explorer: click a cell of the matrix to see its faces, votes and predictions."""
 
+import html
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -202,7 +203,7 @@ class ConfusionPanel(Panel):
     def _matrix(self, checkpoint: str) -> widgets.VBox:
         counts = confusion_counts(self.found.predictions[checkpoint])
         shares = normalise_rows(counts)
-        short = [short_name(name) for name in self.names]
+        short = [html.escape(short_name(name)) for name in self.names]
         children = [widgets.HTML(f"<center>{name}</center>", **self.text) for name in ("", *short)]
         for i, true in enumerate(self.names):
             children.append(widgets.HTML(short[i], **self.text))
@@ -220,8 +221,8 @@ class ConfusionPanel(Panel):
         grid = widgets.GridBox(children, layout=columns | {"grid_gap": "1px"})
         chosen = " (headline)" if checkpoint == self.found.headline else ""
         accuracy = counts.trace() / max(counts.sum(), 1)
-        split = self.found.facts["split"]
-        title = widgets.HTML(f"{checkpoint}{chosen}, {split} split: {accuracy:.1%}")
+        title = f"{checkpoint}{chosen}, {self.found.facts['split']} split: {accuracy:.1%}"
+        title = widgets.HTML(html.escape(title))
         return widgets.VBox([title, grid], layout={"margin": "0 16px 8px 0"})
 
     def _select(self) -> None:

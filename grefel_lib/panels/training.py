@@ -65,7 +65,7 @@ class TrainingPanel(Panel):
         self.fill([self.chosen, self.stop], [self.bar, self.state], self.shown)
         self.react(self._choose, self.chosen)
         self.react(self._ask, self.stop)
-        self.look()
+        self.guard(self.look)()
         TrainingPanel.newest = self
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -107,7 +107,7 @@ class TrainingPanel(Panel):
         if not path.is_file():
             return pd.DataFrame(), np.nan
         written = path.stat().st_mtime
-        return pd.read_csv(path), written
+        return self.run.history(), written
 
     def _choose(self) -> None:
         self.run = open_run(self.chosen.value)

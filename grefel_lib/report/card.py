@@ -1,5 +1,6 @@
 """The model card of a run: data, training, results, limits, licence."""
 
+import html
 from typing import Any
 
 import pandas as pd
@@ -87,7 +88,7 @@ def model_card(evaluation: Evaluation) -> str:
         "were initialised from; see above.",
         "",
     ]
-    return without_paths("\n".join(lines))
+    return html.escape(without_paths("\n".join(lines)), quote=False)
 
 
 def _data(evaluation: Evaluation) -> list[str]:

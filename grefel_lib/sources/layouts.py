@@ -5,6 +5,7 @@ import glob
 import itertools
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -93,13 +94,13 @@ def _read_splits(source: Source) -> Content:
 def _find(root: Path, config: Config) -> Source:
     if config.dataset == "fer2013":  # the csv may exist even if the folder does not
         return _fer2013(root)
-    if root.is_file():
-        raise NotADirectoryError(f"{root} is a file; data_dir must be the {config.dataset} folder")
     if not root.exists():
         raise FileNotFoundError(
             f"no folder {root} for {config.dataset}; pass data_dir, or see data/README.md for "
             f"where to put the files"
         )
+    if not root.is_dir():
+        raise NotADirectoryError(f"{root} is a file; data_dir must be the {config.dataset} folder")
     if config.dataset.startswith("rafdb"):
         return _rafdb(root, config)
     if config.dataset == "folder":
@@ -138,9 +139,10 @@ def _ferplus(root: Path) -> Source:
             folders = {split: base / name for split, name in FERPLUS_FOLDERS.items()}
             folders = {s: f for s, f in folders.items() if s != "val" or f.is_dir()}
             images = list(itertools.chain(*map(list_images, folders.values())))
-            table = _read_votes(votes).dropna(subset="file")
+            table = _read_votes(votes)
+            notes, table = _odd_votes(table, votes), table.dropna(subset="file")
             files = _in_folders(votes, table, folders)
-            notes = _not_listed(images, files, votes)
+            notes += _not_listed(images, files, votes)
             again = table["file"][table.drop(columns="id").duplicated()]
             if len(again):
                 notes.append(
@@ -152,8 +154,10 @@ def _ferplus(root: Path) -> Source:
     for pixels in (folder / name for folder in (root, root.parent) for name in FER2013_TABLES):
         if pixels.is_file():
             note = f"no image folders in {root}: reading pixels from {pixels.name}, row by row"
-            read = partial(_read_ferplus_pixels, votes, pixels)
-            return Source("votes-pixels", root, [votes, pixels], read, [note])
+            table = _read_votes(votes)
+            read = partial(_read_ferplus_pixels, votes, table, pixels)
+            notes = [note, *_odd_votes(table, votes)]
+            return Source("votes-pixels", root, [votes, pixels], read, notes)
     raise FileNotFoundError(
         f"no images for {votes}: looked for {FERPLUS_FOLDERS['train']}/*.png under Images/, data/ "
         f"and the folder itself, and for {' or '.join(FER2013_TABLES)} in it and next to it"
@@ -173,6 +177,17 @@ def _not_listed(images: Iterable[Path], listed: Iterable[Path], path: Path) -> l
     """A note when images are in no row of their list, as where its end is missing."""
     others = sorted(set(images) - set(listed))
     return [f"{len(others)} images are not in {path.name}, first: {others[0]}"] if others else []
+
+
+def _odd_votes(table: pd.DataFrame, path: Path) -> list[str]:
+    """A note when a few rows have more votes than there are annotators; fewer are common."""
+    totals = table[list(VOTE_COLUMNS)].sum(axis=1)
+    usual = totals.mode().max()
+    odd = totals[totals > usual]
+    if not 0 < len(odd) < len(totals) / 10:
+        return []
+    first = f"{table['id'][odd.index[0]]} has {odd.iloc[0]}"
+    return [f"{len(odd)} rows of {path.name} have more than {usual} votes in all, first: {first}"]
 
 
 def _ids_and_splits(path: Path, usages: pd.Series) -> pd.DataFrame:
@@ -210,8 +225,7 @@ def _read_ferplus(table: pd.DataFrame, files: list[Path], root: Path) -> Content
     return table.assign(file=[str(file.relative_to(root)) for file in files]), decode(files, "L")
 
 
-def _read_ferplus_pixels(path: Path, pixels: Path) -> Content:
-    table = _read_votes(path)
+def _read_ferplus_pixels(path: Path, table: pd.DataFrame, pixels: Path) -> Content:
     rows, images = _read_fer2013_csv(pixels)
     if len(rows) != len(table):
         raise ValueError(
@@ -413,17 +427,21 @@ def _people(path: Path) -> list[str | None]:
 
 def read_csv(path: Path, columns: Sequence[str], *, dtype: type | None = None) -> pd.DataFrame:
     """Read a table that must have these columns; its index is each row's line in the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there, or no regular file; a csv file is needed")
     try:
         names = pd.read_csv(path, nrows=0).columns
         others = [sign for sign in ";\t|" if sign in names[0]]
         separator = others[0] if others and len(names) == 1 else ","
-        table = pd.read_csv(
-            path, sep=separator, skipinitialspace=True, skip_blank_lines=False, index_col=False,
-            dtype=dtype,
-        )  # fmt: skip
+        with warnings.catch_warnings():  # that the first row has more cells than the header
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            table = pd.read_csv(
+                path, sep=separator, skipinitialspace=True, skip_blank_lines=False,
+                index_col=False, dtype=dtype,
+            )  # fmt: skip
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a readable csv file: {error}") from error
     table.columns = [str(name).strip() for name in table.columns]
     table.index += 2

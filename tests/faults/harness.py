@@ -193,9 +193,11 @@ def races(rng):
 if __name__ == "__main__":
     rng = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
     try:
-        kills(int(sys.argv[1]) if len(sys.argv) > 1 else 50, rng)
+        kills(int(sys.argv[1]) if len(sys.argv) > 1 else 20, rng)
         for section in sys.argv[3:] or ("full_disk", "flips", "races"):
             {"full_disk": full_disk, "flips": flips, "races": races}[section](rng)
+    except KeyboardInterrupt:
+        print("interrupted; what was counted so far:")
     finally:
         shutil.rmtree(ROOT, ignore_errors=True)
     print("\n| fault | injected | survived |\n| --- | ---: | ---: |")

@@ -2,9 +2,11 @@
 
 import json
 import os
+import random
 import shutil
 
 import pytest
+from drawn_layouts import write_layout
 from hypothesis import HealthCheck, Verbosity, given, settings
 from hypothesis import strategies as st
 
@@ -125,3 +127,98 @@ def test_a_damaged_table_of_a_data_set_is_refused_by_name(faces_dir, tmp_path, m
                 raise AssertionError(told[-1]) from error
 
     refused_or_read()
+
+
+# -- what a format can detect
+
+
+def cells(change):
+    """A line whose cells are changed, in place or into others."""
+
+    def mutate(line, rng):
+        parts = line.split(",")
+        return ",".join(change(parts, rng) or parts)
+
+    return mutate
+
+
+def pixels(change):
+    """A line of fer2013.csv whose pixels are changed in place at a random one."""
+
+    @cells
+    def mutate(parts, rng):
+        values = parts[1].split()
+        change(values, rng.randrange(len(values)))
+        parts[1] = " ".join(values)
+
+    return mutate
+
+
+def cell(value, position=None):
+    """A line with another value in a cell: that at a position, or any of the votes."""
+    return cells(lambda parts, rng: parts.__setitem__(position or rng.randrange(2, 12), value))
+
+
+NUMBER, PIXELS = "a pixel must be a whole number of 0 to 255", "expected 2304 pixel values"
+VOTE, USAGE = "must be a whole number of 0 to 1000", "Usage must be Training"
+DETECTED = {  # layout, mutation: the change of a line, and what must be said
+    ("fer2013", "a missing pixel"): (pixels(lambda v, i: v.pop(i)), PIXELS),
+    ("fer2013", "an extra pixel"): (pixels(lambda v, i: v.insert(i, "7")), PIXELS),
+    ("fer2013", "a pixel over 255"): (pixels(lambda v, i: v.__setitem__(i, "256")), NUMBER),
+    ("fer2013", "a pixel below 0"): (pixels(lambda v, i: v.__setitem__(i, "-1")), NUMBER),
+    ("fer2013", "a half pixel"): (pixels(lambda v, i: v.__setitem__(i, "1.5")), NUMBER),
+    ("fer2013", "a pixel of letters"): (pixels(lambda v, i: v.__setitem__(i, "x")), NUMBER),
+    ("fer2013", "a row cut short"): (lambda line, rng: line[: rng.randrange(2, 2000)], USAGE),
+    ("fer2013", "a usage cut short"): (lambda line, rng: line[:-3], USAGE),
+    ("fer2013", "an extra cell"): (lambda line, rng: line + ",9", "not a readable csv file"),
+    ("fer2013", "an unknown label"): (lambda line, rng: "7" + line[1:], "emotion must be one of"),
+    ("fer2013", "no label"): (lambda line, rng: line[1:], "emotion must be one of"),
+    ("ferplus", "a row cut short"): (cells(lambda p, rng: p[: rng.randrange(3, 12)]), VOTE),
+    ("ferplus", "an extra cell"): (cells(lambda p, rng: [*p, "0"]), "not a readable csv file"),
+    ("ferplus", "a negative vote"): (cell("-1"), VOTE),
+    ("ferplus", "a half vote"): (cell("0.5"), VOTE),
+    ("ferplus", "no vote"): (cell(""), VOTE),
+    ("ferplus", "votes that do not add up"): (cell("11"), "have more than 10 votes in all"),
+    ("ferplus", "an unknown usage"): (cells(lambda p, rng: ["Holdout", *p[1:]]), USAGE),
+    ("ferplus", "another image"): (cell("fer9999999.png", 1), "1 images are missing"),
+    ("ferplus", "a missing row"): (lambda line, rng: None, "1 images are not in fer2013new.csv"),
+    ("ferplus", "a doubled row"): (lambda line, rng: f"{line}\n{line}", "repeat an earlier row"),
+    ("rafdb", "an unknown label"): (lambda line, rng: line[:-1] + "8", "label must be one of"),
+    ("rafdb", "a row cut short"): (lambda line, rng: line[: rng.randrange(3, 15)], "expected `tra"),
+    ("rafdb", "a missing row"): (lambda line, rng: None, "1 images are not in list_patition_label"),
+    ("rafdb", "a doubled row"): (lambda line, rng: f"{line}\n{line}", "may be listed once"),
+}
+LISTS = {"fer2013": "fer2013.csv", "ferplus": "fer2013new.csv",
+         "rafdb": "basic/EmoLabel/list_patition_label.txt"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    root = tmp_path_factory.mktemp("drawn")
+    for layout in LISTS:
+        write_layout(root / layout, layout, images=100)
+    return root
+
+
+@pytest.mark.parametrize(("layout", "mutation"), DETECTED)
+def test_what_the_format_can_detect_changes_nothing_in_silence(
+    drawn, tmp_path, monkeypatch, layout, mutation
+):
+    monkeypatch.setenv("GREFEL_CACHE", str(tmp_path))
+    path, (change, told) = drawn / layout / LISTS[layout], DETECTED[layout, mutation]
+    content, rng = path.read_text(), random.Random(mutation)
+    config = Config(dataset=layout, data_dir=str(drawn / layout))
+    faces = [n for n, line in enumerate(content.splitlines()) if ".png" in line or "," not in line]
+    faces = faces or range(1, 101)
+    try:
+        for row in (faces[0], *rng.sample(faces, 2)):
+            lines = content.splitlines()
+            lines[row] = change(lines[row], rng)
+            path.write_text("\n".join(filter(None, lines)) + "\n")
+            try:
+                said = load_faces(config).info["warnings"]
+            except (ValueError, FileNotFoundError) as error:
+                said = [str(error)]
+            assert any(told in words for words in said), (row, said)
+    finally:
+        path.write_text(content)
