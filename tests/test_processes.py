@@ -165,7 +165,7 @@ launch_processes(open_run({str(run.path)!r}), say=print)"""
         others = psutil.Process(parent.pid).children(recursive=True)
         [torchrun] = [p for p in others if "torch.distributed.run" in p.cmdline()]
         (psutil.Process(parent.pid) if who == "parent" else torchrun).kill()
-        _, alive = psutil.wait_procs(others, timeout=5)
+        _, alive = psutil.wait_procs(others, timeout=30)  # 5 s where nothing else runs
         assert not alive
         told = parent.communicate()[1]
     if who == "torchrun":
