@@ -1,5 +1,6 @@
 """A face taken apart: the same as in an evaluation, the nearest really nearest."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from grefel_lib.analysis.explain import explain_face, load_photo, remember_faces
 from grefel_lib.faces import load_faces
-from grefel_lib.grefel import build_model
+from grefel_lib.grefel import Calibration, build_model
 from grefel_lib.predict import predict
 from grefel_lib.report.faces import explanation_figure
 from grefel_lib.restore import Trained, load_model
@@ -104,6 +105,31 @@ def test_the_figure_names_the_anchors_and_shows_their_faces(seen, memory):
         near = memory.faces.gather(memory.near((label, number)))
         for image, expected in zip(shown, near, strict=True):
             np.testing.assert_array_equal(image, expected)
+
+
+def test_without_training_faces_the_anchors_are_a_line_and_no_blank(seen, assert_readable):
+    fig = explanation_figure(dataclasses.replace(seen, memory=None))
+    assert not fig.subfigs
+    assert fig.get_figheight() < 2.5
+    label, number = seen.nearest()[0]
+    assert f"nearest: {seen.class_names[label]} anchor {number + 1}," in fig._supxlabel.get_text()
+    assert_readable(fig)
+
+
+def test_primary_is_drawn_calibrated_as_the_answer_is(trained, faces):
+    face, calibrated = faces.gather([0])[0], copy.deepcopy(trained.model)
+    plain = explain_face(trained, face)
+    np.testing.assert_array_equal(plain.primary, plain.distributions["primary"])
+    fitted = calibrated.calibration = Calibration(2.0, torch.linspace(-1, 1, 8).tolist())
+    shown = explain_face(dataclasses.replace(trained, model=calibrated), face)
+    expected = fitted(torch.tensor(plain.primary)[None].log())[0].exp()
+    np.testing.assert_allclose(shown.primary, expected, atol=1e-4)
+    assert shown.before == shown.class_names[int(expected.argmax())]
+    # the branches stay what the correction is computed from
+    np.testing.assert_array_equal(shown.distributions["primary"], plain.primary)
+    fig = explanation_figure(shown)
+    bars = fig.axes[2].containers[0]
+    np.testing.assert_allclose([bar.get_width() for bar in bars], expected, atol=1e-4)
 
 
 def test_explaining_leaves_the_model_as_it_was(trained, faces):

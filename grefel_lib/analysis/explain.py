@@ -36,11 +36,12 @@ class Explained:
     distances: np.ndarray | None  # (C, K) to the anchors
     memory: "Memory | None" = None  # training faces near the anchors
     not_sure_below: float = 0.0  # confidence
+    primary: np.ndarray | None = None  # (C,) calibrated as the corrected distribution is
 
     @property
     def before(self) -> str:
         """The class of the primary distribution; a linear head has only one distribution."""
-        first = next(iter(self.distributions.values()))
+        first = self.distributions["corrected"] if self.primary is None else self.primary
         return self.class_names[int(first.argmax())]
 
     @property
@@ -82,6 +83,9 @@ def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = Non
     output = score_images(trained, [crop])
     branches = {"primary": output.primary_log_probs, "geometric": output.geometric_log_probs,
              "attentive": output.attentive_log_probs, "corrected": output.log_probs}  # fmt: skip
+    calibrated, primary = trained.model.calibration, output.primary_log_probs
+    if calibrated is not None and primary is not None:
+        primary = calibrated(primary)
     attention = distances = None
     if output.attention is not None:
         weights = output.attention.float().cpu().numpy()
@@ -98,6 +102,7 @@ def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = Non
         distances,
         memory,
         trained.not_sure_below,
+        None if primary is None else primary[0].float().exp().cpu().numpy(),
     )
 
 

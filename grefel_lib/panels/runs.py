@@ -49,7 +49,9 @@ class ComparisonPanel(Panel):
         self.groups: dict[str, list[Evaluation]] = {}  # picked runs by variant
         self.tables: dict[str, pd.DataFrame] = {}  # their means by metric
         self.folder = dropdown("folder", run_folders(output_dir), 420)
-        self.picked = widgets.SelectMultiple(description="runs", layout={"width": "720px"})
+        self.picked = widgets.SelectMultiple(
+            description="runs", layout={"width": "720px", "max_width": "99%"}
+        )
         self.reference = dropdown("baseline", width=420)
         self.shown, self.table = widgets.HTML(), widgets.HTML()
         self.fill([self.folder, self.reference], self.picked, self.shown, self.table)

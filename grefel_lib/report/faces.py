@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch, Rectangle
 
-from grefel_lib.analysis.explain import NEIGHBOURS, Explained
+from grefel_lib.analysis.explain import NEIGHBOURS, Explained, Memory
 from grefel_lib.faces import FaceSet
 from grefel_lib.labels import VOTE_COLUMNS
 from grefel_lib.report.style import (
@@ -137,9 +137,10 @@ def explanation_figure(face: Explained) -> Figure:
         face: From `explain_face`; faces near the anchors come from its memory, if it has one.
     """
     anchors = face.nearest()
+    near = bool(anchors and face.memory)
     with paper_style():
-        fig = Figure(figsize=(6.9, 2.2 + (0.95 if anchors else 0)))
-        parts = fig.subfigures(2, 1, height_ratios=(2.2, 0.95)) if anchors else [fig]
+        fig = Figure(figsize=(6.9, 2.2 + 0.95 * near))
+        parts = fig.subfigures(2, 1, height_ratios=(2.2, 0.95)) if near else [fig]
         axes = parts[0].subplots(1, 3, width_ratios=(1, 1, 1.7))
         axes[0].imshow(face.face, **GREY)
         axes[0].set_title("model input")
@@ -148,30 +149,33 @@ def explanation_figure(face: Explained) -> Figure:
             axes[1].set_title("attention (brighter: higher)")
         for ax in axes[:2]:
             ax.set_axis_off()
-        shown = {k: v for k, v in face.distributions.items() if k in ("primary", "corrected")}
+        shown = {"primary": face.primary, "corrected": face.distributions["corrected"]}
+        shown = {name: values for name, values in shown.items() if values is not None}
         distribution_bars(shown, face.class_names, axes[2], size=7)
         title = f"{face.predicted} {face.distributions['corrected'].max():.0%}"
         if face.reliability is not None:
             title += f", reliability {face.reliability:.2f}"
         axes[2].set_title(title)
         axes[2].legend(loc="lower right")
-        if anchors:
-            _resembling(face, anchors, parts[1])
+        words = [f"{face.class_names[label]} anchor {number + 1}, distance "
+                 f"{face.distances[label, number]:.1f}" for label, number in anchors]  # fmt: skip
+        if near:
+            _resembling(face.memory, anchors, words, parts[1])
+        elif words:
+            fig.supxlabel(f"nearest: {'; '.join(words)}", size=7.5)
     return fig
 
 
-def _resembling(face: Explained, anchors: list[tuple[int, int]], fig: SubFigure) -> None:
-    memory = face.memory
+def _resembling(
+    memory: Memory, anchors: list[tuple[int, int]], titles: list[str], fig: SubFigure
+) -> None:
     columns = fig.subfigures(1, len(anchors))
-    for (label, number), column in zip(anchors, columns, strict=True):
-        name, far = face.class_names[label], face.distances[label, number]
-        column.suptitle(f"{name} anchor {number + 1}, distance {far:.1f}", size=7.5)
+    for anchor, title, column in zip(anchors, titles, columns, strict=True):
+        column.suptitle(title, size=7.5)
         axes = column.subplots(1, NEIGHBOURS)
         for ax in axes:
             ax.set_axis_off()
-        if memory is None:
-            continue
-        near = memory.near((label, number))
+        near = memory.near(anchor)
         for ax, image, position in zip(axes, memory.faces.gather(near), near, strict=False):
             ax.imshow(image, **GREY)
             its = memory.faces.class_names[memory.faces.table["label"].iloc[position]]

@@ -297,6 +297,12 @@ def test_run_table(opened):
     panel = page.panel("Run table")
     expect(panel.get_by_role("status")).to_contain_text("12 runs, 4 variants")
     photograph(panel, "runs")
+    size = page.page.viewport_size
+    page.page.set_viewport_size({"width": 1000, "height": 900})
+    last = panel.locator("table tbody td:last-child").first.bounding_box()
+    whole = panel.bounding_box()
+    assert last["x"] + last["width"] <= whole["x"] + whole["width"]
+    page.page.set_viewport_size(size)
     lines = panel.get_by_label("runs").locator("option").all_text_contents()
     some = [line for line in lines if "correction=none" in line or "linear" in line]
     panel.get_by_label("runs").select_option(some)
