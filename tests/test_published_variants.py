@@ -80,7 +80,7 @@ def test_a_table_is_read_in_every_form(layout, change, drawn, copy):
 
 def test_spaces_in_the_votes_header_matter_neither_with_images_nor_with_pixels(drawn, copy):
     folder, straight = copy("ferplus"), load(drawn("ferplus"), "ferplus")
-    rewrite(folder / "fer2013new.csv", lambda text: " " + text.replace(",", ", ", 11))
+    rewrite(folder / "fer2013new.csv", lambda text: " " + text.replace(",", " , ", 11))
     same(load(folder, "ferplus"), straight)
     shutil.rmtree(folder / "Images")
     shutil.copy(drawn("fer2013") / "fer2013.csv", folder)

@@ -12,7 +12,7 @@ from drawn_figures import draw
 from matplotlib.figure import Figure
 from PIL import Image
 
-from grefel_lib.labels import COMPOUND, EMOTIONS
+from grefel_lib.labels import COLOURS, COMPOUND, EMOTIONS
 from grefel_lib.report.faces import face_grid
 from grefel_lib.report.figures import confusion_figure
 from grefel_lib.report.style import (
@@ -154,3 +154,17 @@ def test_short_names_are_consistent_and_unique():
     assert short_name("fearfully angry") == "fea-ang"
     for names in (EMOTIONS, COMPOUND):
         assert len({short_name(name) for name in names}) == len(names)
+
+
+def test_a_figure_in_a_notebook_keeps_the_colours_of_small_marks():
+    with paper_style():
+        fig = Figure(figsize=(3, 2))
+        ax = fig.subplots()
+        ax.imshow(np.linspace(0, 1, 900).reshape(30, 30), cmap="Blues")  # many colours elsewhere
+        for place, colour in enumerate(COLOURS.values()):
+            ax.plot(3 * place + 2, 15, marker="s", ms=4, color=colour)
+        shown = Image.open(io.BytesIO(as_drawing(fig).data)).convert("RGB")
+    seen = np.unique(np.asarray(shown).reshape(-1, 3), axis=0).astype(int)
+    for colour in COLOURS.values():
+        drawn = 255 * np.array(matplotlib.colors.to_rgb(colour))
+        assert np.abs(seen - drawn).max(axis=1).min() < 16, colour

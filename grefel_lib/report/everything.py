@@ -423,16 +423,18 @@ def _embedding_map(evaluation: Evaluation, paper: Paper) -> Figure | None:
     distance = embeddings @ anchors.reshape(-1, anchors.shape[-1]).T  # all of the same norm
     nearest = np.bincount(distance.argmax(axis=1), minlength=anchors.shape[0] * anchors.shape[1])
     labels = pd.Index(names).get_indexer(evaluation.inside["labels"])
-    fig, [axes] = _subplots(paper.size("full", 3.0), ncols=2, sharex=True, sharey=True)
+    fig, [axes] = _subplots(paper.size("full", 3.0), ncols=2)
     points = plane.transform(embeddings).round(6)
+    ends = np.concatenate([points, places.reshape(-1, 2)])
     anchor_map(points, labels, places, names, axes[1])
     nearest = nearest.reshape(anchors.shape[:2])
     anchor_graph(anchors, places, nearest, names, axes[0])
     explained = plane.explained_variance_ratio_.sum()
     axes[0].set_title(f"anchors, {np.count_nonzero(nearest)} of {nearest.size} nearest to a face")
     axes[1].set_title(f"{len(points)} faces, {explained:.0%} of the variance")
-    for ax in axes:
-        ax.set(xticks=[], yticks=[], xlabel="first component", adjustable="box")
+    for ax in axes:  # both of one scale, and without a blank beside them
+        ax.dataLim.update_from_data_xy(ends, ignore=False)
+        ax.set(xticks=[], yticks=[], xlabel="first component", adjustable="datalim")
     axes[0].set_ylabel("second component")
     return fig
 

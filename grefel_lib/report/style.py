@@ -254,7 +254,8 @@ def as_drawing(fig: Figure, alt: str = "") -> Image:
     content, small = io.BytesIO(), io.BytesIO()
     with paper_style():
         fig.savefig(content, format="png", dpi=100)
-    colours = PillowImage.open(content).convert("RGB").quantize(64, dither=PillowImage.Dither.NONE)
+    cover = {"method": PillowImage.Quantize.MAXCOVERAGE, "dither": PillowImage.Dither.NONE}
+    colours = PillowImage.open(content).convert("RGB").quantize(64, **cover)  # rare ones too
     colours.save(small, format="png", optimize=True)
     width = round(100 * fig.get_figwidth())
     return Image(small.getvalue(), format="png", width=width, alt=alt or in_words(fig))
