@@ -25,10 +25,12 @@ LARGEST = 5_000_000  # bytes of a file that a panel offers as a download
 
 # JupyterLab's shortcuts, such as b for a new cell, do not fire while an element so marked has the
 # focus. The pale cells of a matrix, disabled, stay pale in a dark theme.
-_KEYS = """<img alt="" width="0" onload="const one = this; setTimeout(() => {
+_KEYS = """<img alt="" width="0" onload="const one = this, wait = setInterval(() => {
 const panel = one.closest('.grefel-panel');
-if (panel) panel.addEventListener('focusin', event =>
-event.target.setAttribute('data-lm-suppress-shortcuts', '')); }, 500)"
+if (!panel) return;
+clearInterval(wait);
+panel.addEventListener('focusin', event =>
+event.target.setAttribute('data-lm-suppress-shortcuts', '')); }, 50)"
 src="data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7">
 <style>.grefel-panel button:disabled {opacity: 1 !important}</style>"""
 
@@ -43,7 +45,8 @@ class Panel(widgets.VBox):
     title: ClassVar[str] = ""
 
     def __init__(self) -> None:
-        self.message, self.quiet = widgets.HTML(), False
+        self.message = widgets.HTML(layout={"min_height": "28px"})  # nothing moves when it fills
+        self.quiet = False
         self.controls: dict[widgets.Widget, Any] = {}  # and their values in what is shown
         self.turn = threading.RLock()  # one handler at a time
         super().__init__([widgets.HTML(f"<b>{self.title}</b>{_KEYS}"), self.message])

@@ -175,7 +175,9 @@ def test_data_browser(opened, small, app):
     expect(first).not_to_have_attribute("aria-label", before)
     count = "() => window.jupyterapp.shell.currentWidget.content.model.cells.length"
     cells = page.page.evaluate(count) if app == "lab" else 0
+    expect(panel).not_to_contain_text("working")  # its faces are drawn
     first.click()  # enlarges it; then a shortcut of the notebook, a new cell, does not fire
+    expect(first).to_be_focused()
     page.page.keyboard.press("b")
     first.blur()
     assert app != "lab" or page.page.evaluate(count) == cells
@@ -183,6 +185,8 @@ def test_data_browser(opened, small, app):
         photograph(panel, "data")
         look_at_lab(page, panel)
     panel.get_by_label("class").select_option("all")
+    expect(first).to_have_attribute("aria-label", before)  # its faces are drawn
+    expect(panel).not_to_contain_text("working")
     panel.get_by_label("copy in another split").check()
     jump = panel.locator("button", has_text="→").first
     target = jump.inner_text().split()[-1]
