@@ -148,22 +148,19 @@ def build_backbone(config: Config, *, num_classes: int = 0) -> nn.Module:
 
 def _network(name: str, image_size: int, output_stride: int, **options: Any) -> nn.Module:
     """Create a timm network at an image size, with the output stride where it supports one."""
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg is not None and cfg.fixed_input_size:
-        options["img_size"] = image_size
-    elif output_stride or image_size < 4 * 32:
+    if not _has_fixed_size(name) and (output_stride or image_size < 4 * 32):
         # with a single position, the attention's query and key would get no gradient
         options["output_stride"] = output_stride or 16
     # some networks do not support output_stride: those that refuse a value may have another
     refusals = TypeError if output_stride else _REFUSALS
     try:
         try:
-            backbone = timm.create_model(name, **options)
+            backbone = _create(name, image_size, **options)
         except refusals:
             options.pop("output_stride", None)
             if output_stride and torch.get_default_device().type != "meta":  # not in the check
                 log.warning("%s does not support output_stride; using its default", name)
-            backbone = timm.create_model(name, **options)
+            backbone = _create(name, image_size, **options)
     except _REFUSALS as error:
         raise ValueError(
             f"backbone {name!r} does not support image_size {image_size} with output_stride "
@@ -180,11 +177,15 @@ def _network(name: str, image_size: int, output_stride: int, **options: Any) -> 
     return backbone
 
 
-def _create(name: str, image_size: int, **options: object) -> nn.Module:
+def _create(name: str, image_size: int, **options: Any) -> nn.Module:
+    size = {"img_size": image_size} if _has_fixed_size(name) else {}
+    return timm.create_model(name, **size, **options)
+
+
+def _has_fixed_size(name: str) -> bool:
+    """Whether a network is built for one image size, as transformers are."""
     cfg = timm.get_pretrained_cfg(name)
-    if cfg is not None and cfg.fixed_input_size:
-        options["img_size"] = image_size
-    return timm.create_model(name, **options)
+    return cfg is not None and cfg.fixed_input_size
 
 
 _FEATURES = {"features_only": True, "feature_cls": "getter"}  # keeps the original tensor names
@@ -200,7 +201,7 @@ def _levels(name: str, image_size: int) -> tuple[int, ...]:
         with torch.device("meta"):  # shapes alone: nothing is allocated or computed
             network = _create(name, image_size, **_FEATURES).eval()
             maps = network(torch.empty(1, 3, image_size, image_size))
-    except (*_REFUSALS, RuntimeError) as error:
+    except Exception as error:  # of any kind: this is timm's code
         raise ValueError(
             f"{name!r} has no feature maps for window_cross_attention at image_size {image_size}; "
             f"a multiple of 32, at least 64, works for most networks ({error})"

@@ -91,8 +91,7 @@ class Run(Folder):
         for path in (self.path / "config.json", *map(self.checkpoint, names)):
             if not path.is_file():
                 raise FileNotFoundError(
-                    f"{path} was deleted since training started; restore it to continue, or train "
-                    f"a new run"
+                    f"{path} is not there (any more); restore it to continue, or train a new run"
                 )
 
     def parent_checkpoint(self) -> Path:

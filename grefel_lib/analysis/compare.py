@@ -16,7 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from grefel_lib.analysis.evaluation import Evaluation, load_evaluation, training_facts
+from grefel_lib.analysis.evaluation import (
+    Evaluation,
+    load_evaluation,
+    pooled_name,
+    training_facts,
+)
 from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
 from grefel_lib.files import (
     Folder,
@@ -174,7 +179,7 @@ def pooled_folds(results: Sequence[Evaluation]) -> list[Evaluation]:
 
 
 def _pooled(results: Sequence[Evaluation]) -> Evaluation:
-    """One evaluation of all folds; its checkpoint is named "K folds"."""
+    """One evaluation of all folds; its checkpoint is named by `pooled_name`."""
     first, here = results[0], sorted(result.config.fold for result in results)
     if here != list(range(1, first.config.folds + 1)):
         names = ", ".join(result.run.name for result in results)
@@ -183,7 +188,7 @@ def _pooled(results: Sequence[Evaluation]) -> Evaluation:
             f"{', '.join(map(str, here))} ({names}): train the missing ones, or move others away"
         )
     check_same_faces(results)
-    name = f"{first.config.folds} folds"
+    name = pooled_name(first.config)
     tables = [result.table for result in sorted(results, key=lambda r: r.config.fold)]
     chosen = pd.DataFrame([result.saved_headline for result in results])
     facts = {"epoch": round(chosen["epoch"].mean()), "val_accuracy": chosen["val_accuracy"].mean()}

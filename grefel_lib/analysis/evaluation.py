@@ -86,7 +86,7 @@ class Evaluation:
     @property
     def pooled(self) -> bool:
         """Whether these are all folds of a cross-validation, each scored by its own model."""
-        return self.headline == f"{self.config.folds} folds"
+        return self.headline == pooled_name(self.config)
 
     @property
     def saved_headline(self) -> Mapping[str, Any]:
@@ -297,6 +297,11 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         saved_in, run.config, facts, tables[split], validation, read_table(run, "history"),
         inside=inside, **extra,
     )  # fmt: skip
+
+
+def pooled_name(config: Config) -> str:
+    """What the headline of a pooled cross-validation is called, in place of a checkpoint."""
+    return f"{config.folds} folds"
 
 
 def training_facts(run: Run) -> dict[str, Any]:
