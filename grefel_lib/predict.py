@@ -252,9 +252,10 @@ def predict_files(
     Returns:
         One row per face: file, frame and second (if there is a video), face (found, whole picture
         or no face found), left, top, width, height, predicted (NOT_SURE below the model's
-        threshold), probability, reliability, p_<class>, run, checkpoint. Without a face, one row
-        without a label. Then the embeddings (N, D) of the N rows with a label, None if there are
-        none; and a message for each file that cannot be read.
+        threshold, and for a whole picture that fails its face test), probability, reliability,
+        p_<class>, run, checkpoint. Without a face, one row without a label. Then the embeddings
+        (N, D) of the N rows with a label, None if there are none; and a message for each file that
+        cannot be read.
     """
     if trained.config.dataset == "synthetic":
         log.warning("this model has seen drawings only: its answers on photographs mean nothing")
@@ -293,7 +294,11 @@ def predict_files(
     labelled = table.index[table["face"] != NO_FACE]
     table["predicted"] = pd.Series(names[probs.argmax(axis=1)], labelled, dtype=object)
     table["probability"] = pd.Series(probs.max(axis=1), labelled)
-    table.loc[table["probability"] < trained.not_sure_below, "predicted"] = NOT_SURE
+    unsure = table["probability"] < trained.not_sure_below
+    if trained.face_test is not None and embeddings is not None:
+        strange = pd.Series(~trained.face_test.passes(embeddings), labelled)
+        unsure |= strange.reindex(table.index, fill_value=False) & (table["face"] == WHOLE)
+    table.loc[unsure, "predicted"] = NOT_SURE
     table["reliability"] = pd.Series(sure, labelled)
     table = table.join(pd.DataFrame(probs, labelled, [f"p_{name}" for name in names]))
     folder = trained.path.parent

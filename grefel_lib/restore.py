@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,6 +14,30 @@ from grefel_lib.files import load_checkpoint, reading, under_prefix
 from grefel_lib.grefel import Calibration, GReFEL, build_model
 from grefel_lib.labels import FORMATS
 from grefel_lib.run import Run, open_run
+
+FACE_TEST = "face_test/"  # prefix of its arrays in a checkpoint
+
+
+@dataclass(frozen=True)
+class FaceTest:
+    """Whether an embedding is like those of training faces, by its Mahalanobis distance to them.
+
+    Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and
+    Adversarial Attacks, 2018; here with one mean for all classes.
+    """
+
+    mean: np.ndarray  # (D,)
+    precision: np.ndarray  # (D, D), inverse of the covariance
+    limit: float  # the largest distance of a face
+
+    def distance(self, embeddings: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N,)."""
+        apart = embeddings.astype(float) - self.mean
+        return np.sqrt(((apart @ self.precision) * apart).sum(axis=1).clip(min=0))
+
+    def passes(self, embeddings: np.ndarray) -> np.ndarray:
+        """(N, D) -> (N,) bool."""
+        return self.distance(embeddings) <= self.limit
 
 
 @dataclass(frozen=True)
@@ -24,6 +49,7 @@ class Trained:
     class_names: tuple[str, ...]
     facts: dict  # epoch, val_accuracy, ...
     path: Path
+    face_test: FaceTest | None = None  # of a shipped model with an embedding
 
     @property
     def not_sure_below(self) -> float:
@@ -60,6 +86,7 @@ def load_model(
     if net is None:
         net = build_model(config.replace(**WITHOUT_WEIGHTS), len(class_names))
     normalise_as(net)
+    test = under_prefix(tensors, FACE_TEST)
     tensors = {
         k.removeprefix("model/"): v
         for k, v in tensors.items()
@@ -78,9 +105,15 @@ def load_model(
     if facts.get("calibration"):
         with reading(path):
             net.calibration = Calibration(**facts["calibration"])
+    face_test = None
+    if test:
+        with reading(path):
+            face_test = FaceTest(
+                **{k: v.numpy() for k, v in test.items()}, limit=facts["face_test_limit"]
+            )
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
     net = net.to(pick_device(device), memory_format=memory).eval()
-    return Trained(net, config, class_names, facts, path)
+    return Trained(net, config, class_names, facts, path, face_test)
 
 
 def pretrained(name: str = "ferplus", *, device: str = "auto") -> Trained:

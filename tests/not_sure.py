@@ -1,23 +1,26 @@
 """What the shipped model says of what is no face: python tests/not_sure.py [RUN DATA].
 
-Counted are the answers (not "not sure") for validation rows of FERPlus that people called unknown
-or not a face, for 200 pictures without a face that pass as face crops, and, as the cost, for
-validation faces. The pictures are patches of the photographs and textures that come with
-scikit-image and scikit-learn, of 48 to 160 pixels, in which the detector finds no face.
+Counted are the answers (not "not sure") of `grefel predict --whole` for validation rows of FERPlus
+that people called unknown or not a face, for 200 pictures without a face that pass as face crops,
+and, as the cost, for validation faces. The pictures are patches of the photographs and textures
+that come with scikit-image and scikit-learn, of 48 to 160 pixels, in which the detector finds no
+face.
 """
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 import skimage
 import sklearn
+from PIL import Image
 
 from grefel_lib.config import PRETRAINED, Config
 from grefel_lib.faces import load_faces
 from grefel_lib.labels import VOTE_COLUMNS
-from grefel_lib.predict import score_images
+from grefel_lib.predict import NOT_SURE, predict_files
 from grefel_lib.restore import Trained, load_model
 from grefel_lib.run import open_run
 from grefel_lib.sources.layouts import find_source
@@ -50,9 +53,12 @@ def patches(count: int = PATCHES, *, seed: int = 0) -> list[np.ndarray]:
 
 def answered(trained: Trained, images: list[np.ndarray]) -> np.ndarray:
     """Whether each picture gets a label: (N,) bool."""
-    parts = [score_images(trained, images[at : at + 64]) for at in range(0, len(images), 64)]
-    confidence = np.concatenate([part.class_probs.amax(dim=1).cpu().numpy() for part in parts])
-    return confidence >= trained.not_sure_below
+    with TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{number}.png" for number in range(len(images))]
+        for path, image in zip(paths, images, strict=True):
+            Image.fromarray(image).save(path)
+        table, _, _ = predict_files(trained, paths, whole=True)
+    return (table["predicted"] != NOT_SURE).to_numpy()
 
 
 def main(run: str | Path, data_dir: str = "") -> pd.DataFrame:

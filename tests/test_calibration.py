@@ -3,13 +3,16 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.spatial.distance import cdist
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
+from sklearn.covariance import LedoitWolf
 
 from grefel_lib.analysis.calibration import (
     aurc,
     calibration_errors,
     error_detection,
+    fit_face_test,
     fit_release,
     fit_temperature,
     risk_coverage,
@@ -197,3 +200,17 @@ def test_classes_that_are_alike_get_no_offsets():
     release = fit_release(predictions)
     assert release["temperature"] == pytest.approx(fit_temperature(predictions), rel=0.05)
     assert np.abs(release["offsets"]).max() < 0.1
+
+
+def test_the_face_test_passes_what_is_like_training_and_no_other_direction():
+    rng = np.random.default_rng(3)
+    mixing = rng.normal(size=(6, 6)) * [1, 1, 1, 1, 1, 0.05]  # flat in one direction
+    training, validation = (rng.normal(size=(n, 6)) @ mixing.T + 2 for n in (2000, 1000))
+    test = fit_face_test(training, validation)
+    assert test.passes(validation).mean() == pytest.approx(0.97, abs=1e-3)
+    expected = cdist(validation, [training.mean(axis=0)], "mahalanobis",
+                     VI=LedoitWolf().fit(training).get_precision())[:, 0]  # fmt: skip
+    np.testing.assert_allclose(test.distance(validation), expected)
+    flat = np.linalg.svd(mixing)[0][:, -1]  # a small step out of the plane of the faces
+    assert not test.passes(training.mean(axis=0) + flat[None])[0]
+    assert test.passes(training.mean(axis=0) + 0.5 * (mixing @ np.eye(6)[0])[None])[0]

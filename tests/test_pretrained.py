@@ -1,5 +1,6 @@
 """Models to share: what `grefel export` writes to a folder, and the one that comes along."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 
 from grefel_lib.analysis.calibration import fit_release
 from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
-from grefel_lib.analysis.explain import load_photo
+from grefel_lib.analysis.explain import explain_face, load_photo
 from grefel_lib.backbone import FACE, FACE_NETWORK, build_backbone, check_backbone, weight_file
 from grefel_lib.commands.cli import main
 from grefel_lib.commands.export import export_weights
@@ -22,8 +23,9 @@ from grefel_lib.fit import fit
 from grefel_lib.predict import NOT_SURE, predict, predict_files
 from grefel_lib.report.card import TERMS, model_card
 from grefel_lib.report.everything import write_report
-from grefel_lib.restore import load_model, pretrained
+from grefel_lib.restore import FACE_TEST, load_model, pretrained
 from grefel_lib.run import Run, open_run, run_folder, shipped_runs, start_run
+from grefel_lib.sources.photo import read_photo
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,8 @@ def test_the_folder_holds_half_the_weights_and_no_path(evaluated, shared):
         "checkpoints/best_model.safetensors",
     }
     tensors = load_file(shared.path / "checkpoints" / "best_model.safetensors")
-    assert {t.dtype for t in tensors.values() if t.is_floating_point()} == {torch.float16}
+    weights = [v for key, v in tensors.items() if not key.startswith(FACE_TEST)]
+    assert {v.dtype for v in weights if v.is_floating_point()} == {torch.float16}
     for path in shared.path.rglob("*"):
         if path.is_file():
             for place in (PROJECT_ROOT, Path.home(), evaluated.path.parent):
@@ -113,6 +116,7 @@ def test_a_face_below_the_threshold_is_not_sure(shared, tmp_path):
         Image.fromarray(image).save(paths[-1])
     trained = load_model(shared, device="cpu")
     assert 0.125 < trained.not_sure_below < 1
+    trained = dataclasses.replace(trained, face_test=None)
     table, _, _ = predict_files(trained, paths, whole=True)
     trained.facts["not_sure_below"] = middle = float(table["probability"].median())
     table, _, _ = predict_files(trained, paths, whole=True)
@@ -124,15 +128,39 @@ def test_a_face_below_the_threshold_is_not_sure(shared, tmp_path):
     assert (table["predicted"][~unsure] == best[~unsure]).all()
 
 
+def test_what_is_no_face_gets_no_label_unless_a_detector_found_it(shared, tmp_path, monkeypatch):
+    trained = load_model(shared, device="cpu")
+    trained.facts["not_sure_below"] = 0.0  # the face test alone
+    faces = load_faces(shared.config.replace(data_dir=trained.config.data_dir, dataset="synthetic"))
+    noise = np.random.default_rng(0).integers(0, 256, (20, 48, 48)).astype(np.uint8)
+    paths = {name: [] for name in ("faces", "noise")}
+    for name, images in {"faces": faces.split("val").images[:100], "noise": noise}.items():
+        for number, image in enumerate(images):
+            paths[name].append(tmp_path / f"{name}{number}.png")
+            Image.fromarray(image).save(paths[name][-1])
+    drawn, noisy = (predict_files(trained, paths[n], whole=True)[0] for n in ("faces", "noise"))
+    assert (drawn["predicted"] == NOT_SURE).mean() < 0.15
+    assert (noisy["predicted"] == NOT_SURE).mean() > 0.8
+    crop = read_photo(paths["noise"][int(noisy["predicted"].eq(NOT_SURE).argmax())])
+    assert explain_face(trained, crop, found=False).predicted == NOT_SURE
+    assert explain_face(trained, crop).predicted != NOT_SURE
+    monkeypatch.setattr("grefel_lib.predict.find_faces", lambda picture: [(0, 0, 48, 48)])
+    table, _, _ = predict_files(trained, paths["noise"])
+    assert (table["face"] == "found").all()
+    assert not (table["predicted"] == NOT_SURE).any()
+
+
 def test_a_shared_model_shared_again_is_the_same(shared, evaluated, tmp_path):
     copy = tmp_path / "copy"
-    validation = load_faces(evaluated.config).split("val")
-    export_weights(shared, validation, copy)
+    export_weights(shared, load_faces(evaluated.config), copy)
     one, two = (
         Run(path, shared.config).load_checkpoint("best_model") for path in (shared.path, copy)
     )
     for key, value in one[0].items():
-        torch.testing.assert_close(value, two[0][key], rtol=0, atol=0)
+        if not key.startswith(FACE_TEST):  # fitted again, on a network of half the precision
+            torch.testing.assert_close(value, two[0][key], rtol=0, atol=0)
+    limit, again = (facts["face_test_limit"] for _, facts in (one, two))
+    assert again == pytest.approx(limit, rel=0.02)
     for key, value in one[1]["calibration"].items():
         assert two[1]["calibration"][key] == pytest.approx(value, abs=0.02)
 

@@ -5,11 +5,13 @@ Everything is computed from a table of predictions (see `metrics`).
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import optimize
+from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
 
 from grefel_lib.metrics import (
@@ -19,11 +21,13 @@ from grefel_lib.metrics import (
     compute_metrics,
     table_classes,
 )
+from grefel_lib.restore import FaceTest
 
 log = logging.getLogger(__name__)
 TAUS = np.arange(21) / 20  # strengths of class offsets that are tried
 COST = 0.005  # accuracy: less than one standard error of 3,000 faces
 ANSWERED = 0.95  # share of validation faces that a shipped model answers
+TYPICAL = 0.97  # share of validation faces that pass its face test
 LOG_BOUND = 3.0  # temperatures are searched from exp(-3) to exp(3)
 
 
@@ -162,6 +166,18 @@ def fit_release(validation: pd.DataFrame) -> dict[str, Any]:
         "tau": tau,
         "not_sure_below": float(np.quantile(confidence, 1 - ANSWERED)),
     }
+
+
+def fit_face_test(training: np.ndarray, validation: np.ndarray) -> FaceTest:
+    """What a shipped model takes for a face: embeddings that TYPICAL of validation faces pass.
+
+    Args:
+        training: (N, D) embeddings of training faces, which mean and covariance are taken from.
+        validation: (M, D) embeddings of validation faces, which the limit is taken from.
+    """
+    fitted = LedoitWolf().fit(training.astype(float))  # invertible, even with few faces
+    test = FaceTest(fitted.location_, fitted.precision_, np.inf)
+    return replace(test, limit=float(np.quantile(test.distance(validation), TYPICAL)))
 
 
 def at_bound(temperature: float) -> bool:

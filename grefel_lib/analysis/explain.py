@@ -36,6 +36,7 @@ class Explained:
     distances: np.ndarray | None  # (C, K) to the anchors
     memory: "Memory | None" = None  # training faces near the anchors
     not_sure_below: float = 0.0  # confidence
+    strange: bool = False  # no detector found a face, and the face test fails
     primary: np.ndarray | None = None  # (C,) calibrated as the corrected distribution is
 
     @property
@@ -48,7 +49,7 @@ class Explained:
     def predicted(self) -> str:
         """The class of the corrected distribution, or NOT_SURE."""
         corrected = self.distributions["corrected"]
-        if corrected.max() < self.not_sure_below:
+        if self.strange or corrected.max() < self.not_sure_below:
             return NOT_SURE
         return self.class_names[int(corrected.argmax())]
 
@@ -72,13 +73,16 @@ class Memory:
         return self.distances[:, anchor[0], anchor[1]].argsort(kind="stable")[:count]
 
 
-def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = None) -> Explained:
+def explain_face(
+    trained: Trained, crop: np.ndarray, memory: Memory | None = None, *, found: bool = True
+) -> Explained:
     """Score one face crop (H, W[, 3]) uint8 and keep every output of the head.
 
     Args:
         trained: From `load_model`.
         crop: A face, as `Photo.crop` cuts it out.
         memory: From `remember_faces`; without it, anchors are listed but without faces.
+        found: A detector found the face; if not, a shipped model's face test may answer NOT_SURE.
     """
     output = score_images(trained, [crop])
     branches = {"primary": output.primary_log_probs, "geometric": output.geometric_log_probs,
@@ -93,6 +97,9 @@ def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = Non
     if output.anchors is not None:
         anchors, embedding = output.anchors.float().cpu(), output.embeddings.float().cpu()
         distances = np.linalg.norm(anchors.numpy() - embedding.numpy()[0], axis=2)
+    strange = False
+    if not found and trained.face_test is not None:
+        strange = not trained.face_test.passes(output.embeddings.float().cpu().numpy())[0]
     return Explained(
         like_training(crop, *trained.face_format),
         trained.class_names,
@@ -102,6 +109,7 @@ def explain_face(trained: Trained, crop: np.ndarray, memory: Memory | None = Non
         distances,
         memory,
         trained.not_sure_below,
+        strange,
         None if primary is None else primary[0].float().exp().cpu().numpy(),
     )
 

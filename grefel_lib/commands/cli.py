@@ -430,7 +430,7 @@ def _export(arguments: argparse.Namespace) -> None:
 
     if arguments.output and not arguments.output.suffix:
         run = open_run(arguments.run_folder)
-        faces = load_faces(run.config.replace(label_fixes="")).split("val")
+        faces = load_faces(run.config.replace(label_fixes=""))
         release = export_weights(run, faces, arguments.output)
         print(f"wrote {arguments.output}; chosen on validation: temperature "
               f"{release['temperature']:.2f}, class offsets of strength {release['tau']:.2f}, "

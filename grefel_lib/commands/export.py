@@ -14,17 +14,18 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from grefel_lib.analysis.calibration import fit_release
+from grefel_lib.analysis.calibration import fit_face_test, fit_release
 from grefel_lib.analysis.compare import shared_config
 from grefel_lib.config import FIELDS
 from grefel_lib.faces import FaceSet
 from grefel_lib.files import Folder, atomic, read_json, save_checkpoint, without_paths
 from grefel_lib.grefel import Output
-from grefel_lib.predict import predict, score_images
-from grefel_lib.restore import Trained, load_model
+from grefel_lib.predict import look_inside, predict, score_images
+from grefel_lib.restore import FACE_TEST, Trained, load_model
 from grefel_lib.run import BEST, LAST, Run
 
 TOLERANCE = 1e-4  # largest accepted difference of a probability
+REMEMBERED = 4000  # training faces that the face test is fitted on
 CHECKED, TIMED = 64, 50  # number of faces compared; number of timed single-face runs
 LUMA, LUMA_BITS = (19595, 38470, 7471), 16  # Pillow's integer RGB-to-grey weights
 WEIGHT_BITS = 22  # fixed-point precision of Pillow's resize
@@ -194,15 +195,16 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
     return ExportReport(path, apart, ours, theirs)
 
 
-def export_weights(run: Run, validation: FaceSet, folder: Path) -> dict[str, Any]:
+def export_weights(run: Run, faces: FaceSet, folder: Path) -> dict[str, Any]:
     """Write a small run folder to share: the better checkpoint in half precision, calibrated.
 
-    The calibration is fitted on validation (`fit_release`). Whatever opens a run opens the folder,
-    `grefel evaluate` too; it holds no pictures, predictions or paths of this machine.
+    The calibration is fitted on validation (`fit_release`), the face test on training faces and
+    validation (`fit_face_test`). Whatever opens a run opens the folder, `grefel evaluate` too; it
+    holds no pictures, predictions or paths of this machine.
 
     Args:
         run: A trained run.
-        validation: Its validation faces.
+        faces: Its faces, of all splits.
         folder: Created; a model that is there is replaced.
 
     Returns:
@@ -215,8 +217,17 @@ def export_weights(run: Run, validation: FaceSet, folder: Path) -> dict[str, Any
         raise ValueError(f"{folder} is a run itself; name another folder")
     trained = load_model(run)
     trained.model.calibration = None
+    validation = faces.split("val")
     release = fit_release(predict(trained.model, validation, trained.config))
     tensors, facts = run.load_checkpoint(trained.path.stem)
+    halves = {key: v.half() if v.is_floating_point() else v for key, v in tensors.items()}
+    some = [faces.split("train").sample(REMEMBERED), validation]
+    seen = [look_inside(trained.model, split, trained.config).get("embeddings") for split in some]
+    if seen[0] is not None:
+        test = fit_face_test(*seen)
+        facts["face_test_limit"] = test.limit
+        for name in ("mean", "precision"):
+            halves[FACE_TEST + name] = torch.from_numpy(getattr(test, name)).float()
     here = ("data_dir", "output_dir", "resume", "picture", "checkpoint_dir", "label_fixes")
     config = shared_config(run.config) | {key: FIELDS[key].default for key in here}
     facts |= {
@@ -224,7 +235,6 @@ def export_weights(run: Run, validation: FaceSet, folder: Path) -> dict[str, Any
         "calibration": {key: release[key] for key in ("temperature", "offsets")},
         "not_sure_below": release["not_sure_below"],
     }
-    halves = {key: v.half() if v.is_floating_point() else v for key, v in tensors.items()}
     target = Folder(folder)
     path = target.file("checkpoints", f"{BEST}.safetensors")
     save_checkpoint(path, halves, without_paths(facts))

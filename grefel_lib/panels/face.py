@@ -110,8 +110,8 @@ class FacePanel(Panel):
             self.shown.value = ""
             self.tell(f"no face was found; to judge the picture as one face, press {WHOLE}")
             return
-        crop = crop_box(self.photo.picture, self._box())
-        explained = explain_face(self.trained, crop, self.memory)
+        crop, found = crop_box(self.photo.picture, self._box()), self.face.value != WHOLE
+        explained = explain_face(self.trained, crop, self.memory, found=found)
         drawn = "this model has seen drawings only: its answers on photographs mean nothing; "
         none = drawn if self.trained.config.dataset == "synthetic" else ""
         sure = "" if explained.reliability is None else f", reliability {explained.reliability:.2f}"
