@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from grefel_lib.commands.cli import main
-from grefel_lib.commands.sweep import is_finished, over_seeds, run_sweep, sweep_points
+from grefel_lib.commands.sweep import is_finished, over_seeds, run_point, run_sweep, sweep_points
 from grefel_lib.files import Folder
 from grefel_lib.run import open_run, outputs_folder, run_folder, start_run
 
@@ -188,3 +188,17 @@ def test_after_each_point_the_time_of_the_others_is_told(tiny, tmp_path, monkeyp
         "seed=2: done in 3.0 min, about 2.0 min for the other 1",
         "seed=3: done in 2.0 min",
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "inspected"),
+    [({}, False), ({"label_noise": 0.2}, True), ({"label_fixes": "fixes.csv"}, True)],
+)
+def test_training_faces_are_scored_where_their_labels_were_changed(given, inspected, monkeypatch):
+    ran = {}
+    monkeypatch.setattr(
+        "grefel_lib.commands.sweep.run_command", lambda command, given: ran.update({command: given})
+    )
+    [point] = sweep_points("train", "s", given={"dataset": "synthetic", **given}, evaluate=True)
+    run_point(point)
+    assert ran["evaluate"]["inspect_labels"] is inspected

@@ -187,7 +187,7 @@ def run_point(point: Point) -> None:
     """Train one point, or continue its training, then evaluate it if asked to.
 
     The robustness test, which scores the test split thirty times, is left to `grefel evaluate`; so
-    is scoring the training faces, except with `label_noise`.
+    is scoring the training faces, except with `label_noise` or `label_fixes`.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cluster's stop ends like Ctrl-C
     run = point.run()
@@ -197,7 +197,8 @@ def run_point(point: Point) -> None:
     stopped = run is not None and run.status() == "stopped"  # on a user's request
     if point.evaluate and not stopped:
         config = point.config()
-        extra = {"robustness_images": 0, "inspect_labels": config.label_noise > 0}
+        others = config.label_noise > 0 or bool(config.label_fixes)
+        extra = {"robustness_images": 0, "inspect_labels": others}
         run_command("evaluate", {"checkpoint_dir": str(run_folder(config)), **extra})
 
 

@@ -1,0 +1,125 @@
+"""Does GReFEL help where labels are noisy and classes rare? The labels before, the tables after.
+
+    python notebooks/noise_study/study.py labels DATA      # FER2013's own labels of FERPlus's faces
+    STUDY="--dataset ferplus --profile mobile --train-protocol official --image-size 64 --epochs 3 \
+        --case head=linear --case correction=paper --grid class_weights=none,logit_adjusted \
+        --seeds 0,1,2 --evaluate"
+    grefel sweep train --name study-clean $STUDY
+    grefel sweep train --name study-confused $STUDY --label-noise 0.4 --noise-kind confusion
+    grefel sweep train --name study-fer2013 $STUDY --label-fixes outputs/fer2013_labels.csv
+    python notebooks/noise_study/study.py tables
+
+All runs are judged by FERPlus's majority labels; those that FER2013 taught, by the seven classes
+that it has.
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from grefel_lib import load_faces
+from grefel_lib.analysis.calibration import confidence_measures, risk_coverage
+from grefel_lib.analysis.compare import evaluated_runs
+from grefel_lib.analysis.evaluation import Evaluation, read_table
+from grefel_lib.analysis.suspects import suspicion
+from grefel_lib.config import PROJECT_ROOT, Config
+from grefel_lib.faces import read_label_fixes
+from grefel_lib.metrics import class_probabilities, compute_metrics, paired_difference
+
+LABELS = {"study-clean": "FERPlus as it is", "study-confused": "FERPlus, 40% confused",
+          "study-fer2013": "FER2013's own"}  # fmt: skip
+METRICS = ["accuracy", "mean_class_accuracy", "nll", "ece"]
+COVERAGE = 0.8
+HERE = Path(__file__).parent
+
+
+def write_labels(data_dir: str) -> Path:
+    """FER2013's label of every face, as a file for `label_fixes`."""
+    faces = load_faces(Config(dataset="fer2013", data_dir=data_dir, drop_leaks=False))
+    train = faces.split("train").table
+    labels = np.asarray(faces.class_names)[train["label"]]
+    path = PROJECT_ROOT / "outputs" / "fer2013_labels.csv"
+    path.parent.mkdir(exist_ok=True)
+    pd.DataFrame({"id": train["id"], "label": labels}).to_csv(path, index=False)
+    return path
+
+
+def without_contempt(table: pd.DataFrame) -> pd.DataFrame:
+    """Predictions of the seven other classes, on faces that are one of them."""
+    table = table[table["label"] != "contempt"].drop(columns="p_contempt").reset_index(drop=True)
+    probs = class_probabilities(table)
+    columns = [column for column in table if column.startswith("p_")]
+    table[columns] = probs / probs.sum(axis=1, keepdims=True)
+    return table.assign(
+        predicted=np.array([c.removeprefix("p_") for c in columns])[probs.argmax(axis=1)]
+    )
+
+
+def judged(result: Evaluation) -> pd.DataFrame:
+    """A run's predictions of the test faces."""
+    return without_contempt(result.table) if result.config.label_fixes else result.table
+
+
+def scores(result: Evaluation) -> dict[str, float]:
+    """Every number of one run; what does not exist for it is left out."""
+    table = judged(result)
+    row = {name: compute_metrics(table)[name] for name in METRICS}
+    wrong = (table["label"] != table["predicted"]).to_numpy()
+    for name, sure in confidence_measures(table).items():
+        row[f"errors by {name} (AUROC)"] = roc_auc_score(~wrong, sure)
+        curve = risk_coverage(sure, wrong)
+        row[f"risk at 80% by {name}"] = np.interp(COVERAGE, curve["coverage"], curve["risk"])
+    training = read_table(result.run, "predictions", f"train_{result.headline}")
+    if training is not None:
+        taught, wrong = labels_taught(training, result)
+        for name, values in suspicion(taught).items():
+            row[f"wrong labels by {name} (AUROC)"] = roc_auc_score(wrong, values)
+    return row
+
+
+def labels_taught(training: pd.DataFrame, result: Evaluation) -> tuple[pd.DataFrame, np.ndarray]:
+    """Predictions of training faces with the labels a run was taught, and which are wrong: (N,)."""
+    if "true_label" in training:
+        return training, (training["label"] != training["true_label"]).to_numpy()
+    fixes = read_label_fixes(PROJECT_ROOT / result.config.label_fixes)
+    taught = training.assign(label=training["id"].map(fixes))
+    return taught, (taught["label"] != training["label"]).to_numpy()
+
+
+def collect(read: Callable[[str], list[Evaluation]] = evaluated_runs) -> dict[str, pd.DataFrame]:
+    """runs (a row a run), summary (means and spread over seeds), differences (to linear heads)."""
+    rows, apart = [], []
+    for folder, labels in LABELS.items():
+        groups: dict[tuple[str, str], list[Evaluation]] = {}
+        for result in sorted(read(f"outputs/{folder}"), key=lambda r: r.config.seed):
+            keys = (result.config.class_weights, result.config.head)
+            groups.setdefault(keys, []).append(result)
+            names = dict(zip(("labels", "balance", "head"), (labels, *keys), strict=True))
+            rows.append(names | {"seed": result.config.seed} | scores(result))
+        for balance in dict.fromkeys(key[0] for key in groups):
+            first, second = ([judged(r) for r in groups[balance, h]] for h in ("linear", "grefel"))
+            table = paired_difference(first, second).loc[METRICS].rename_axis("metric")
+            apart.append(table.reset_index().assign(labels=labels, balance=balance))
+    runs = pd.DataFrame(rows)
+    by = ["labels", "balance", "head"]
+    numbers = runs.drop(columns="seed").groupby(by, sort=False).agg(["mean", "std"])
+    numbers.columns = [f"{name} {what}" for name, what in numbers.columns]
+    return {"runs": runs, "summary": numbers.reset_index(),
+            "differences": pd.concat(apart, ignore_index=True)}  # fmt: skip
+
+
+def main(what: str, data_dir: str = "") -> None:
+    if what == "labels":
+        print(f"wrote {write_labels(data_dir)}")
+        return
+    for name, table in collect().items():
+        table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
+        print(table.round(4).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,103 @@
+"""The study of noise: its tables, on predictions made up here."""
+
+import importlib.util
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from grefel_lib.config import PROJECT_ROOT
+from grefel_lib.labels import VOTE_COLUMNS
+from grefel_lib.run import Run
+
+NAMES = list(VOTE_COLUMNS[:8])
+place = PROJECT_ROOT / "notebooks/noise_study/study.py"
+spec = importlib.util.spec_from_file_location("study", place)
+study = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(study)
+
+
+def predictions(skill, *, seed, size=400):
+    """Faces of eight classes; a model that sees the right one with some skill."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(size) % 8
+    logits = np.random.default_rng(9).normal(size=(size, 8)) + rng.normal(size=(size, 8)) * 0.1
+    probs = np.exp(logits + skill * np.eye(8)[labels])
+    probs /= probs.sum(axis=1, keepdims=True)
+    top = probs.argmax(axis=1)
+    return pd.DataFrame({
+        "id": [f"face{i}" for i in range(size)], "label": np.array(NAMES)[labels],
+        "predicted": np.array(NAMES)[top], "agreed": (labels == top).astype(float),
+        "reliability": np.where(labels == top, 0.9, 0.1),
+        **{f"p_{name}": probs[:, i] for i, name in enumerate(NAMES)},
+    })  # fmt: skip
+
+
+def result(folder, head, balance, seed, *, skill, fixes=""):
+    settings = {"head": head, "class_weights": balance, "seed": seed, "label_fixes": fixes}
+    config = SimpleNamespace(**settings)
+    table = predictions(skill, seed=seed)
+    return SimpleNamespace(config=config, table=table, run=Run(folder, config), headline="best")
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Read like `evaluated_runs`: GReFEL is the better head for confused labels only."""
+    path = tmp_path / "fixes.csv"
+    table = predictions(2, seed=7)[["id", "label"]]
+    wrong = table["label"].mask(table.index % 4 == 0, "fear")
+    table.assign(label=wrong).to_csv(path, index=False)
+    (tmp_path / "predictions").mkdir()
+    predictions(4, seed=0).to_csv(tmp_path / "predictions/train_best.csv", index=False)
+
+    def read(folder):
+        found = []
+        for balance in ("none", "logit_adjusted"):
+            for seed in (1, 0):
+                for head in ("grefel", "linear"):
+                    skill = 3 if head == "grefel" and "confused" in folder else 2
+                    own = tmp_path if "fer2013" in folder else tmp_path / "none"
+                    fixes = str(path) if "fer2013" in folder else ""
+                    found.append(result(own, head, balance, seed, skill=skill, fixes=fixes))
+        return found
+
+    return read
+
+
+def test_the_better_head_is_found_where_it_is_better(results):
+    tables = study.collect(results)
+    accuracy = tables["differences"].query("metric == 'accuracy'").set_index("labels")
+    assert len(accuracy) == 6
+    confused = accuracy.loc["FERPlus, 40% confused"]
+    assert (confused["low"] > 0.05).all()
+    others = accuracy.drop("FERPlus, 40% confused")
+    assert (others["low"] <= 0).all()
+    assert (others["high"] >= 0).all()
+    runs = tables["runs"]
+    assert len(runs) == 24
+    summary = tables["summary"].set_index(["labels", "balance", "head"])
+    mean = runs.query("labels == 'FERPlus as it is' and balance == 'none' and head == 'linear'")
+    one = summary.loc[("FERPlus as it is", "none", "linear")]
+    assert one["accuracy mean"] == pytest.approx(mean["accuracy"].mean())
+    assert one["accuracy std"] == pytest.approx(mean["accuracy"].std())
+    eight = runs[runs["labels"] != "FER2013's own"]
+    np.testing.assert_allclose(eight["errors by reliability (AUROC)"], 1)  # made so
+    assert runs["errors by confidence (AUROC)"].between(0.55, 0.99).all()
+    assert (runs["risk at 80% by reliability"] <= runs["risk at 80% by confidence"]).all()
+
+
+def test_fer2013_is_judged_by_seven_classes_and_its_wrong_labels_are_known(results):
+    [run, *_] = results("outputs/study-fer2013")
+    table = study.judged(run)
+    assert "contempt" not in set(table["label"]) | set(table["predicted"])
+    assert len(table) == 350
+    np.testing.assert_allclose(table.filter(like="p_").sum(axis=1), 1)
+    before = run.table[run.table["label"] != "contempt"].reset_index(drop=True)
+    ratio = table["p_fear"] / table["p_anger"]
+    np.testing.assert_allclose(ratio, before["p_fear"] / before["p_anger"])
+    taught, wrong = study.labels_taught(predictions(4, seed=0), run)
+    assert wrong.sum() == 100
+    assert (taught["label"][wrong] == "fear").all()
+    assert study.scores(run)["wrong labels by loss (AUROC)"] > 0.95
+    assert "wrong labels by loss (AUROC)" not in study.scores(results("outputs/study-clean")[0])
