@@ -240,6 +240,24 @@ def paired_difference(
     return _with_interval(value, apart)
 
 
+def average_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Several models' predictions of the same faces as those of one: the mean of p_<class>.
+
+    Raises:
+        ValueError: The tables are not of the same images with the same labels.
+
+    Source: Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using
+    Deep Ensembles, 2017.
+    """
+    for other in tables[1:]:
+        _same_images(tables[0], other)
+    probs = np.mean([class_probabilities(table) for table in tables], axis=0)
+    names = table_classes(tables[0])
+    scores = pd.DataFrame(probs, tables[0].index, [f"p_{name}" for name in names])
+    predicted = np.asarray(names)[probs.argmax(axis=1)]
+    return tables[0][["id", "label"]].assign(predicted=predicted).join(scores)
+
+
 def mcnemar_test(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
     """Exact McNemar test of whether two models differ on the same faces.
 

@@ -20,6 +20,7 @@ from grefel_lib.analysis.compare import (
     publish_runs,
     published_results,
     read_comparison,
+    seed_ensembles,
     seed_table,
     summarise_variants,
     transfer_table,
@@ -130,6 +131,23 @@ def test_agreement_within_and_between_variants_by_hand(ablation_runs):
     only = prediction_agreement({"a": linear})
     assert list(only.index) == ["two seeds of a variant"]
     assert only["mean"].item() == pytest.approx(same)
+
+
+def test_the_seeds_averaged_are_one_model_better_than_their_mean(ablation_runs):
+    groups = group_variants(evaluated_runs(str(ablation_runs)))
+    name, members = max(groups.items(), key=lambda item: len(item[1]))
+    found = seed_ensembles(groups)
+    tables = [member.table for member in members]
+    probs = np.mean([table.filter(like="p_").to_numpy() for table in tables], axis=0)
+    right = np.array(EMOTIONS)[probs.argmax(axis=1)] == tables[0]["label"]
+    one = found["accuracy"].loc[name]
+    assert one["value"] == pytest.approx(right.mean())
+    assert one["low"] < one["value"] < one["high"]
+    assert one["seeds"] == len(members) > 1
+    mean = summarise_variants(groups)["nll"].loc[name]
+    assert found["nll"].loc[name, "value"] < mean["value"]  # the logarithm is concave
+    assert "±" not in interval_table(found).loc[name, "accuracy (%)"]
+    assert seed_ensembles({"alone": members[:1]}) == {}
 
 
 def test_intervals_as_text_leave_out_a_spread_that_is_not_there(ablation_runs):

@@ -8,6 +8,7 @@ from sklearn import metrics as reference
 
 from grefel_lib.labels import EMOTIONS
 from grefel_lib.metrics import (
+    average_predictions,
     bootstrap_intervals,
     calibration_bins,
     calibration_error,
@@ -279,6 +280,15 @@ def test_a_difference_is_paired_and_averages_seeds(eight):
     assert ((same["low"] <= 0) & (same["high"] >= 0)).all()
     assert (same.loc[["accuracy", "nll", "brier"], ["low", "high"]] == 0).all(axis=None)
     assert list(nothing.loc["ece"].isna()) == [False, True, True]  # resampling gives it none
+
+
+def test_models_are_averaged_by_their_probabilities():
+    one, two = (table([p, [0.2, 0.8]], [0, 1], "ab") for p in ([0.9, 0.1], [0.4, 0.6]))
+    both = average_predictions([one, two])
+    np.testing.assert_allclose(both[["p_a", "p_b"]], [[0.65, 0.35], [0.2, 0.8]])
+    assert both["predicted"].tolist() == ["a", "b"]
+    with pytest.raises(ValueError, match="different ids"):
+        average_predictions([one, two[::-1].reset_index(drop=True)])
 
 
 def test_other_images_cannot_be_compared(eight):

@@ -33,6 +33,7 @@ from grefel_lib.files import (
     without_paths,
 )
 from grefel_lib.metrics import (
+    average_predictions,
     bootstrap_intervals,
     compute_metrics,
     mcnemar_test,
@@ -67,6 +68,7 @@ class Comparison:
     detection: pd.DataFrame  # see `detection_table`
     recall: pd.DataFrame = field(default_factory=pd.DataFrame)  # (variants, classes), mean of seeds
     agreement: pd.DataFrame = field(default_factory=pd.DataFrame)  # see `prediction_agreement`
+    ensembles: Mapping[str, pd.DataFrame] = field(default_factory=dict)  # see `seed_ensembles`
     config: Config | None = None  # of the first run
     folder: Folder | None = None  # where its tables and figures go
 
@@ -100,6 +102,7 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
         detection=detection_table(groups),
         recall=pd.DataFrame.from_dict(recall, orient="index", columns=list(columns)),
         agreement=prediction_agreement(groups),
+        ensembles=seed_ensembles(groups),
         config=first.config,
         folder=comparison_folder(output_dir),
     )
@@ -289,8 +292,31 @@ def summarise_variants(
         table = bootstrap_intervals(*(result.table for result in members), draws=draws)
         each = pd.DataFrame([compute_metrics(result.table) for result in members])
         tables[name] = table.assign(spread=each.std(ddof=1), seeds=len(members))
+    return _by_metric(tables)
+
+
+def _by_metric(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Variant -> (metrics as rows) turned into metric -> (variants as rows)."""
+    if not tables:
+        return {}
     long = pd.concat(tables, names=["variant", "metric"])
     return {metric: long.xs(metric, level="metric") for metric in long.index.unique("metric")}
+
+
+def seed_ensembles(
+    groups: Mapping[str, Sequence[Evaluation]], *, draws: int = 1000
+) -> dict[str, pd.DataFrame]:
+    """The seeds of each variant averaged to one model, as `summarise_variants` gives their mean.
+
+    There is no spread (NaN). Variants with one seed are left out.
+    """
+    tables = {}
+    for name, members in groups.items():
+        if len(members) > 1:
+            one = average_predictions([result.table for result in members])
+            table = bootstrap_intervals(one, draws=draws)
+            tables[name] = table.assign(spread=np.nan, seeds=len(members))
+    return _by_metric(tables)
 
 
 def paired_differences(
