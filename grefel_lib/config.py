@@ -425,7 +425,7 @@ PROFILES["mobile"] = PROFILES["lite"] | {
     "backbone": "mobilenetv1_100",
     "backbone_weights": "face",
     "train_protocol": "all",
-    "epochs": 8,
+    "epochs": 12,
     "teacher_weight": 0.7,
     "teacher_temperature": 2.0,
 }
