@@ -6,9 +6,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from grefel_lib.config import PROJECT_ROOT
+from grefel_lib.faces import load_faces
 from grefel_lib.labels import VOTE_COLUMNS
+from grefel_lib.predict import predict
+from grefel_lib.restore import load_model
 from grefel_lib.run import Run
 
 NAMES = list(VOTE_COLUMNS[:8])
@@ -101,3 +105,24 @@ def test_fer2013_is_judged_by_seven_classes_and_its_wrong_labels_are_known(resul
     assert (taught["label"][wrong] == "fear").all()
     assert study.scores(run)["wrong labels by loss (AUROC)"] > 0.95
     assert "wrong labels by loss (AUROC)" not in study.scores(results("outputs/study-clean")[0])
+
+
+def test_the_diagnosis_of_a_head_by_hand(small_run, faces_dir):
+    trained = load_model(small_run)
+    faces = load_faces(small_run.config).split("val")
+    row = study.diagnosis(trained, faces)
+    table = predict(trained.model, faces, trained.config)
+    primary = table.filter(like="primary_").to_numpy().argmax(axis=1)
+    after = table.filter(regex="^p_").to_numpy().argmax(axis=1)
+    labels = faces.table["label"].to_numpy()
+    assert row["changed"] == pytest.approx((primary != after).mean())
+    assert row["mended"] == pytest.approx(((primary != labels) & (after == labels)).mean())
+    assert row["spoilt"] == pytest.approx(((primary == labels) & (after != labels)).mean())
+    assert 0 < row["anchors_used"] <= 1
+    assert row["kl_geometric"] > 0
+    assert 0.1 < row["same_attentive"] <= 1
+    head = trained.model.head
+    with torch.no_grad():
+        head.anchors.copy_(head.anchors[:1, :1].expand_as(head.anchors))  # all in one place
+    alike = study.diagnosis(trained, faces)
+    assert alike["anchors_used"] == pytest.approx(1 / head.anchors[..., 0].numel())

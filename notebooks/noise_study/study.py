@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.metrics import roc_auc_score
 
 from grefel_lib import load_faces
@@ -27,8 +28,10 @@ from grefel_lib.analysis.compare import evaluated_runs
 from grefel_lib.analysis.evaluation import Evaluation, read_table
 from grefel_lib.analysis.suspects import suspicion
 from grefel_lib.config import PROJECT_ROOT, Config
-from grefel_lib.faces import read_label_fixes
+from grefel_lib.faces import FaceSet, read_label_fixes
 from grefel_lib.metrics import class_probabilities, compute_metrics, paired_difference
+from grefel_lib.predict import model_outputs
+from grefel_lib.restore import Trained, load_model
 
 LABELS = {"study-clean": "FERPlus as it is", "study-confused": "FERPlus, 40% confused",
           "study-fer2013": "FER2013's own"}  # fmt: skip
@@ -112,11 +115,56 @@ def collect(read: Callable[[str], list[Evaluation]] = evaluated_runs) -> dict[st
             "differences": pd.concat(apart, ignore_index=True)}  # fmt: skip
 
 
+@torch.inference_mode()
+def diagnosis(trained: Trained, faces: FaceSet) -> dict[str, float]:
+    """What the parts of a GReFEL head do, on some faces.
+
+    Returns:
+        same_geometric and same_attentive (share of faces for which that branch names the class of
+        the primary distribution), kl_geometric and kl_attentive (mean KL of the primary from it, in
+        nats), anchors_used (share of the anchors that are nearest to some face), changed (share of
+        predictions that the correction changes), mended and spoilt (of all faces: wrong before and
+        right after, right before and wrong after).
+    """
+    outputs = list(model_outputs(trained.model, faces, trained.config))
+    primary, corrected = (
+        torch.cat([getattr(output, name).float() for output in outputs])
+        for name in ("primary_log_probs", "log_probs")
+    )
+    row = {}
+    for branch in ("geometric", "attentive"):
+        other = torch.cat([getattr(output, f"{branch}_log_probs").float() for output in outputs])
+        row[f"same_{branch}"] = float((primary.argmax(1) == other.argmax(1)).float().mean())
+        row[f"kl_{branch}"] = float((primary.exp() * (primary - other)).sum(dim=1).mean())
+    embeddings, anchors = torch.cat([o.embeddings for o in outputs]), outputs[0].anchors
+    nearest = torch.cdist(embeddings.float(), anchors.flatten(0, 1).float()).argmin(dim=1)
+    row["anchors_used"] = len(nearest.unique()) / anchors[..., 0].numel()
+    labels = torch.tensor(faces.table["label"].to_numpy())
+    before, after = (log_probs.argmax(1).cpu() == labels for log_probs in (primary, corrected))
+    row["changed"] = float((primary.argmax(1) != corrected.argmax(1)).float().mean())
+    row["mended"] = float((after & ~before).float().mean())
+    row["spoilt"] = float((before & ~after).float().mean())
+    return row
+
+
+def diagnose() -> pd.DataFrame:
+    """`diagnosis` of every run with a GReFEL head, on its validation faces."""
+    rows = []
+    for folder, labels in LABELS.items():
+        for result in evaluated_runs(f"outputs/{folder}"):
+            if result.config.head == "grefel":
+                faces = load_faces(result.config.replace(label_fixes="")).split("val")
+                names = {"labels": labels, "balance": result.config.class_weights}
+                rows.append(names | {"seed": result.config.seed}
+                            | diagnosis(load_model(result.run), faces))  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def main(what: str, data_dir: str = "") -> None:
     if what == "labels":
         print(f"wrote {write_labels(data_dir)}")
         return
-    for name, table in collect().items():
+    for name, table in (collect() | {"diagnosis": diagnose()}).items():
         table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
         print(table.round(4).to_string(index=False))
 
