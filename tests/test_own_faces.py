@@ -322,6 +322,10 @@ def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys, mo
     told = "3 models, each scored on the part of the faces that it was not trained on"
     assert told in card
     assert told not in (other_outputs / "cv" / "fold1" / "model_card.md").read_text()
+    texts = [(other_outputs / "cv" / place / "tables/per_class.tex").read_text()
+             for place in ("fold2", "")]  # fmt: skip
+    assert ["fold 2 of 3" in text for text in texts] == [True, False]
+    assert "3 folds" in texts[1]
     [pooled] = pooled_folds(evaluated_runs(str(other_outputs / "cv")))
     faces = scored_faces(pooled).split("test")
     assert faces.table["id"].tolist() == pooled.table["id"].tolist()

@@ -237,6 +237,8 @@ def caption(evaluation: Evaluation, paper: Paper | None = None) -> str:
     data = data_title(facts["dataset"], facts["protocol"])
     words = [f"{model and model + ' on '}{data}, {SPLITS[facts['split']]}, "
              f"{len(evaluation.table):,} faces"]  # fmt: skip
+    if evaluation.config.folds and not evaluation.pooled:
+        words.append(f"fold {evaluation.config.fold} of {evaluation.config.folds}")
     if facts["tta"] == "flip":
         words.append("each face averaged with its mirror image")
     trained = facts["training_dataset"], facts["training_protocol"]
