@@ -361,6 +361,9 @@ def test_photographs_become_a_set_of_crops_as_predict_cuts_them(trained, tmp_pat
     assert main(["data", "crop", str(source), str(dest)]) == 0
     told = capsys.readouterr().out
     assert "wrote 4 crops" in told
+    assert [line for line in told.splitlines() if line.startswith("no face is left of")] == [
+        "no face is left of train/yawn: add photographs of it, one face each"
+    ]
     for name, reason in (
         ("two.png", "2 faces"),
         ("empty.png", "no face"),

@@ -463,6 +463,7 @@ def _synthetic(arguments: argparse.Namespace) -> None:
 def _crop(arguments: argparse.Namespace) -> None:
     from grefel_lib.sources.crops import crop_faces
     from grefel_lib.sources.layouts import LEFT_OUT
+    from grefel_lib.sources.photo import printable
 
     count, left_out = crop_faces(arguments.source, arguments.dest)
     for row in left_out.itertuples():
@@ -470,6 +471,10 @@ def _crop(arguments: argparse.Namespace) -> None:
     if not count:
         raise ValueError(f"no photograph in {arguments.source} has exactly one face")
     print(f"wrote {count} crops to {arguments.dest}, left out {len(left_out)} ({LEFT_OUT})")
+    source = printable(arguments.source)
+    folders = {Path(file).parent.relative_to(source) for file in left_out["file"]}
+    for folder in sorted(folder for folder in folders if not (arguments.dest / folder).is_dir()):
+        print(f"no face is left of {folder}: add photographs of it, one face each")
 
 
 def _check(arguments: argparse.Namespace) -> None:
