@@ -167,7 +167,6 @@ def evaluation_lines(folder: Path) -> str:
 def _prepared(command: str, overrides: dict[str, Any]) -> Path:
     """Check settings, run folder, data and weights; fix the run's name, which may contain the time,
     in `overrides`. Returns the folder."""
-
     outputs = overrides.get("output_dir", "outputs")
     if command == "finetune" and not overrides.get("checkpoint_path"):
         try:
@@ -197,7 +196,6 @@ def _prepared(command: str, overrides: dict[str, Any]) -> Path:
 
 
 def _compared(overrides: dict[str, Any]) -> Path:
-
     output_dir = resolve_comparison(overrides)
     group_variants(evaluated_runs(output_dir))
     return comparison_folder(output_dir).path
@@ -428,6 +426,13 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> dict[str, A
     return {name: value for name, value in parameters.items() if value is not None}
 
 
+def _given(command: str, parameters: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The checked parameters; without any, those of the notebook that runs this."""
+    if parameters is None:
+        return notebook_parameters(command)
+    return check_parameters(command, parameters)
+
+
 def resolve(parameters: Mapping[str, Any] | None = None, *, command: str = "train") -> Config:
     """The config defined by a notebook's parameters.
 
@@ -442,10 +447,7 @@ def resolve(parameters: Mapping[str, Any] | None = None, *, command: str = "trai
         ValueError: A bad value, an unknown name, or a setting that conflicts with `resume`.
         FileNotFoundError: The run or checkpoint is not there.
     """
-    if parameters is None:
-        overrides = notebook_parameters(command)
-    else:
-        overrides = check_parameters(command, parameters)
+    overrides = _given(command, parameters)
     if command == "finetune" and not overrides.get("checkpoint_path"):
         overrides["checkpoint_path"] = str(demo_run().path)
     config = Config.resolve(overrides)
@@ -490,10 +492,7 @@ def resolve_evaluation(
         ValueError: A bad value or an unknown name.
         FileNotFoundError: No such run.
     """
-    if parameters is None:
-        overrides = notebook_parameters(command)
-    else:
-        overrides = check_parameters(command, parameters)
+    overrides = _given(command, parameters)
     checked = Config.resolve(overrides)
     run = open_run(checked.checkpoint_dir) if checked.checkpoint_dir else demo_run()
     values = {name: getattr(checked, name) for name in overrides if name != "output_dir"}
@@ -506,11 +505,7 @@ def resolve_evaluation(
 
 def resolve_comparison(parameters: Mapping[str, Any] | None = None) -> str:
     """The folder whose evaluated runs are compared; by default the published runs."""
-    if parameters is None:
-        overrides = notebook_parameters("compare")
-    else:
-        overrides = check_parameters("compare", parameters)
-    return str(overrides.get("output_dir", PUBLISHED))
+    return str(_given("compare", parameters).get("output_dir", PUBLISHED))
 
 
 def demo_run() -> Run:
