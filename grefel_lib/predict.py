@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 NOT_SURE = "not sure"
 FOUND, WHOLE, NO_FACE = "found", "whole picture", "no face found"  # the column `face`
+UNLIKE = "unlike a face"  # there too: taken whole, but fails the face test
 BOX = ["left", "top", "width", "height"]
 
 
@@ -250,10 +251,10 @@ def predict_files(
         every: Seconds from one frame of a video to the next.
 
     Returns:
-        One row per face: file, frame and second (if there is a video), face (found, whole picture
-        or no face found), left, top, width, height, predicted (NOT_SURE below the model's
-        threshold, and for a whole picture that fails its face test), probability, reliability,
-        p_<class>, run, checkpoint. Without a face, one row without a label. Then the embeddings
+        One row per face: file, frame and second (if there is a video), face (found, whole picture,
+        unlike a face or no face found), left, top, width, height, predicted (NOT_SURE below the
+        model's threshold, and for what is unlike a face), probability, reliability, p_<class>, run,
+        checkpoint. Without a face, one row without a label. Then the embeddings
         (N, D) of the N rows with a label, None if there are none; and a message for each file that
         cannot be read.
     """
@@ -297,7 +298,9 @@ def predict_files(
     unsure = table["probability"] < trained.not_sure_below
     if trained.face_test is not None and embeddings is not None:
         strange = pd.Series(~trained.face_test.passes(embeddings), labelled)
-        unsure |= strange.reindex(table.index, fill_value=False) & (table["face"] == WHOLE)
+        strange = strange.reindex(table.index, fill_value=False) & (table["face"] == WHOLE)
+        table.loc[strange, "face"] = UNLIKE
+        unsure |= strange
     table.loc[unsure, "predicted"] = NOT_SURE
     table["reliability"] = pd.Series(sure, labelled)
     table = table.join(pd.DataFrame(probs, labelled, [f"p_{name}" for name in names]))

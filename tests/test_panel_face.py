@@ -1,15 +1,18 @@
 """The face panel: pictures that come in, faces that are chosen, runs that are changed."""
 
 import base64
+import dataclasses
 import datetime
 import io
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
 from grefel_lib.faces import load_faces
 from grefel_lib.panels.face import WHOLE, FacePanel
+from grefel_lib.restore import FaceTest
 from grefel_lib.sources.photo import find_faces, group_picture, whole_picture
 
 
@@ -50,6 +53,16 @@ def test_it_opens_on_the_first_face_and_each_can_be_chosen(panel):
         told.append(panel._box())
     boxes = panel.photo.boxes
     assert told == [boxes[1], whole_picture(panel.photo.picture), boxes[0]]
+
+
+def test_the_whole_picture_gets_no_label_where_it_is_unlike_a_face(panel):
+    size = panel.trained.config.embedding_dim
+    none = FaceTest(np.zeros(size), np.eye(size), limit=0.0)
+    panel.trained = dataclasses.replace(panel.trained, face_test=none)
+    for choice, words in ((WHOLE, f"{WHOLE}: not sure (unlike a face)"), ("face 1", "face 1: ")):
+        panel.face.value = choice
+        assert panel.message.value.count(words) == 1
+        assert ("unlike" in panel.message.value) == (choice == WHOLE)
 
 
 def test_a_dropped_picture_replaces_the_first_and_may_come_again(panel):

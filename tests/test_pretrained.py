@@ -14,13 +14,13 @@ from grefel_lib.analysis.calibration import fit_release
 from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
 from grefel_lib.analysis.explain import explain_face, load_photo
 from grefel_lib.backbone import FACE, FACE_NETWORK, build_backbone, check_backbone, weight_file
-from grefel_lib.commands.cli import main
+from grefel_lib.commands.cli import _face_lines, main
 from grefel_lib.commands.export import export_weights
 from grefel_lib.commands.notebook import resolve, resolve_evaluation
 from grefel_lib.config import PRETRAINED, PROJECT_ROOT, Config
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
-from grefel_lib.predict import NOT_SURE, predict, predict_files
+from grefel_lib.predict import NOT_SURE, UNLIKE, predict, predict_files
 from grefel_lib.report.card import TERMS, model_card
 from grefel_lib.report.everything import write_report
 from grefel_lib.restore import FACE_TEST, load_model, pretrained
@@ -141,6 +141,9 @@ def test_what_is_no_face_gets_no_label_unless_a_detector_found_it(shared, tmp_pa
     drawn, noisy = (predict_files(trained, paths[n], whole=True)[0] for n in ("faces", "noise"))
     assert (drawn["predicted"] == NOT_SURE).mean() < 0.15
     assert (noisy["predicted"] == NOT_SURE).mean() > 0.8
+    assert ((noisy["face"] == UNLIKE) == (noisy["predicted"] == NOT_SURE)).all()
+    assert set(noisy["face"]) <= {"whole picture", UNLIKE}
+    assert "unlike a face" in _face_lines(noisy)
     crop = read_photo(paths["noise"][int(noisy["predicted"].eq(NOT_SURE).argmax())])
     assert explain_face(trained, crop, found=False).predicted == NOT_SURE
     assert explain_face(trained, crop).predicted != NOT_SURE

@@ -345,12 +345,13 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 def _face_lines(table: Any) -> str:
     """The table of `predict_files` for a terminal of 100 columns; long paths lose their start."""
-    from grefel_lib.predict import FOUND, NO_FACE
+    from grefel_lib.predict import FOUND, NO_FACE, WHOLE
 
     short = table[["predicted", "probability", "reliability"]].fillna({"predicted": NO_FACE})
     boxes = table[["face", "left", "top", "width", "height"]].itertuples(index=False)
+    words = {NO_FACE: "", WHOLE: "whole"}
     short.insert(0, "box", [f"{b.left},{b.top} {b.width}x{b.height}" if b.face == FOUND else
-                            "" if b.face == NO_FACE else "whole" for b in boxes])  # fmt: skip
+                            words.get(b.face, b.face) for b in boxes])  # fmt: skip
     if "second" in table:
         short.insert(0, "second", [f"{second:.1f}" for second in table["second"]])
     lines = short.to_string(index=False, float_format="{:.3f}".format, na_rep="").splitlines()

@@ -9,12 +9,11 @@ import numpy as np
 
 from grefel_lib.analysis.explain import Memory, explain_face, remember_faces
 from grefel_lib.panels.panel import Panel, count_faces, html_picture, run_dropdown
+from grefel_lib.predict import UNLIKE, WHOLE
 from grefel_lib.report.faces import detected_faces, explanation_figure
 from grefel_lib.restore import Trained, load_model
 from grefel_lib.run import BEST, Run, checkpoint_file, every_run, open_run, shipped_runs
 from grefel_lib.sources.photo import Box, Photo, crop_box, read_photo, whole_picture
-
-WHOLE = "whole picture"
 
 # Core widgets have no drop event: the zone writes the file into a hidden text area.
 _ZONE = """<div class="grefel-drop" style="border:2px dashed #9E9E9E; padding:10px 24px"
@@ -115,6 +114,7 @@ class FacePanel(Panel):
         drawn = "this model has seen drawings only: its answers on photographs mean nothing; "
         none = drawn if self.trained.config.dataset == "synthetic" else ""
         sure = "" if explained.reliability is None else f", reliability {explained.reliability:.2f}"
-        text = f"{self.face.value}: {explained.predicted}{sure}"
+        unlike = f" ({UNLIKE})" if explained.strange else ""
+        text = f"{self.face.value}: {explained.predicted}{unlike}{sure}"
         self.shown.value = html_picture(explanation_figure(explained), text)
         self.tell(f"{none}{text}{self.note}")
