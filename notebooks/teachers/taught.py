@@ -13,6 +13,7 @@ Source: Beyer et al., Knowledge distillation: A good teacher is patient and cons
 import sys
 
 import torch
+import torch.nn.functional as F
 from facenet import FaceNet
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from grefel_lib.config import Config
 from grefel_lib.fit import fit
 from grefel_lib.grefel import Output, build_model
 from grefel_lib.losses import total_loss
-from grefel_lib.restore import load_model
+from grefel_lib.restore import Trained, load_model
 from grefel_lib.run import open_run
 
 SHARE = 0.8  # of the teacher in the targets
@@ -30,8 +31,9 @@ SHARE = 0.8  # of the teacher in the targets
 class Lesson:
     """The student's batch as the teacher judges it, and the loss against that."""
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, *, bf16: bool) -> None:
-        self.student, self.teacher, self.bf16 = student, teacher.eval(), bf16
+    def __init__(self, student: nn.Module, teacher: Trained, *, bf16: bool) -> None:
+        self.student, self.teacher, self.bf16 = student, teacher.model, bf16
+        self.size = teacher.config.image_size
         self.images: Tensor | None = None
         student.register_forward_pre_hook(self.keep)
 
@@ -47,7 +49,8 @@ class Lesson:
             [torch.tensor(values).view(3, 1, 1) for values in (net.mean, net.std)]
             for net in (self.student, self.teacher)
         )
-        images = ((self.images * mine[1] + mine[0]) - other[0]) / other[1]
+        images = F.interpolate(self.images, size=self.size, mode="bilinear", antialias=True)
+        images = ((images * mine[1] + mine[0]) - other[0]) / other[1]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
             return self.teacher(images).log_probs.exp()
 
@@ -71,7 +74,7 @@ def main(path: str, *settings: str) -> None:
     config = Config.resolve(given)
     faces = load_faces(config)
     teacher = FaceNet(path, num_classes=len(faces.class_names))
-    teacher = load_model(open_run(name, config.output_dir), net=teacher, device="cpu").model
+    teacher = load_model(open_run(name, config.output_dir), net=teacher, device="cpu")
     run, student = start_run(config, faces.info), build_model(config, len(faces.class_names))
     lesson = Lesson(student, teacher, bf16=precision == "bf16")
     print(fit(faces, run, net=student, loss=lesson.loss, say=print).to_string())
