@@ -103,7 +103,12 @@ def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        if temporary.stat().st_mode != mode:  # safetensors makes a private file of its own
+            with contextlib.suppress(OSError):
+                temporary.chmod(mode)
         with temporary.open("rb+") as file:
             _flush(file.fileno())
         temporary.replace(path)

@@ -5,7 +5,7 @@ The equations are worked by hand in notebook 02. The model does no I/O.
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -35,6 +35,7 @@ class Output:
     anchors: Tensor | None = None  # (C, K, D) on the same sphere
     attention: Tensor | None = None  # (B, T) weight of each token; sums to 1
     reliability_logits: Tensor | None = None  # (B,)
+    features: Tensor | None = None  # (B, F) pooled features of the backbone
 
     @property
     def class_probs(self) -> Tensor:
@@ -263,12 +264,15 @@ def extract(backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
 class Calibration(nn.Module):
     """Temperature T and class offsets of a shipped model: log q -> log softmax(log q / T + offset).
 
-    Both are fitted on validation, see `calibration.fit_release`.
+    And a scale and a shift of its reliability, as a logit. All are fitted on validation, see
+    `calibration.fit_release`.
     """
 
-    def __init__(self, temperature: float, offsets: list[float]) -> None:
+    def __init__(
+        self, temperature: float, offsets: list[float], reliability: Sequence[float] = (1.0, 0.0)
+    ) -> None:
         super().__init__()
-        self.temperature = temperature
+        self.temperature, self.reliability = temperature, tuple(reliability)
         self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
 
     def forward(self, log_probs: Tensor) -> Tensor:
@@ -300,7 +304,12 @@ class GReFEL(nn.Module):
         output = self._scored(images)
         if self.training or self.calibration is None:
             return output
-        return replace(output, log_probs=self.calibration(output.log_probs))
+        logits = output.reliability_logits
+        if logits is not None:
+            scale, shift = self.calibration.reliability
+            logits = scale * logits + shift
+        log_probs = self.calibration(output.log_probs)
+        return replace(output, log_probs=log_probs, reliability_logits=logits)
 
     def _scored(self, images: Tensor) -> Output:
         if self.head is None:
@@ -310,7 +319,7 @@ class GReFEL(nn.Module):
         pooled = self.backbone.forward_head(features, pre_logits=True)  # (B, F)
         # on a CPU, autocast would compute log_softmax in bfloat16
         with torch.autocast(images.device.type, enabled=False):
-            return self.head(pooled.float(), tokens)
+            return replace(self.head(pooled.float(), tokens), features=pooled.float())
 
     def classifier_names(self) -> set[str]:
         """Names of the parameters of timm's own classifier; none with the GReFEL head."""

@@ -202,6 +202,12 @@ def look_inside(net: GReFEL, faces: FaceSet, config: Config) -> dict[str, np.nda
     return result | {name: np.concatenate(parts) for name, parts in arrays.items() if parts}
 
 
+def pooled_features(net: GReFEL, faces: FaceSet, config: Config) -> np.ndarray:
+    """The backbone's pooled features of each face, of a model with a GReFEL head: (N, F)."""
+    parts = [output.features.cpu().numpy() for output in model_outputs(net, faces, config)]
+    return np.concatenate(parts)
+
+
 def attention_maps(weights: np.ndarray, config: Config) -> np.ndarray:
     """(N, T) attention over tokens -> (N, side, side) over the face, summed over scales."""
     scales = 3 if config.extractor == "window_cross_attention" else 1
@@ -286,18 +292,18 @@ def predict_files(
         table = table.drop(columns=["frame", "second"])
     names, size = np.asarray(trained.class_names), trained.config.batch_size
     parts = [_scores(trained, crops[start : start + size]) for start in range(0, len(crops), size)]
-    embeddings = None
+    embeddings = features = None
     probs, sure = np.zeros((0, len(names))), np.zeros(0)
     if parts:
-        probs, sure, embeddings = (
+        probs, sure, embeddings, features = (
             None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)
         )
     labelled = table.index[table["face"] != NO_FACE]
     table["predicted"] = pd.Series(names[probs.argmax(axis=1)], labelled, dtype=object)
     table["probability"] = pd.Series(probs.max(axis=1), labelled)
     unsure = table["probability"] < trained.not_sure_below
-    if trained.face_test is not None and embeddings is not None:
-        strange = pd.Series(~trained.face_test.passes(embeddings), labelled)
+    if trained.face_test is not None and features is not None:
+        strange = pd.Series(~trained.face_test.passes(features), labelled)
         strange = strange.reindex(table.index, fill_value=False) & (table["face"] == WHOLE)
         table.loc[strange, "face"] = UNLIKE
         unsure |= strange
@@ -317,10 +323,11 @@ def _pictures(path: Path, every: float) -> Iterator[tuple[int | None, float | No
 
 
 def _scores(trained: Trained, crops: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-    """Probabilities, reliability (else the largest probability) and embeddings of face crops."""
+    """Of face crops: probabilities, reliability (else the largest probability), embeddings and
+    pooled features."""
     output = score_images(trained, crops)
     sure = output.class_probs.amax(1) if output.reliability is None else output.reliability
-    values = (output.class_probs, sure, output.embeddings)
+    values = (output.class_probs, sure, output.embeddings, output.features)
     return [None if value is None else value.float().cpu().numpy() for value in values]
 
 

@@ -20,24 +20,31 @@ FACE_TEST = "face_test/"  # prefix of its arrays in a checkpoint
 
 @dataclass(frozen=True)
 class FaceTest:
-    """Whether an embedding is like those of training faces, by its Mahalanobis distance to them.
+    """Whether pooled features are like those of training faces.
 
-    Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and
-    Adversarial Attacks, 2018; here with one mean for all classes.
+    Scaled to norm 1, the features of faces lie near a subspace; what is no face lies farther from
+    it.
+
+    Source: Wang et al., ViM: Out-of-Distribution with Virtual-logit Matching, 2022 (the residual).
     """
 
-    mean: np.ndarray  # (D,)
-    precision: np.ndarray  # (D, D), inverse of the covariance
+    mean: np.ndarray  # (F,)
+    basis: np.ndarray  # (k, F) orthonormal rows: the principal directions of training faces
     limit: float  # the largest distance of a face
 
-    def distance(self, embeddings: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N,)."""
-        apart = embeddings.astype(float) - self.mean
-        return np.sqrt(((apart @ self.precision) * apart).sum(axis=1).clip(min=0))
+    def distance(self, features: np.ndarray) -> np.ndarray:
+        """Distance from the subspace: (N, F) -> (N,)."""
+        apart = on_unit_sphere(features) - self.mean
+        return np.linalg.norm(apart - apart @ self.basis.T @ self.basis, axis=1)
 
-    def passes(self, embeddings: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N,) bool."""
-        return self.distance(embeddings) <= self.limit
+    def passes(self, features: np.ndarray) -> np.ndarray:
+        """(N, F) -> (N,) bool."""
+        return self.distance(features) <= self.limit
+
+
+def on_unit_sphere(features: np.ndarray) -> np.ndarray:
+    """(N, F), each row scaled to norm 1."""
+    return features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class Trained:
     class_names: tuple[str, ...]
     facts: dict  # epoch, val_accuracy, ...
     path: Path
-    face_test: FaceTest | None = None  # of a shipped model with an embedding
+    face_test: FaceTest | None = None  # of a shipped model with a GReFEL head
 
     @property
     def not_sure_below(self) -> float:
@@ -109,7 +116,7 @@ def load_model(
     if test:
         with reading(path):
             face_test = FaceTest(
-                **{k: v.numpy() for k, v in test.items()}, limit=facts["face_test_limit"]
+                **{k: v.float().numpy() for k, v in test.items()}, limit=facts["face_test_limit"]
             )
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
     net = net.to(pick_device(device), memory_format=memory).eval()

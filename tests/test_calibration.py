@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.spatial.distance import cdist
+from scipy import special
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
-from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
 
 from grefel_lib.analysis.calibration import (
     aurc,
@@ -14,6 +14,7 @@ from grefel_lib.analysis.calibration import (
     error_detection,
     fit_face_test,
     fit_release,
+    fit_reliability,
     fit_temperature,
     risk_coverage,
     temperature_words,
@@ -204,13 +205,39 @@ def test_classes_that_are_alike_get_no_offsets():
 
 def test_the_face_test_passes_what_is_like_training_and_no_other_direction():
     rng = np.random.default_rng(3)
-    mixing = rng.normal(size=(6, 6)) * [1, 1, 1, 1, 1, 0.05]  # flat in one direction
-    training, validation = (rng.normal(size=(n, 6)) @ mixing.T + 2 for n in (2000, 1000))
+    plane = np.linalg.qr(rng.normal(size=(16, 2)))[0].T  # an eighth of 16 dimensions
+
+    def faces(count):
+        inside = rng.normal(size=(count, 2)) @ plane
+        return (5 + 2 * inside + 0.05 * rng.normal(size=(count, 16))) * rng.uniform(
+            1, 9, (count, 1)
+        )
+
+    training, validation = faces(2000), faces(1000)
     test = fit_face_test(training, validation)
     assert test.passes(validation).mean() == pytest.approx(0.97, abs=1e-3)
-    expected = cdist(validation, [training.mean(axis=0)], "mahalanobis",
-                     VI=LedoitWolf().fit(training).get_precision())[:, 0]  # fmt: skip
-    np.testing.assert_allclose(test.distance(validation), expected)
-    flat = np.linalg.svd(mixing)[0][:, -1]  # a small step out of the plane of the faces
-    assert not test.passes(training.mean(axis=0) + flat[None])[0]
-    assert test.passes(training.mean(axis=0) + 0.5 * (mixing @ np.eye(6)[0])[None])[0]
+    assert test.basis.shape == (2, 16)
+    unit = validation / np.linalg.norm(validation, axis=1, keepdims=True)
+    fitted = PCA(2).fit(training / np.linalg.norm(training, axis=1, keepdims=True))
+    back = fitted.inverse_transform(fitted.transform(unit))
+    expected = np.linalg.norm(unit - back, axis=1)
+    np.testing.assert_allclose(test.distance(validation), expected, rtol=1e-6)
+    centre = training.mean(axis=0)
+    out = np.linalg.svd(np.vstack([plane, np.ones(16)]))[2][-1]  # across plane and length
+    assert not test.passes((centre + 8 * out)[None])[0]
+    assert test.passes((centre + 8 * plane[0])[None])[0]
+    assert test.passes(3 * centre[None])[0]  # length does not matter
+
+
+def test_reliability_is_scaled_to_what_annotators_agree_on():
+    rng = np.random.default_rng(0)
+    true = rng.uniform(0.05, 0.95, size=4000)
+    claimed = special.expit(0.5 * special.logit(true) - 1)  # timid
+    agreed = (rng.random((4000, 10)) < true[:, None]).mean(axis=1)
+    told = pd.DataFrame({"reliability": claimed, "agreed": agreed})
+    scale, shift = fit_reliability(told)
+    assert scale == pytest.approx(2, abs=0.05)
+    assert shift == pytest.approx(2, abs=0.06)
+    back = special.expit(scale * special.logit(claimed) + shift)
+    assert np.abs(back - true).max() < 0.03
+    assert fit_reliability(told.drop(columns="reliability")) == [1.0, 0.0]

@@ -6,8 +6,9 @@ import os
 
 import pandas as pd
 import pytest
+import torch
 
-from grefel_lib.files import Folder, only_one, read_json, read_table
+from grefel_lib.files import Folder, only_one, read_json, read_table, save_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,18 @@ def test_a_damaged_table_is_one_error_that_names_the_file(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"^{path} cannot be read .*; restore it from a backup"):
         read_table(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no umask")
+@pytest.mark.parametrize("mask", [0o022, 0o007])
+def test_files_have_the_permissions_of_any_new_file(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        (tmp_path / "plain").touch()
+        save_checkpoint(tmp_path / "weights.safetensors", {"a": torch.ones(2)}, {})
+        Folder(tmp_path).write_text("text", "note.txt")
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert set(modes) == {"plain", "weights.safetensors", "note.txt"}
+    assert len(set(modes.values())) == 1, modes

@@ -56,8 +56,8 @@ def test_it_opens_on_the_first_face_and_each_can_be_chosen(panel):
 
 
 def test_the_whole_picture_gets_no_label_where_it_is_unlike_a_face(panel):
-    size = panel.trained.config.embedding_dim
-    none = FaceTest(np.zeros(size), np.eye(size), limit=0.0)
+    size = panel.trained.model.backbone.num_features
+    none = FaceTest(np.zeros(size), np.zeros((1, size)), limit=0.0)
     panel.trained = dataclasses.replace(panel.trained, face_test=none)
     for choice, words in ((WHOLE, f"{WHOLE}: not sure (unlike a face)"), ("face 1", "face 1: ")):
         panel.face.value = choice

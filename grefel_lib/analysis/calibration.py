@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize
-from sklearn.covariance import LedoitWolf
+from scipy import optimize, special
+from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 
 from grefel_lib.metrics import (
@@ -21,7 +21,7 @@ from grefel_lib.metrics import (
     compute_metrics,
     table_classes,
 )
-from grefel_lib.restore import FaceTest
+from grefel_lib.restore import FaceTest, on_unit_sphere
 
 log = logging.getLogger(__name__)
 TAUS = np.arange(21) / 20  # strengths of class offsets that are tried
@@ -150,8 +150,8 @@ def fit_release(validation: pd.DataFrame) -> dict[str, Any]:
         validation: Predictions of validation faces.
 
     Returns:
-        temperature and offsets, the arguments of `grefel.Calibration`; tau; and not_sure_below:
-        the confidence that ANSWERED of these faces reach.
+        temperature, offsets and reliability, the arguments of `grefel.Calibration`; tau; and
+        not_sure_below: the confidence that ANSWERED of these faces reach.
     """
     first = fit_temperature(validation)
     scaled = with_temperature(validation, first)
@@ -163,21 +163,42 @@ def fit_release(validation: pd.DataFrame) -> dict[str, Any]:
     return {
         "temperature": first * second,
         "offsets": (tau * (prior.mean() - prior) / second).tolist(),
+        "reliability": fit_reliability(validation),
         "tau": tau,
         "not_sure_below": float(np.quantile(confidence, 1 - ANSWERED)),
     }
 
 
 def fit_face_test(training: np.ndarray, validation: np.ndarray) -> FaceTest:
-    """What a shipped model takes for a face: embeddings that TYPICAL of validation faces pass.
+    """What a shipped model takes for a face: features that TYPICAL of validation faces pass.
 
     Args:
-        training: (N, D) embeddings of training faces, which mean and covariance are taken from.
-        validation: (M, D) embeddings of validation faces, which the limit is taken from.
+        training: (N, F) pooled features of training faces, which span the subspace; it has an
+            eighth of their dimensions.
+        validation: (M, F) those of validation faces, which the limit is taken from.
     """
-    fitted = LedoitWolf().fit(training.astype(float))  # invertible, even with few faces
-    test = FaceTest(fitted.location_, fitted.precision_, np.inf)
+    fitted = PCA(n_components=training.shape[1] // 8, svd_solver="full")
+    fitted.fit(on_unit_sphere(training))
+    test = FaceTest(fitted.mean_, fitted.components_, np.inf)
     return replace(test, limit=float(np.quantile(test.distance(validation), TYPICAL)))
+
+
+def fit_reliability(validation: pd.DataFrame) -> list[float]:
+    """Scale and shift of the logit of reliability that fit `agreed` best: Platt scaling.
+
+    Source: Platt, Probabilistic Outputs for Support Vector Machines, 1999.
+    """
+    if "reliability" not in validation:
+        return [1.0, 0.0]
+    logits = special.logit(validation["reliability"].to_numpy(dtype=float).clip(1e-6, 1 - 1e-6))
+    agreed = validation["agreed"].to_numpy(dtype=float)
+
+    def loss(values: np.ndarray) -> float:
+        moved = values[0] * logits + values[1]
+        return float((np.logaddexp(0, moved) - agreed * moved).mean())
+
+    bounds = [(0.01, 100.0), (-10.0, 10.0)]  # never turned round
+    return optimize.minimize(loss, [1.0, 0.0], bounds=bounds).x.tolist()
 
 
 def at_bound(temperature: float) -> bool:

@@ -99,7 +99,7 @@ def explain_face(
         distances = np.linalg.norm(anchors.numpy() - embedding.numpy()[0], axis=2)
     strange = False
     if not found and trained.face_test is not None:
-        strange = not trained.face_test.passes(output.embeddings.float().cpu().numpy())[0]
+        strange = not trained.face_test.passes(output.features.cpu().numpy())[0]
     return Explained(
         like_training(crop, *trained.face_format),
         trained.class_names,

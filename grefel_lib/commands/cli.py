@@ -181,7 +181,7 @@ def _add_others(add: Add) -> None:
     crop.set_defaults(run=_crop)
     text = "copy evaluated runs for sharing, without weights and images"
     publish = add("publish", text, _publish)
-    publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs")
+    publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs, or one of them")
     publish.add_argument("dest", type=Path, metavar="DEST", help="receives one folder per run")
     again = add("rerun", "repeat a run from its record, and compare bit by bit", _rerun)
     again.add_argument("run_folder", metavar="RUN", help="run folder or its name")
@@ -490,8 +490,15 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _publish(arguments: argparse.Namespace) -> None:
     from grefel_lib.analysis.compare import evaluated_runs, publish_runs
+    from grefel_lib.analysis.evaluation import load_evaluation
+    from grefel_lib.run import open_run
 
-    folders = publish_runs(evaluated_runs(from_here(arguments.source)), arguments.dest)
+    source = Path(from_here(arguments.source))
+    if (source / "config.json").is_file():
+        results = [load_evaluation(open_run(source), headline_only=True)]
+    else:
+        results = evaluated_runs(str(source))
+    folders = publish_runs(results, arguments.dest)
     print(f"wrote {len(folders)} runs to {arguments.dest}")
 
 

@@ -20,7 +20,7 @@ from grefel_lib.config import FIELDS
 from grefel_lib.faces import FaceSet
 from grefel_lib.files import Folder, atomic, read_json, save_checkpoint, without_paths
 from grefel_lib.grefel import Output
-from grefel_lib.predict import look_inside, predict, score_images
+from grefel_lib.predict import pooled_features, predict, score_images
 from grefel_lib.restore import FACE_TEST, Trained, load_model
 from grefel_lib.run import BEST, LAST, Run
 
@@ -221,18 +221,17 @@ def export_weights(run: Run, faces: FaceSet, folder: Path) -> dict[str, Any]:
     release = fit_release(predict(trained.model, validation, trained.config))
     tensors, facts = run.load_checkpoint(trained.path.stem)
     halves = {key: v.half() if v.is_floating_point() else v for key, v in tensors.items()}
-    some = [faces.split("train").sample(REMEMBERED), validation]
-    seen = [look_inside(trained.model, split, trained.config).get("embeddings") for split in some]
-    if seen[0] is not None:
-        test = fit_face_test(*seen)
+    if trained.model.head is not None:
+        some = [faces.split("train").sample(REMEMBERED), validation]
+        test = fit_face_test(*(pooled_features(trained.model, s, trained.config) for s in some))
         facts["face_test_limit"] = test.limit
-        for name in ("mean", "precision"):
-            halves[FACE_TEST + name] = torch.from_numpy(getattr(test, name)).float()
+        for name in ("mean", "basis"):
+            halves[FACE_TEST + name] = torch.from_numpy(getattr(test, name)).half()
     here = ("data_dir", "output_dir", "resume", "picture", "checkpoint_dir", "label_fixes")
     config = shared_config(run.config) | {key: FIELDS[key].default for key in here}
     facts |= {
         "config": config,
-        "calibration": {key: release[key] for key in ("temperature", "offsets")},
+        "calibration": {key: release[key] for key in ("temperature", "offsets", "reliability")},
         "not_sure_below": release["not_sure_below"],
     }
     target = Folder(folder)

@@ -71,6 +71,8 @@ def _end_with(*parents: psutil.Process) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         while all(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in parents):
             time.sleep(1)
+    if not is_first_process():
+        time.sleep(2)  # rank 0 ends first, and does not take the loss of this one for a failure
     os._exit(1)
 
 
