@@ -227,6 +227,8 @@ def test_the_face_test_passes_what_is_like_training_and_no_other_direction():
     assert not test.passes((centre + 8 * out)[None])[0]
     assert test.passes((centre + 8 * plane[0])[None])[0]
     assert test.passes(3 * centre[None])[0]  # length does not matter
+    few = fit_face_test(rng.normal(size=(20, 400)), rng.normal(size=(30, 400)))
+    assert few.basis.shape == (10, 400)
 
 
 def test_reliability_is_scaled_to_what_annotators_agree_on():

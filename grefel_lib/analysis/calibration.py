@@ -174,10 +174,11 @@ def fit_face_test(training: np.ndarray, validation: np.ndarray) -> FaceTest:
 
     Args:
         training: (N, F) pooled features of training faces, which span the subspace; it has an
-            eighth of their dimensions.
+            eighth of their dimensions, and at most half as many as there are faces.
         validation: (M, F) those of validation faces, which the limit is taken from.
     """
-    fitted = PCA(n_components=training.shape[1] // 8, svd_solver="full")
+    dimensions = max(1, min(training.shape[1] // 8, len(training) // 2))
+    fitted = PCA(n_components=dimensions, svd_solver="full")
     fitted.fit(on_unit_sphere(training))
     test = FaceTest(fitted.mean_, fitted.components_, np.inf)
     return replace(test, limit=float(np.quantile(test.distance(validation), TYPICAL)))
