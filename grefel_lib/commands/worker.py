@@ -77,7 +77,10 @@ def _end_with(*parents: psutil.Process) -> None:
 
 
 def _print(line: str) -> None:
-    print(line, flush=True)
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:  # what started this process was killed, which is no failure of its own
+        os._exit(1)
 
 
 if __name__ == "__main__":
