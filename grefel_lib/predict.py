@@ -260,9 +260,8 @@ def predict_files(
         One row per face: file, frame and second (if there is a video), face (found, whole picture,
         unlike a face or no face found), left, top, width, height, predicted (NOT_SURE below the
         model's threshold, and for what is unlike a face), probability, reliability, p_<class>, run,
-        checkpoint. Without a face, one row without a label. Then the embeddings
-        (N, D) of the N rows with a label, None if there are none; and a message for each file that
-        cannot be read.
+        checkpoint. Without a face, one row without a label. Then the embeddings (N, D) of the N
+        rows with a label, None if there are none; and a message for each file that cannot be read.
     """
     if trained.config.dataset == "synthetic":
         log.warning("this model has seen drawings only: its answers on photographs mean nothing")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sklearn.preprocessing import normalize
 from torch import nn
 
 from grefel_lib.config import PRETRAINED, WITHOUT_WEIGHTS, Config
@@ -34,17 +35,12 @@ class FaceTest:
 
     def distance(self, features: np.ndarray) -> np.ndarray:
         """Distance from the subspace: (N, F) -> (N,)."""
-        apart = on_unit_sphere(features) - self.mean
+        apart = normalize(features) - self.mean
         return np.linalg.norm(apart - apart @ self.basis.T @ self.basis, axis=1)
 
     def passes(self, features: np.ndarray) -> np.ndarray:
         """(N, F) -> (N,) bool."""
         return self.distance(features) <= self.limit
-
-
-def on_unit_sphere(features: np.ndarray) -> np.ndarray:
-    """(N, F), each row scaled to norm 1."""
-    return features / np.linalg.norm(features, axis=1, keepdims=True).clip(min=1e-12)
 
 
 @dataclass(frozen=True)

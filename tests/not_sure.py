@@ -51,18 +51,19 @@ def patches(count: int = PATCHES, *, seed: int = 0) -> list[np.ndarray]:
     return found
 
 
-def answered(trained: Trained, images: list[np.ndarray]) -> np.ndarray:
-    """Whether each picture gets a label: (N,) bool."""
+def answered(trained: Trained, images: list[np.ndarray]) -> tuple[float, float]:
+    """Share of the pictures that get a label, and that would by their confidence alone."""
     with TemporaryDirectory() as folder:
         paths = [Path(folder) / f"{number}.png" for number in range(len(images))]
         for path, image in zip(paths, images, strict=True):
             Image.fromarray(image).save(path)
         table, _, _ = predict_files(trained, paths, whole=True)
-    return (table["predicted"] != NOT_SURE).to_numpy()
+    labelled, sure = table["predicted"] != NOT_SURE, table["probability"] >= trained.not_sure_below
+    return labelled.mean(), sure.mean()
 
 
 def main(run: str | Path, data_dir: str = "") -> pd.DataFrame:
-    """A row for each kind of picture: how many there are, and the shares labelled and right."""
+    """A row for each kind of picture: how many there are, and the shares of `answered`."""
     trained = load_model(open_run(run))
     config = trained.config.replace(data_dir=data_dir)
     val = load_faces(config).split("val")
@@ -72,8 +73,9 @@ def main(run: str | Path, data_dir: str = "") -> pd.DataFrame:
     paths = votes.loc[chosen, "path"]
     images["rows that most people called unknown or no face"] = [read_photo(p) for p in paths]
     images["patches without a face"] = patches()
-    rows = {name: (len(some), answered(trained, some).mean()) for name, some in images.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["pictures", "labelled"])
+    rows = {name: (len(some), *answered(trained, some)) for name, some in images.items()}
+    columns = ["pictures", "labelled", "by confidence alone"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def ferplus_votes(config: Config) -> pd.DataFrame:

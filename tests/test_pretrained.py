@@ -9,6 +9,7 @@ import torch
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 from safetensors.torch import load_file
+from scipy import special
 
 from grefel_lib.analysis.calibration import fit_release
 from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
@@ -90,6 +91,10 @@ def test_its_answers_are_those_of_the_run_calibrated_on_validation(evaluated, sh
     np.testing.assert_allclose(after[columns], by_hand, atol=5e-3)
     assert np.abs(after[columns].to_numpy() - before[columns].to_numpy()).max() > 0.02
     assert (after["p_neutral"] != after["primary_neutral"]).any()
+    scale, shift = release["reliability"]
+    expected = special.expit(scale * special.logit(before["reliability"]) + shift)
+    np.testing.assert_allclose(after["reliability"], expected, atol=5e-3)
+    assert np.abs(after["reliability"] - before["reliability"]).max() > 0.02
 
 
 def test_calibration_plays_no_part_in_training(shared):

@@ -13,6 +13,7 @@ import pandas as pd
 from scipy import optimize, special
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import normalize
 
 from grefel_lib.metrics import (
     BINS,
@@ -21,7 +22,7 @@ from grefel_lib.metrics import (
     compute_metrics,
     table_classes,
 )
-from grefel_lib.restore import FaceTest, on_unit_sphere
+from grefel_lib.restore import FaceTest
 
 log = logging.getLogger(__name__)
 TAUS = np.arange(21) / 20  # strengths of class offsets that are tried
@@ -179,7 +180,7 @@ def fit_face_test(training: np.ndarray, validation: np.ndarray) -> FaceTest:
     """
     dimensions = max(1, min(training.shape[1] // 8, len(training) // 2))
     fitted = PCA(n_components=dimensions, svd_solver="full")
-    fitted.fit(on_unit_sphere(training))
+    fitted.fit(normalize(training))
     test = FaceTest(fitted.mean_, fitted.components_, np.inf)
     return replace(test, limit=float(np.quantile(test.distance(validation), TYPICAL)))
 

@@ -164,6 +164,8 @@ def main(what: str, data_dir: str = "") -> None:
     if what == "labels":
         print(f"wrote {write_labels(data_dir)}")
         return
+    if what != "tables":
+        sys.exit(f"study.py labels DATA, or study.py tables; got {what!r}")
     for name, table in (collect() | {"diagnosis": diagnose()}).items():
         table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
         print(table.round(4).to_string(index=False))

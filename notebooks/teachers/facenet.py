@@ -105,7 +105,7 @@ def main(path: str, *settings: str) -> None:
         {"profile": "lite", "backbone": "facenet", "variant": "facenet", "dataset": "ferplus",
          "train_protocol": "all", "image_size": 112, "epochs": 8, "batch_size": 64,
          "backbone_lr_scale": 0.3, "ema_decay": 0.999, "tta": "flip", "run_name": "facenet-0"}
-        | dict(setting.split("=") for setting in settings)
+        | dict(setting.split("=", 1) for setting in settings)
     )  # fmt: skip
     faces = load_faces(config)
     run, net = start_run(config, faces.info), FaceNet(path, num_classes=len(faces.class_names))
