@@ -1,7 +1,7 @@
 """Does GReFEL help where labels are noisy and classes rare? The labels before, the tables after.
 
     python notebooks/noise_study/study.py labels DATA      # FER2013's own labels of FERPlus's faces
-    STUDY="--dataset ferplus --profile mobile --train-protocol official --image-size 64 --epochs 3 \
+    STUDY="--dataset ferplus --profile mobile --train-protocol official --image-size 48 --epochs 3 \
         --case head=linear --case correction=paper --grid class_weights=none,logit_adjusted \
         --seeds 0,1,2 --evaluate"
     grefel sweep train --name study-clean $STUDY
