@@ -35,6 +35,7 @@ from grefel_lib.restore import Trained, load_model
 
 LABELS = {"study-clean": "FERPlus as it is", "study-confused": "FERPlus, 40% confused",
           "study-fer2013": "FER2013's own"}  # fmt: skip
+BALANCE = {"none": "no balance", "logit_adjusted": "logit-adjusted"}
 METRICS = ["accuracy", "mean_class_accuracy", "nll", "ece"]
 COVERAGE = 0.8
 HERE = Path(__file__).parent
@@ -103,10 +104,11 @@ def collect(read: Callable[[str], list[Evaluation]] = evaluated_runs) -> dict[st
             groups.setdefault(keys, []).append(result)
             names = dict(zip(("labels", "balance", "head"), (labels, *keys), strict=True))
             rows.append(names | {"seed": result.config.seed} | scores(result))
-        for balance in dict.fromkeys(key[0] for key in groups):
+        for balance in (key for key in BALANCE if (key, "grefel") in groups):
             first, second = ([judged(r) for r in groups[balance, h]] for h in ("linear", "grefel"))
-            table = paired_difference(first, second).loc[METRICS].rename_axis("metric")
-            apart.append(table.reset_index().assign(labels=labels, balance=balance))
+            table = paired_difference(first, second).rename_axis("metric").reset_index()
+            table = table.rename(columns={"value": "difference"})
+            apart.append(table.assign(variant=f"{labels}, {BALANCE[balance]}"))
     runs = pd.DataFrame(rows)
     by = ["labels", "balance", "head"]
     numbers = runs.drop(columns="seed").groupby(by, sort=False).agg(["mean", "std"])
