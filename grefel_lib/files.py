@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import re
+import socket
+import time
 import uuid
 import zipfile
 import zlib
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import psutil
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 
@@ -35,6 +38,7 @@ DAMAGED = (  # what reading a damaged file can raise
     ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, EOFError,
     MemoryError, OSError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
+_HOST = socket.gethostname().partition(".")[0]
 _UNKNOWN = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)  # to a file system: no fsync, no locks
 
 
@@ -80,10 +84,15 @@ class Folder:
         return atomic(self.file(*parts), write)
 
     def remove_litter(self, *subfolders: str) -> None:
-        """Remove what `atomic` left here, and in subfolders, when its process was killed."""
+        """Remove what `atomic` left here, and in subfolders, when its process was killed.
+
+        What a process of another machine left goes after an hour without a change.
+        """
         for folder in (self.path, *(self.path / name for name in subfolders)):
             for path in folder.glob(".*.*.*"):
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # its process has just renamed it
+                    if _is_litter(path):
+                        path.unlink()
 
 
 def same_data(one: str | None, other: str | None) -> bool:
@@ -96,12 +105,20 @@ def same_data(one: str | None, other: str | None) -> bool:
     return one == other or kinds[0] != kinds[1]
 
 
+def _is_litter(temporary: Path) -> bool:
+    writer, _, host = temporary.name.rpartition(".")[2].partition("@")
+    if host == _HOST:
+        return not psutil.pid_exists(int(writer.partition("-")[0]))
+    return time.time() - temporary.stat().st_mtime > 3600
+
+
 def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
     """Write a temporary file next to the target, flush it to disk, then rename it.
 
     It is removed on failure. Its permissions are those of any new file (umask).
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    writer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}@{_HOST}"
+    temporary = path.with_name(f".{path.name}.{writer}")
     try:
         temporary.touch()
         mode = temporary.stat().st_mode

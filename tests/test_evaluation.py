@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -235,7 +236,11 @@ def test_the_report_writes_the_same_bytes_again(run, told, capsys):
     for path in kept:
         if path.name != "metrics.json":
             path.unlink()
+    killed = run.path / "figures/.confusion_matrices.pdf.12-ab@elsewhere"
+    killed.touch()
+    os.utime(killed, (0, 0))
     assert main(["report", str(run.path)]) == 0
+    assert not killed.exists()
     assert "wrote metrics.json" in capsys.readouterr().out
     for path, content in before.items():
         assert path.read_bytes() == content, path.name

@@ -14,6 +14,8 @@ from nbconvert import ScriptExporter
 from grefel_lib.commands import COMMANDS
 from grefel_lib.commands.notebook import notebook_path
 from grefel_lib.config import FIELDS, PROJECT_ROOT, command_settings
+from grefel_lib.faces import load_faces
+from grefel_lib.run import start_run
 
 COMMAND_OF = {  # how a notebook asks for its settings: whose they are
     ("resolve", ""): "train",
@@ -154,3 +156,16 @@ def test_links_resolve(notebook):
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         if not target.startswith("http"):
             assert (path.parent / target).exists(), target
+
+
+def test_the_cell_with_an_own_loss_can_be_run_again(tiny):
+    """As when the command was killed after it: the same command then runs it once more."""
+    content = json.loads((PROJECT_ROOT / "notebooks/03_training.ipynb").read_text())
+    first, (own,) = code_cells(content)[0], [c for c in code_cells(content) if "focal" in source(c)]
+    names = {"config": tiny, "faces": load_faces(tiny)}
+    names["run"] = start_run(tiny, names["faces"].info)
+    for code in (first, own, own):
+        exec(source(code), names)
+    assert names["own"].path == names["run"].path / "own_loss"
+    assert names["own"].status() == "ok"
+    assert len(names["own"].history()) == 1

@@ -1,7 +1,9 @@
 """The run folder: names, status, finding runs."""
 
 import json
+import os
 import shutil
+import subprocess
 import time
 
 import psutil
@@ -9,7 +11,7 @@ import pytest
 
 from grefel_lib.commands.notebook import demo_run, resolve, resolve_evaluation
 from grefel_lib.config import PROFILES, Config
-from grefel_lib.files import read_json
+from grefel_lib.files import atomic, read_json
 from grefel_lib.run import (
     BEST,
     BEST_EMA,
@@ -137,13 +139,28 @@ def test_one_process_trains_a_run_and_the_other_is_told(config):
 
 def test_litter_of_a_killed_process_is_removed_at_the_next_start(config):
     run = start_run(config)
-    litter = [run.file("checkpoints", ".last.safetensors.ab12cd34"), run.file(".history.csv.1234")]
-    kept = [run.file("checkpoints", "last.safetensors"), run.file(".DS_Store")]
-    for path in litter + kept:
+    names = []
+
+    def write(temporary):
+        names.append(temporary.name)
+        temporary.touch()
+
+    atomic(run.file("checkpoints", "last.safetensors"), write)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    of_another_process = names[0].replace(f".{os.getpid()}-", f".{dead.pid}-")
+    assert of_another_process != names[0]
+    killed = [run.file(of_another_process), run.file("checkpoints", of_another_process)]
+    elsewhere = run.file(of_another_process.partition("@")[0] + "@elsewhere")
+    kept = [run.file("checkpoints", names[0]), run.file(".DS_Store"), elsewhere]
+    for path in killed + kept:
         path.touch()
     with run.recording():
-        assert not any(path.exists() for path in litter)
+        assert not any(path.exists() for path in killed)
         assert all(path.exists() for path in kept)
+    os.utime(elsewhere, (0, 0))  # long ago
+    with run.recording():
+        assert not elsewhere.exists()
 
 
 def test_runs_without_a_name_get_a_folder_each_even_in_the_same_second(config, monkeypatch):

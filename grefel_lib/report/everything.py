@@ -107,6 +107,7 @@ def write_report(
         The tables, by name.
     """
     paper, folder = paper or Paper(), folder or source.folder
+    folder.remove_litter("figures", "tables", "predictions")
     shown = source  # under the paper's class names
     if isinstance(source, Evaluation) and paper.class_names:
         shown = source.with_class_names(paper.class_names)

@@ -116,7 +116,7 @@ def kills(count, rng):
         about = f"killed {kill(process, rng)} after {moment:.1f} s"
         said = ended(process)[1]
         status, again = ended(grefel(*command, cache=cache))
-        well = "Traceback" not in said + again and (status == 0 or "is finished" in again)
+        well = "Traceback" not in said + again and (status == 0 or "killed is finished" in again)
         same = well and result() == expected[kind]
         record(f"kill {kind}", same and not litter(folder or straight), f"{about} {again[-200:]}")
 
