@@ -116,9 +116,14 @@ def kills(count, rng):
         about = f"killed {kill(process, rng)} after {moment:.1f} s"
         said = ended(process)[1]
         status, again = ended(grefel(*command, cache=cache))
-        well = "Traceback" not in said + again and (status == 0 or "killed is finished" in again)
-        same = well and result() == expected[kind]
-        record(f"kill {kind}", same and not litter(folder or straight), f"{about} {again[-200:]}")
+        checks = {
+            "a traceback": "Traceback" in said + again,
+            f"ends with {status}": status and "killed is finished" not in again,
+            "another result": result() != expected[kind],
+            f"left {litter(folder or straight)}": litter(folder or straight),
+        }
+        wrong = [what for what, true in checks.items() if true]
+        record(f"kill {kind}", not wrong, f"{about} {'; '.join(wrong)} {again[-200:].strip()}")
 
 
 def full_disk(rng):
