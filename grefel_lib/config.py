@@ -148,7 +148,7 @@ class Config:
     label_smoothing: float = _loss(0.11, "share of the target spread over all classes", low=0,
                                    high=0.9)  # fmt: skip
     class_weights: str = _loss("none", "balanced: inverse to the class share, mean 1 over faces; "
-                               "logit_adjusted: log shares added to the logits in the loss",
+                               "logit_adjusted: log shares of the targets are added to the logits",
                                choices=("none", "balanced", "logit_adjusted"))  # fmt: skip
     teacher: str = _loss("", "evaluated runs, separated by commas, whose averaged predictions of "
                          "the training faces are mixed into the targets")  # fmt: skip

@@ -109,9 +109,9 @@ def total_loss(
         output: The model's output for the batch.
         targets: (B, C) distributions after mixing (y0).
         config: Holds the lambdas and the label smoothing.
-        class_weights: (C,) factors on the target mass; with `logit_adjusted` shares of the classes
-            in training, whose logarithm is added to every logit (Menon et al. 2021, Long-Tail
-            Learning via Logit Adjustment); or None.
+        class_weights: (C,) factors on the target mass; with `logit_adjusted` the classes' shares of
+            the training targets, whose logarithm is added to every logit (Menon et al. 2021,
+            Long-Tail Learning via Logit Adjustment); or None. See `optim.class_weights`.
 
     Returns:
         Scalars by name: loss (the weighted sum), and the unweighted parts cls, branch, anchor,

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet
 from grefel_lib.files import under_prefix
+from grefel_lib.losses import smooth_targets
 
 
 def lr_factor(update: int, updates: int, warmup: int) -> float:
@@ -46,13 +47,16 @@ def class_weights(faces: FaceSet, config: Config) -> Tensor | None:
     """(C,) what `losses.total_loss` needs of the training faces' classes; None without weights.
 
     With `balanced` weights inverse to the class share, mean 1 over the faces and 0 for absent
-    classes; with `logit_adjusted` the shares themselves.
+    classes; with `logit_adjusted` the mean of the targets that an epoch trains on, after label
+    smoothing: votes and smoothing give a rare class several times its share of the labels.
     """
     if config.class_weights == "none":
         return None
     counts = np.bincount(faces.table["label"], minlength=len(faces.class_names))
     if config.class_weights == "logit_adjusted":
-        return torch.tensor(counts / len(faces), dtype=torch.float32)
+        often = 1 / counts[faces.table["label"]] if config.balanced_sampling else None
+        targets = torch.from_numpy(np.average(faces.targets, axis=0, weights=often)).float()
+        return smooth_targets(targets[None], config.label_smoothing)[0]
     present = counts > 0
     weights = np.zeros(len(counts))
     weights[present] = len(faces) / (present.sum() * counts[present])

@@ -1,5 +1,6 @@
 """What an update needs: schedule, groups, class weights, order of the faces; and its state."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch import nn
 
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet
-from grefel_lib.grefel import build_model
+from grefel_lib.grefel import Output, build_model
+from grefel_lib.losses import total_loss
 from grefel_lib.optim import (
     class_weights,
     epoch_batches,
@@ -239,7 +241,36 @@ def test_moments_get_the_kind_of_their_parameter_and_the_count_of_steps_keeps_it
     )
 
 
-def test_logit_adjustment_takes_the_shares_of_the_classes_and_none_takes_nothing():
+def test_logit_adjustment_takes_the_classes_shares_of_the_targets_and_none_takes_nothing():
+    adjusted = Config(class_weights="logit_adjusted", label_smoothing=0)
     faces = labelled([6, 2, 0])
-    assert class_weights(faces, Config(class_weights="logit_adjusted")).tolist() == [0.75, 0.25, 0]
+    assert class_weights(faces, adjusted).tolist() == [0.75, 0.25, 0]
     assert class_weights(faces, Config()) is None
+    smooth = class_weights(faces, adjusted.replace(label_smoothing=0.3))
+    assert smooth.tolist() == pytest.approx([0.7 * 0.75 + 0.1, 0.7 * 0.25 + 0.1, 0.1])
+    voted = np.float32([[0.8, 0, 0.2]] * 6 + [[0.1, 0.9, 0]] * 2)  # the third class has votes
+    faces = dataclasses.replace(faces, targets=voted)
+    assert class_weights(faces, adjusted).tolist() == pytest.approx([0.625, 0.225, 0.15])
+    equal = class_weights(faces, adjusted.replace(balanced_sampling=4))  # as often of each class
+    assert equal.tolist() == pytest.approx([0.45, 0.45, 0.1])
+
+
+def test_logit_adjustment_undoes_the_imbalance_of_soft_smoothed_targets():
+    """A model that knows nothing but the mean of the targets finds all classes equal."""
+    faces = labelled([60, 30, 10])
+    config = Config(class_weights="logit_adjusted", label_smoothing=0.2, head="linear")
+    votes = np.float32([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.3, 0.2, 0.5]])
+    faces = dataclasses.replace(faces, targets=votes[faces.table["label"]])
+    logits = torch.zeros(3, requires_grad=True)
+    descent = torch.optim.LBFGS([logits], max_iter=100)
+
+    def loss():
+        descent.zero_grad()
+        output = Output(logits.expand(100, 3).log_softmax(1))
+        shares = class_weights(faces, config)
+        value = total_loss(output, torch.from_numpy(faces.targets), config, shares)["loss"]
+        value.backward()
+        return value
+
+    descent.step(loss)
+    torch.testing.assert_close(logits.softmax(0), torch.full((3,), 1 / 3), atol=1e-3, rtol=0)
