@@ -42,9 +42,13 @@ HERE = Path(__file__).parent
 
 
 def write_labels(data_dir: str) -> Path:
-    """FER2013's label of every face, as a file for `label_fixes`."""
-    faces = load_faces(Config(dataset="fer2013", data_dir=data_dir, drop_leaks=False))
+    """FER2013's label of every face that FERPlus has a label for, as a file for `label_fixes`."""
+    faces, voted = (
+        load_faces(Config(dataset=name, data_dir=data_dir, protocol="all", drop_leaks=False))
+        for name in ("fer2013", "ferplus")
+    )
     train = faces.split("train").table
+    train = train[train["id"].isin(voted.table["id"])]
     labels = np.asarray(faces.class_names)[train["label"]]
     path = PROJECT_ROOT / "outputs" / "fer2013_labels.csv"
     path.parent.mkdir(exist_ok=True)
