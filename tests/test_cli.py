@@ -466,6 +466,8 @@ BAD |= {
         ("train --dataset folder", "no folder", "data/folder", "pass data_dir"),
         ("train --batchsize 3", "unknown argument --batchsize; did you mean --batch-size?"),
         ("train extra", "unknown argument extra; did you mean --extractor?"),
+        ("train ferplus", "unknown argument ferplus; did you mean --dataset ferplus?"),
+        ("compare a/b", "unknown argument a/b; did you mean --output-dir a/b?"),
         ("evaluate a/b", "unknown argument a/b; did you mean --checkpoint-dir a/b?"),
         ("finetune a/b", "unknown argument a/b; did you mean --checkpoint-path a/b?"),
         ("finetune --checkpoint-path {}/outputs", "no run", "latest runs there"),
@@ -831,3 +833,16 @@ def test_a_matrix_is_drawn_from_the_predictions_of_any_model(tmp_path, capsys):
     (tmp_path / "p.csv").write_text("label,answer\nhappy,sad")
     assert main(arguments) == 1
     assert "lacks the columns predicted; it has: label, answer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "again"), [
+    ("train --run-name a", "run the same command with its --run-name again"),
+    ("evaluate --checkpoint-dir a", "run the same command again"),
+])  # fmt: skip
+def test_interrupted_it_says_how_to_go_on(command, again, monkeypatch, capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("grefel_lib.commands.cli._run_notebook", interrupted)
+    assert main(command.split()) == 130
+    assert capsys.readouterr().err == f"grefel: interrupted; {again}\n"

@@ -24,6 +24,7 @@ from grefel_lib.analysis.evaluation import (
     evaluate_run,
     load_evaluation,
     scored_faces,
+    training_facts,
 )
 from grefel_lib.commands.cli import main
 from grefel_lib.commands.notebook import evaluation_lines, resolve_evaluation
@@ -475,3 +476,14 @@ def test_models_are_built_and_tables_checked_and_resampled_once(run, tmp_path, m
         "fit_temperature": 2,
         "bootstrap_intervals": 2,
     }
+
+
+def test_the_rows_that_were_trained_on_are_told_by_their_own_protocol(run):
+    config = run.config.replace(protocol="official", train_protocol="all")
+    assert training_facts(Run(run.path, config))["training_protocol"] == "all"
+    assert (
+        training_facts(Run(run.path, config.replace(train_protocol="")))["training_protocol"]
+        == "official"
+    )
+    other = config.replace(dataset="fer2013")  # where there is no protocol
+    assert training_facts(Run(run.path / "none", other))["training_protocol"] == ""

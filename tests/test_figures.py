@@ -183,7 +183,17 @@ def test_curves_name_the_best_epoch():
         loss, accuracy = training_curves(table, fig.subplots(1, 2))
     assert "validation (best 95.0, epoch 12)" in texts(fig)
     assert f"EMA (best {100 * table['ema_val_accuracy'].iloc[-1]:.1f}, epoch 30)" in texts(fig)
-    assert (loss.get_ylabel(), accuracy.get_ylabel()) == ("loss", "accuracy (%)")
+    names = ("classification loss", "accuracy (%)")
+    assert (loss.get_ylabel(), accuracy.get_ylabel()) == names
+
+
+def test_the_loss_curves_show_the_same_loss_of_training_and_validation():
+    table = history(4).assign(train_loss_cls=[0.9, 0.5, 0.4, 0.3], train_loss=7.0)
+    with paper_style():
+        loss, _ = training_curves(table, Figure().subplots(1, 2))
+    training, validation = (line.get_ydata() for line in loss.get_lines())
+    assert list(training) == [0.9, 0.5, 0.4, 0.3]
+    assert list(validation) == list(table["val_loss"])
 
 
 def test_one_epoch_can_be_drawn(tmp_path):

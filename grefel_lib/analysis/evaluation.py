@@ -309,11 +309,13 @@ def training_facts(run: Run) -> dict[str, Any]:
     path = run.path / "environment.json"
     with reading(path):
         data = dict(read_json(path).get("data", {})) if path.is_file() else {}
-    protocol = "" if run.config.unmet("protocol") else run.config.protocol
+    config = run.config
+    protocol = "" if config.unmet("protocol") else config.protocol
+    learned = "" if config.unmet("train_protocol") else config.train_protocol
     return {
-        "training_dataset": run.config.dataset,
+        "training_dataset": config.dataset,
         "training_fingerprint": data.get("fingerprint"),
-        "training_protocol": data.get("protocol", protocol),
+        "training_protocol": learned or data.get("protocol", protocol),
         "training_leaks_dropped": data.get("leaks_dropped"),
         "validation_copies_dropped": data.get("validation_copies_dropped"),
         "labels_made_wrong": data.get("labels_made_wrong", 0),

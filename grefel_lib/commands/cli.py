@@ -44,10 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _refuse(unknown[0], commands[arguments.command])
         arguments.run(arguments)
     except KeyboardInterrupt:
-        print(
-            "grefel: interrupted; to continue, run the same command with its --run-name",
-            file=sys.stderr,
-        )
+        again = "with its --run-name " * (arguments.command in ("train", "finetune"))
+        print(f"grefel: interrupted; run the same command {again}again", file=sys.stderr)
         return 130
     except (ValueError, OSError, NotebookError) as error:
         line = " ".join(str(error).split())
@@ -231,7 +229,12 @@ def _default(name: str, command: str) -> str:
 
 def _refuse(flag: str, parser: argparse.ArgumentParser) -> None:
     known = [option for option in parser._option_string_actions if option.startswith("--")]
-    near = [f"{o} {flag}" for o in ("--checkpoint-dir", "--checkpoint-path") if o in known]
+    places = ["--checkpoint-dir", "--checkpoint-path"]
+    if parser.prog.endswith(" compare"):
+        places = ["--output-dir"]
+    elif flag in SETTINGS["dataset"].choices:
+        places.append("--dataset")
+    near = [f"{place} {flag}" for place in places if place in known]
     if flag.startswith("-") or not near:  # else: a run, as in `grefel report RUN`
         near = difflib.get_close_matches(flag.split("=")[0], known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "see --help"

@@ -185,7 +185,7 @@ def _copies(metrics: dict[str, Any]) -> list[str]:
 
 
 def _sure(headline: dict[str, Any]) -> list[str]:
-    lines = [f"- ECE {100 * headline['calibration']['ece']:.1f}% as trained"]
+    lines = [f"- ECE {100 * headline['calibration']['ece']:.1f}%"]
     if headline["temperature"]:
         after = 100 * headline["calibration_after"]["ece"]
         lines[0] += (

@@ -361,11 +361,12 @@ def _axes_size(ax: Axes) -> np.ndarray:
 
 
 def training_curves(history: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes]:
-    """Plot loss and accuracy over epochs on two axes; the best epochs are marked."""
+    """Plot classification loss and accuracy over epochs on two axes; the best are marked."""
     loss, accuracy = axes
     epoch = history["epoch"]
     few = _markers(history)
-    loss.plot(epoch, history["train_loss"], color=TRAIN, label="training", **few)
+    training = history["train_loss_cls" if "train_loss_cls" in history else "train_loss"]
+    loss.plot(epoch, training, color=TRAIN, label="training", **few)
     loss.plot(epoch, history["val_loss"], color=VAL, ls="--", label="validation", **few)
     accuracy.plot(epoch, 100 * history["train_accuracy"], color=TRAIN, label="training", **few)
     for column, name, colour, ls, marker in (
@@ -377,7 +378,7 @@ def training_curves(history: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axe
         x, y = epoch.iloc[percent.argmax()], percent.max()
         mark = {"color": colour, "ls": ls, "marker": marker, "mfc": "white", "ms": 4}
         accuracy.plot(x, y, **mark, zorder=4, label=f"{name} (best {y:.1f}, epoch {x})")
-    for ax, name in zip(axes, ("loss", "accuracy (%)"), strict=True):
+    for ax, name in zip(axes, ("classification loss", "accuracy (%)"), strict=True):
         ax.set(xlabel="epoch", ylabel=name)
         ax.xaxis.set_major_locator(MaxNLocator(7, integer=True, min_n_ticks=1))
         ax.grid(axis="y")
