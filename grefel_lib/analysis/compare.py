@@ -43,13 +43,8 @@ from grefel_lib.metrics import (
 from grefel_lib.run import Run, all_runs, open_run, outputs_folder
 
 log = logging.getLogger(__name__)
-SAME = (
-    "dataset",
-    "protocol",
-    "split",
-    "tta",
-    "fingerprint",
-)  # must be equal for runs to be comparable
+# must be equal for runs to be comparable
+SAME = ("dataset", "protocol", "split", "tta", "fingerprint")
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
 PLACES = (  # settings that are paths; published runs keep only the last part
     "data_dir", "backbone_weights", "landmark_weights", "output_dir", "resume", "checkpoint_path",
@@ -303,9 +298,7 @@ def _by_metric(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {metric: long.xs(metric, level="metric") for metric in long.index.unique("metric")}
 
 
-def seed_ensembles(
-    groups: Mapping[str, Sequence[Evaluation]], *, draws: int = 1000
-) -> dict[str, pd.DataFrame]:
+def seed_ensembles(groups: Mapping[str, Sequence[Evaluation]]) -> dict[str, pd.DataFrame]:
     """The seeds of each variant averaged to one model, as `summarise_variants` gives their mean.
 
     There is no spread (NaN). Variants with one seed are left out.
@@ -314,8 +307,7 @@ def seed_ensembles(
     for name, members in groups.items():
         if len(members) > 1:
             one = average_predictions([result.table for result in members])
-            table = bootstrap_intervals(one, draws=draws)
-            tables[name] = table.assign(spread=np.nan, seeds=len(members))
+            tables[name] = bootstrap_intervals(one).assign(spread=np.nan, seeds=len(members))
     return _by_metric(tables)
 
 
