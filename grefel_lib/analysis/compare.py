@@ -463,14 +463,10 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
         there = target.path / "predictions" / name
         if there.is_file() and _unzipped(there) != predictions:
             raise FileExistsError(f"{relative(there)} has other predictions; move it away first")
-        contents = {"config.json": config, "metrics.json": _filled(result.saved, result.metrics)}
-        environment = result.run.path / "environment.json"
-        if environment.is_file():
-            contents["environment.json"] = read_json(environment)
-        history = (result.run.path / "history.csv").read_text()
-        for file, content in contents.items():
-            target.write_json(without_paths(content, *places), file)
-        target.write_text(without_paths(history, *places), "history.csv")
+        metrics = _filled(result.saved, result.metrics)
+        share_record(result.run, target, *places)
+        target.write_json(without_paths(config, *places), "config.json")
+        target.write_json(without_paths(metrics, *places), "metrics.json")
         content = gzip.compress(predictions.encode(), mtime=0)  # reproducible bytes
         target.write_bytes(content, "predictions", name)
         folders.append(target.path)
@@ -505,6 +501,15 @@ def _settings(config: Config) -> dict[str, Any]:
 def shared_config(config: Config) -> dict[str, Any]:
     """The settings of a run as they are shared: places by their last name."""
     return config.to_dict() | {key: Path(getattr(config, key)).name for key in PLACES}
+
+
+def share_record(run: Run, target: Folder, *places: str) -> None:
+    """Copy environment.json, if there is one, and history.csv of a run, without local paths."""
+    history = (run.path / "history.csv").read_text()
+    environment = run.path / "environment.json"
+    if environment.is_file():
+        target.write_json(without_paths(read_json(environment), *places), environment.name)
+    target.write_text(without_paths(history, *places), "history.csv")
 
 
 def _parents(results: Sequence[Evaluation]) -> list[str]:
