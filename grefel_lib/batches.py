@@ -156,14 +156,8 @@ def prepare_input(
     Returns:
         (B, 3, size, size) float32.
     """
-    if images.shape[-2:] != (size, size):
-        images = F.interpolate(
-            images, size=(size, size), mode="bilinear", antialias=True, align_corners=False
-        )
-    images = images.expand(-1, 3, -1, -1)
-    middle = torch.tensor(mean, device=images.device).view(1, 3, 1, 1)
-    spread = torch.tensor(std, device=images.device).view(1, 3, 1, 1)
-    return (images - middle) / spread
+    images = v2.functional.resize(images, [size, size])  # bilinear, with antialiasing
+    return v2.functional.normalize(images.expand(-1, 3, -1, -1), mean, std)
 
 
 class _Batches(Dataset):

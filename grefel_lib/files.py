@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -76,12 +77,15 @@ class Folder:
 
     def write_array(self, array: np.ndarray, *parts: str) -> Path:
         """Write a .npy file atomically."""
+        content = io.BytesIO()
+        np.save(content, array)
+        return self.write_bytes(content.getvalue(), *parts)
 
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.save(file, array)
-
-        return atomic(self.file(*parts), write)
+    def write_arrays(self, *parts: str, **arrays: np.ndarray) -> Path:
+        """Write a compressed .npz file atomically."""
+        content = io.BytesIO()
+        np.savez_compressed(content, **arrays)
+        return self.write_bytes(content.getvalue(), *parts)
 
     def remove_litter(self, *subfolders: str) -> None:
         """Remove what `atomic` left here, and in subfolders, when its process was killed.

@@ -87,10 +87,6 @@ def compute_metrics(predictions: pd.DataFrame) -> dict[str, float]:
         ValueError: See `check_predictions`.
     """
     check_predictions(predictions)
-    return _scores(predictions)
-
-
-def _scores(predictions: pd.DataFrame) -> dict[str, float]:
     scores = _Faces.of(predictions).scores(np.ones(len(predictions)))
     return {"n": len(predictions), **scores, "ece": calibration_error(predictions)[0]}
 
@@ -209,18 +205,14 @@ def bootstrap_intervals(
     Source: Rubin, The Bayesian Bootstrap, 1981. `tests/interval_coverage.py` measures how often
     the intervals cover the true value.
     """
-    table = _with_interval(_mean_scores(predictions), _resampled(predictions, draws, seed))
+    table = _with_interval(_mean_scores(predictions), _resampled(predictions, draws, seed=seed))
     ends = np.mean([calibration_error(one) for one in predictions], axis=0)
     table.loc["ece", ["low", "high"]] = ends[1:]
     return table
 
 
 def paired_difference(
-    first: Sequence[pd.DataFrame],
-    second: Sequence[pd.DataFrame],
-    *,
-    draws: int = 1000,
-    seed: int = 0,
+    first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame], *, draws: int = 1000
 ) -> pd.DataFrame:
     """Difference of `second` minus `first` on the same images, with its 95% interval.
 
@@ -236,7 +228,7 @@ def paired_difference(
     """
     _same_images(first[0], second[0])
     value = _mean_scores(second) - _mean_scores(first)
-    apart = _resampled(second, draws, seed, side=1) - _resampled(first, draws, seed)
+    apart = _resampled(second, draws, side=1) - _resampled(first, draws)
     return _with_interval(value, apart)
 
 
@@ -282,11 +274,11 @@ def _mean_scores(tables: Sequence[pd.DataFrame]) -> pd.Series:
     """Every headline number, averaged over the tables."""
     for other in tables[1:]:
         _same_images(tables[0], other)
-    return pd.DataFrame([_scores(table) for table in tables]).mean().drop("n")
+    return pd.DataFrame([compute_metrics(table) for table in tables]).mean().drop("n")
 
 
 def _resampled(
-    tables: Sequence[pd.DataFrame], draws: int, seed: int, *, side: int = 0
+    tables: Sequence[pd.DataFrame], draws: int, *, seed: int = 0, side: int = 0
 ) -> pd.DataFrame:
     """The scores of each draw, averaged over the tables: the same weights for every table.
 

@@ -340,11 +340,11 @@ def write_features(path: Path, table: pd.DataFrame, embeddings: np.ndarray) -> N
             faces.join(pd.DataFrame(embeddings, columns=columns)), path.name
         )
         return
-    content, arrays = io.BytesIO(), {"files": faces["file"].to_numpy(dtype=str)}
+    arrays = {"files": faces["file"].to_numpy(dtype=str)}
     if "frame" in faces:
         arrays["frame"] = faces["frame"].fillna(-1).to_numpy(dtype=int)  # -1: not a video
-    np.savez(content, **arrays, box=faces[BOX].to_numpy(dtype=int), embeddings=embeddings)
-    Folder(path.parent).write_bytes(content.getvalue(), path.name)
+    arrays |= {"box": faces[BOX].to_numpy(dtype=int), "embeddings": embeddings}
+    Folder(path.parent).write_arrays(path.name, **arrays)
 
 
 def annotate_files(

@@ -89,14 +89,9 @@ def load_model(
     if net is None:
         net = build_model(config.replace(**WITHOUT_WEIGHTS), len(class_names))
     normalise_as(net)
-    test = under_prefix(tensors, FACE_TEST)
-    tensors = {
-        k.removeprefix("model/"): v
-        for k, v in tensors.items()
-        if "/" not in k or k.startswith("model/")
-    }
+    plain = {name: tensor for name, tensor in tensors.items() if "/" not in name}
     try:
-        net.load_state_dict(tensors)
+        net.load_state_dict(under_prefix(tensors, "model/") or plain)
     except RuntimeError as error:
         own = f" or was trained with a custom network ({config.variant})" * bool(config.variant)
         raise ValueError(
@@ -105,15 +100,13 @@ def load_model(
         ) from error
     if getattr(net, "head", None) is not None:
         net.head.trust = trust
-    if facts.get("calibration"):
-        with reading(path):
-            net.calibration = Calibration(**facts["calibration"])
     face_test = None
-    if test:
-        with reading(path):
-            face_test = FaceTest(
-                **{k: v.float().numpy() for k, v in test.items()}, limit=facts["face_test_limit"]
-            )
+    with reading(path):
+        if facts.get("calibration"):
+            net.calibration = Calibration(**facts["calibration"])
+        if arrays := under_prefix(tensors, FACE_TEST):
+            arrays = {name: tensor.float().numpy() for name, tensor in arrays.items()}
+            face_test = FaceTest(**arrays, limit=facts["face_test_limit"])
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
     net = net.to(pick_device(device), memory_format=memory).eval()
     return Trained(net, config, class_names, facts, path, face_test)

@@ -18,6 +18,7 @@ from sklearn.preprocessing import normalize
 from grefel_lib.metrics import (
     BINS,
     calibration_bins,
+    class_codes,
     class_probabilities,
     compute_metrics,
     table_classes,
@@ -94,7 +95,7 @@ def fit_temperature(validation: pd.DataFrame) -> float:
     Source: Guo et al., On Calibration of Modern Neural Networks, 2017.
     """
     log_probs = _log_probs(validation)
-    labels = _codes(validation)
+    labels = class_codes(validation, "label")
     rows = np.arange(len(labels))
 
     def nll(log_temperature: float) -> float:
@@ -123,7 +124,8 @@ def offset_curve(validation: pd.DataFrame) -> pd.DataFrame:
     Source: Menon et al., Long-tail Learning via Logit Adjustment, 2021.
     """
     scaled = with_temperature(validation, fit_temperature(validation))
-    log_probs, prior, labels = _log_probs(scaled), _log_prior(scaled), _codes(validation)
+    log_probs, prior = _log_probs(scaled), _log_prior(scaled)
+    labels = class_codes(validation, "label")
     rows = []
     for tau in TAUS:
         right = (log_probs - tau * prior).argmax(axis=1) == labels
@@ -203,14 +205,9 @@ def fit_reliability(validation: pd.DataFrame) -> list[float]:
     return optimize.minimize(loss, [1.0, 0.0], bounds=bounds).x.tolist()
 
 
-def at_bound(temperature: float) -> bool:
-    """Whether a fitted temperature is a bound of the search rather than an optimum."""
-    return abs(np.log(temperature)) > LOG_BOUND - 1e-3
-
-
 def temperature_words(temperature: float) -> str:
     """A fitted temperature for a heading or label: "temperature 1.23"; no number at a bound."""
-    if not at_bound(temperature):
+    if abs(np.log(temperature)) < LOG_BOUND - 1e-3:
         return f"temperature {temperature:.2f}"
     return f"{'sharpest' if temperature < 1 else 'softest'} temperature tried, none fits"
 
@@ -235,8 +232,7 @@ def _log_probs(predictions: pd.DataFrame) -> np.ndarray:
 def _with_log_probs(predictions: pd.DataFrame, scores: np.ndarray) -> pd.DataFrame:
     """The table with p_<class> = softmax of the scores (N, C)."""
     columns = [f"p_{name}" for name in table_classes(predictions)]
-    probs = np.exp(scores - np.logaddexp.reduce(scores, axis=1)[:, None])
-    return predictions.assign(**dict(zip(columns, probs.T, strict=True)))
+    return predictions.assign(**dict(zip(columns, special.softmax(scores, axis=1).T, strict=True)))
 
 
 def risk_coverage(sureness: np.ndarray, wrong: np.ndarray) -> pd.DataFrame:
@@ -308,7 +304,3 @@ def _gap(claimed: np.ndarray, outcome: np.ndarray, *, mass: bool = False) -> flo
     return float(
         ((table["accuracy"] - table["confidence"]).abs() * table["count"]).sum() / len(outcome)
     )
-
-
-def _codes(predictions: pd.DataFrame) -> np.ndarray:
-    return pd.Index(table_classes(predictions)).get_indexer(predictions["label"])

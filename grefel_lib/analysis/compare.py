@@ -43,13 +43,8 @@ from grefel_lib.metrics import (
 from grefel_lib.run import Run, all_runs, open_run, outputs_folder
 
 log = logging.getLogger(__name__)
-SAME = (
-    "dataset",
-    "protocol",
-    "split",
-    "tta",
-    "fingerprint",
-)  # must be equal for runs to be comparable
+# must be equal for runs to be comparable
+SAME = ("dataset", "protocol", "split", "tta", "fingerprint")
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
 PLACES = (  # settings that are paths; published runs keep only the last part
     "data_dir", "backbone_weights", "landmark_weights", "output_dir", "resume", "checkpoint_path",
@@ -303,9 +298,7 @@ def _by_metric(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {metric: long.xs(metric, level="metric") for metric in long.index.unique("metric")}
 
 
-def seed_ensembles(
-    groups: Mapping[str, Sequence[Evaluation]], *, draws: int = 1000
-) -> dict[str, pd.DataFrame]:
+def seed_ensembles(groups: Mapping[str, Sequence[Evaluation]]) -> dict[str, pd.DataFrame]:
     """The seeds of each variant averaged to one model, as `summarise_variants` gives their mean.
 
     There is no spread (NaN). Variants with one seed are left out.
@@ -314,8 +307,7 @@ def seed_ensembles(
     for name, members in groups.items():
         if len(members) > 1:
             one = average_predictions([result.table for result in members])
-            table = bootstrap_intervals(one, draws=draws)
-            tables[name] = table.assign(spread=np.nan, seeds=len(members))
+            tables[name] = bootstrap_intervals(one).assign(spread=np.nan, seeds=len(members))
     return _by_metric(tables)
 
 
@@ -471,14 +463,10 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
         there = target.path / "predictions" / name
         if there.is_file() and _unzipped(there) != predictions:
             raise FileExistsError(f"{relative(there)} has other predictions; move it away first")
-        contents = {"config.json": config, "metrics.json": _filled(result.saved, result.metrics)}
-        environment = result.run.path / "environment.json"
-        if environment.is_file():
-            contents["environment.json"] = read_json(environment)
-        history = (result.run.path / "history.csv").read_text()
-        for file, content in contents.items():
-            target.write_json(without_paths(content, *places), file)
-        target.write_text(without_paths(history, *places), "history.csv")
+        metrics = _filled(result.saved, result.metrics)
+        share_record(result.run, target, *places)
+        target.write_json(without_paths(config, *places), "config.json")
+        target.write_json(without_paths(metrics, *places), "metrics.json")
         content = gzip.compress(predictions.encode(), mtime=0)  # reproducible bytes
         target.write_bytes(content, "predictions", name)
         folders.append(target.path)
@@ -513,6 +501,15 @@ def _settings(config: Config) -> dict[str, Any]:
 def shared_config(config: Config) -> dict[str, Any]:
     """The settings of a run as they are shared: places by their last name."""
     return config.to_dict() | {key: Path(getattr(config, key)).name for key in PLACES}
+
+
+def share_record(run: Run, target: Folder, *places: str) -> None:
+    """Copy environment.json, if there is one, and history.csv of a run, without local paths."""
+    history = (run.path / "history.csv").read_text()
+    environment = run.path / "environment.json"
+    if environment.is_file():
+        target.write_json(without_paths(read_json(environment), *places), environment.name)
+    target.write_text(without_paths(history, *places), "history.csv")
 
 
 def _parents(results: Sequence[Evaluation]) -> list[str]:

@@ -17,8 +17,8 @@ def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     return np.packbits(np.reshape(hashes, (len(images), 64)), axis=1).view(np.uint64)[:, 0]
 
 
-def find_copies(faces: FaceSet, split: str = "test", *, among: str = "train") -> pd.DataFrame:
-    """Which faces of one split occur in another, exactly or nearly.
+def find_copies(faces: FaceSet, split: str = "test") -> pd.DataFrame:
+    """Which faces of a split occur in the training split, exactly or nearly.
 
     A near copy has almost the same perceptual hash (six bits of 64 at most) and, pixel by pixel,
     correlates with its original at 0.9 or more: re-saved, relit or slightly cropped.
@@ -26,13 +26,12 @@ def find_copies(faces: FaceSet, split: str = "test", *, among: str = "train") ->
     Args:
         faces: All splits; load with drop_leaks=False to see what it would drop.
         split: The split to search for copies.
-        among: The split with their originals.
 
     Returns:
-        One row per face with a copy: id, label, copy (id of the closest face in `among`),
+        One row per face with a copy: id, label, copy (id of the closest training face),
         copy_label, exact (same pixels), bits (hash distance), correlation. Labels are class names.
     """
-    here, there = faces.split(split), faces.split(among)
+    here, there = faces.split(split), faces.split("train")
     images, originals = (part.gather(np.arange(len(part))) for part in (here, there))
     hashes = perceptual_hashes(originals)
     flat = [_standardised(part) for part in (images, originals)]

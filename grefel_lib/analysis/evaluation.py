@@ -27,7 +27,7 @@ from grefel_lib.analysis.robustness import evaluate_corruptions
 from grefel_lib.analysis.suspects import label_detection
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
-from grefel_lib.files import Folder, atomic, read_facts, read_json, reading, relative, same_data
+from grefel_lib.files import Folder, read_facts, read_json, reading, relative, same_data
 from grefel_lib.files import read_table as read_faces_table
 from grefel_lib.metrics import (
     bootstrap_intervals,
@@ -265,8 +265,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         "checkpoints": checkpoints,
     }
     inside = look_inside(net, faces.split(split).sample(INSIDE), config)
-    path = results.file("inside", f"{split}_{headline}.npz")
-    atomic(path, lambda temporary: _write_arrays(temporary, inside))
+    path = results.write_arrays("inside", f"{split}_{headline}.npz", **inside)
     extra: dict[str, pd.DataFrame] = {}
     if config.inspect_labels and split != "train":
         table = predict(net, faces.split("train"), config)
@@ -494,8 +493,3 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         return {}
     with reading(path), np.load(path) as arrays:
         return dict(arrays)
-
-
-def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        np.savez_compressed(file, **arrays)

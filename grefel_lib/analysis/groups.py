@@ -79,15 +79,12 @@ def largest_gap(table: pd.DataFrame) -> tuple[str, str, float]:
     return large.idxmax(), large.idxmin(), float(large.max() - large.min())
 
 
-def human_ceiling(
-    predictions: pd.DataFrame, *, draws: int = 200, seed: int = 0
-) -> pd.DataFrame | None:
+def human_ceiling(predictions: pd.DataFrame, *, draws: int = 200) -> pd.DataFrame | None:
     """How often annotators would agree with a face's label, estimated from its votes.
 
     Args:
         predictions: A table with votes_<column> for all ten columns.
         draws: Panels drawn for each face.
-        seed: Random seed.
 
     Returns:
         None without votes; otherwise one row per judge, with its accuracy and 95% range over draws:
@@ -103,7 +100,7 @@ def human_ceiling(
     shares = votes[voted] / votes[voted].sum(axis=1, keepdims=True)
     label = pd.Index(VOTE_COLUMNS).get_indexer(predictions["label"])[voted]
     classes = len(table_classes(predictions))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     accuracies: dict[str, list[float]] = {"one annotator": [], "a second panel": []}
     for _ in range(draws):
         panel = rng.multinomial(10, shares).astype(float)  # (N, 10)

@@ -58,7 +58,7 @@ def corrupt(images: np.ndarray, kind: str, severity: int, *, seed: int = 0) -> n
 
 
 def evaluate_corruptions(
-    net: nn.Module, faces: FaceSet, config: Config, *, seed: int = 0
+    net: nn.Module, faces: FaceSet, config: Config
 ) -> Iterator[dict[str, float]]:
     """Score every corruption at every severity, starting with the clean faces.
 
@@ -68,7 +68,7 @@ def evaluate_corruptions(
     clean = faces.gather(np.arange(len(faces)))
     names = ("accuracy", "mean_class_accuracy", "ece")
     for kind, severity in [("clean", 0), *((k, s) for k in SEVERITIES for s in range(1, 6))]:
-        images = clean if severity == 0 else corrupt(clean, kind, severity, seed=seed)
+        images = clean if severity == 0 else corrupt(clean, kind, severity)
         table = faces.table.assign(row=np.arange(len(faces)))
         spoiled = FaceSet(images, table, faces.targets, faces.class_names, faces.info)
         metrics = compute_metrics(predict(net, spoiled, config))

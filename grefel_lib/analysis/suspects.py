@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from grefel_lib.metrics import class_probabilities, table_classes
+from grefel_lib.metrics import class_codes, class_probabilities
 
 
 def suspicion(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -22,13 +22,12 @@ def suspicion(predictions: pd.DataFrame) -> pd.DataFrame:
         model's probabilities are.
     """
     probs = class_probabilities(predictions)
-    names = pd.Index(table_classes(predictions))
     rows = np.arange(len(probs))
-    of_label = probs[rows, names.get_indexer(predictions["label"])]
+    of_label = probs[rows, class_codes(predictions, "label")]
     table = pd.DataFrame({"loss": -np.log(of_label.clip(1e-12))}, index=predictions.index)
     if "reliability" in predictions:
         sure = predictions["reliability"].to_numpy(dtype=float)
-        top = probs[rows, names.get_indexer(predictions["predicted"])]
+        top = probs[rows, class_codes(predictions, "predicted")]
         rest = (1 - sure) * of_label / np.maximum(1 - top, 1e-12)
         agrees = (predictions["label"] == predictions["predicted"]).to_numpy()
         table["reliability"] = 1 - np.where(agrees, sure, rest)

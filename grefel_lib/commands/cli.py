@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ from grefel_lib.config import (
 )
 
 # Everything else is imported where it is used, so that `grefel --help` does not load torch.
-
-Add = Callable[[str, str, Any], argparse.ArgumentParser]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,27 +70,26 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argpars
     )
     parser.add_argument("--version", action="version", version=f"grefel {__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands: dict[str, argparse.ArgumentParser] = {}
-
-    def add(name: str, text: str, run: Any) -> argparse.ArgumentParser:
-        commands[name] = subparsers.add_parser(
-            name, help=text, description=text, allow_abbrev=False
-        )
-        commands[name].set_defaults(run=run)
-        return commands[name]
-
     for name, (_, text) in COMMANDS.items():
-        command = add(name, text, _run_notebook)
+        command = _add(subparsers, name, text, _run_notebook)
         command.usage = f"grefel {name} [--SETTING VALUE ...]"
         _add_settings(command, name)
-    _add_sweep(add, argv)
-    _add_others(add)
-    return parser, commands
+    _add_sweep(subparsers, argv)
+    _add_others(subparsers)
+    return parser, subparsers.choices
 
 
-def _add_sweep(add: Add, argv: list[str]) -> None:
+def _add(
+    subparsers: Any, name: str, text: str, run: Callable[[argparse.Namespace], None] | None
+) -> argparse.ArgumentParser:
+    command = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_sweep(subparsers: Any, argv: list[str]) -> None:
     text = "train or fine-tune at every point of a grid, skipping finished points"
-    sweep = add("sweep", text, _sweep)
+    sweep = _add(subparsers, "sweep", text, _sweep)
     sweep.usage = "grefel sweep train|finetune --name NAME [--SETTING VALUE ...]"
     sweep.add_argument("notebook", metavar="train|finetune")
     sweep.add_argument("--name", default="", help="the sweep's folder under outputs/")
@@ -109,7 +107,8 @@ def _add_sweep(add: Add, argv: list[str]) -> None:
     _add_settings(sweep, command, leave_out=("seed",))
 
 
-def _add_others(add: Add) -> None:
+def _add_others(subparsers: Any) -> None:
+    add = partial(_add, subparsers)
     predict = add("predict", "find the faces in pictures and videos and predict each", _predict)
     predict.add_argument("images", nargs="+", metavar="IMAGE",
                          help="image and video files, folders or patterns")  # fmt: skip
@@ -159,24 +158,21 @@ def _add_others(add: Add) -> None:
         dest="kind", required=True, metavar="KIND"
     )
     text = "write drawn faces in the file layout of FERPlus"
-    drawn = kinds.add_parser("synthetic", help=text, description=text, allow_abbrev=False)
+    drawn = _add(kinds, "synthetic", text, _synthetic)
     drawn.add_argument("dest", type=Path, help="a new or empty folder")
     drawn.add_argument("--images", type=int, default=3000)
     drawn.add_argument("--seed", type=int, default=0)
-    drawn.set_defaults(run=_synthetic)
     text = "read a data set as training would, and print what was found"
-    check = kinds.add_parser("check", help=text, description=text, allow_abbrev=False)
+    check = _add(kinds, "check", text, _check)
     for name in ("dataset", "data_dir", "protocol", "rafdb_images"):
         check.add_argument(f"--{name.replace('_', '-')}", help=SETTINGS[name].help,
                            metavar="|".join(SETTINGS[name].choices) or None)  # fmt: skip
     check.add_argument("--json", action="store_true", help="print JSON")
-    check.set_defaults(run=_check)
     text = "write the face of each photograph under a folder to the same place under another"
-    crop = kinds.add_parser("crop", help=text, description=text, allow_abbrev=False)
+    crop = _add(kinds, "crop", text, _crop)
     crop.add_argument("source", type=Path, metavar="SRC",
                       help="holds <class>/ or train/<class>/ with photographs")  # fmt: skip
     crop.add_argument("dest", type=Path, metavar="DEST", help="a folder beside it")
-    crop.set_defaults(run=_crop)
     text = "copy evaluated runs for sharing, without weights and images"
     publish = add("publish", text, _publish)
     publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs, or one of them")

@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from grefel_lib.analysis.calibration import fit_face_test, fit_release
-from grefel_lib.analysis.compare import shared_config
+from grefel_lib.analysis.compare import share_record, shared_config
 from grefel_lib.config import FIELDS
 from grefel_lib.faces import FaceSet
-from grefel_lib.files import Folder, atomic, read_json, save_checkpoint, without_paths
+from grefel_lib.files import Folder, atomic, save_checkpoint, without_paths
 from grefel_lib.grefel import Output
 from grefel_lib.predict import pooled_features, predict, score_images
 from grefel_lib.restore import FACE_TEST, Trained, load_model
@@ -238,11 +238,7 @@ def export_weights(run: Run, faces: FaceSet, folder: Path) -> dict[str, Any]:
     path = target.file("checkpoints", f"{BEST}.safetensors")
     save_checkpoint(path, halves, without_paths(facts))
     target.write_json(without_paths(config), "config.json")
-    environment = run.path / "environment.json"
-    if environment.is_file():
-        target.write_json(without_paths(read_json(environment)), "environment.json")
-    history = (run.path / "history.csv").read_text()
-    target.write_text(without_paths(history), "history.csv")
+    share_record(run, target)
     return release
 
 

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import papermill
 from filelock import FileLock
 from IPython import get_ipython
@@ -43,7 +42,7 @@ from grefel_lib.environment import openmp_settings, pick_device
 from grefel_lib.faces import load_faces
 from grefel_lib.files import Folder, atomic, only_one, read_facts, read_json, reading, relative
 from grefel_lib.fit import fit
-from grefel_lib.report.tables import SPLITS, TITLES, bracketed, data_title, with_intervals
+from grefel_lib.report.tables import SPLITS, TITLES, class_table, data_title, with_intervals
 from grefel_lib.run import (
     Run,
     check_run,
@@ -114,7 +113,7 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
         overrides["output_dir"] = str(Path(overrides["output_dir"]).expanduser().absolute())
     overrides |= absolute_paths(overrides)
     settings = cell | overrides
-    folder = _compared(settings) if command == "compare" else _prepared(command, settings)
+    folder = _prepared(command, settings)
     overrides = {name: value for name, value in settings.items() if cell.get(name) != value}
     for key, value in overrides.items():  # typed: papermill would pass text as text
         overrides[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
@@ -141,16 +140,14 @@ def evaluation_lines(folder: Path) -> str:
     content = read_json(folder / "metrics.json")
     headline, split = content["headline"], content["split"]
     table = with_intervals(content["checkpoints"], split=split)
-    rows = pd.DataFrame(content["checkpoints"][headline]["per_class"])
-    ends = rows.set_index("class").rename(columns={"recall_low": "low", "recall_high": "high"})
-    classes = pd.DataFrame({"faces": ends["count"], "recall (%)": bracketed(ends, "recall")})
+    classes = class_table(content["checkpoints"][headline]["per_class"])
     shown = [TITLES[name] for name in ("accuracy", "mean_class_accuracy", "macro_f1")]
     lines = [
         f"\n{data_title(content['dataset'], content['protocol'])}, {SPLITS[split]}; "
         f"95% intervals in brackets",
         table.loc[shown].to_string(),
         f"\n{headline}, chosen by {content['selection']}",
-        classes.to_string(),
+        classes[["faces", "recall (%)"]].to_string(),
         "",
     ]
     for words, name in (
@@ -167,6 +164,10 @@ def evaluation_lines(folder: Path) -> str:
 def _prepared(command: str, overrides: dict[str, Any]) -> Path:
     """Check settings, run folder, data and weights; fix the run's name, which may contain the time,
     in `overrides`. Returns the folder."""
+    if command == "compare":
+        output_dir = resolve_comparison(overrides)
+        group_variants(evaluated_runs(output_dir))  # that they can be compared
+        return comparison_folder(output_dir).path
     outputs = overrides.get("output_dir", "outputs")
     if command == "finetune" and not overrides.get("checkpoint_path"):
         try:
@@ -193,12 +194,6 @@ def _prepared(command: str, overrides: dict[str, Any]) -> Path:
     elif not overrides.get("resume"):
         overrides["run_name"] = folder.name
     return folder
-
-
-def _compared(overrides: dict[str, Any]) -> Path:
-    output_dir = resolve_comparison(overrides)
-    group_variants(evaluated_runs(output_dir))
-    return comparison_folder(output_dir).path
 
 
 def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:

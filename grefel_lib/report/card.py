@@ -9,7 +9,7 @@ from grefel_lib.analysis.calibration import temperature_words
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
 from grefel_lib.files import without_paths
-from grefel_lib.report.tables import SPLITS, bracketed, with_intervals
+from grefel_lib.report.tables import SPLITS, class_table, with_intervals
 
 DATA = {  # description and terms of each data set
     "synthetic": "drawn faces; they test the code, not its performance on real people",
@@ -43,7 +43,11 @@ def model_card(evaluation: Evaluation) -> str:
     headline = metrics["checkpoints"][evaluation.headline]
     title = config.run_name or config.dataset
     title = f"{evaluation.run.path.name}, {evaluation.headline}" if evaluation.pooled else title
-    head = "plain linear head" if config.head == "linear" else f"GReFEL, {_head(evaluation)}"
+    head = f"GReFEL, correction {config.correction}, {config.num_anchors} anchors per class"
+    if config.correction == "none":
+        head = "GReFEL, no correction"
+    if config.head == "linear":
+        head = "plain linear head"
     lines = [
         f"# Model card: {title}",
         "",
@@ -73,7 +77,7 @@ def model_card(evaluation: Evaluation) -> str:
         *_people(metrics),
         *_copies(metrics),
         "",
-        _markdown(_recall(headline)),
+        _markdown(class_table(headline["per_class"])[["faces", "recall (%)"]]),
         "",
         *_sure(headline),
         *_robust(evaluation),
@@ -113,19 +117,6 @@ def _data(evaluation: Evaluation) -> list[str]:
 def _files(what: str, dataset: str, protocol: str, fingerprint: str | None) -> str:
     protocol = f"protocol {protocol}" if protocol else "the labels as they are on disk"
     return f"{what}: {dataset}, {protocol}; fingerprint {fingerprint or 'not recorded'}."
-
-
-def _recall(headline: dict[str, Any]) -> pd.DataFrame:
-    rows = pd.DataFrame(headline["per_class"]).set_index("class")
-    ends = rows.rename(columns={"recall_low": "low", "recall_high": "high"})
-    return pd.DataFrame({"faces": rows["count"], "recall (%)": bracketed(ends, "recall")})
-
-
-def _head(evaluation: Evaluation) -> str:
-    config = evaluation.config
-    if config.correction == "none":
-        return "no correction"
-    return f"correction {config.correction}, {config.num_anchors} anchors per class"
 
 
 def _checkpoint(evaluation: Evaluation) -> str:

@@ -63,6 +63,7 @@ from grefel_lib.report.tables import (
     SPLITS,
     TITLES,
     bracketed,
+    class_table,
     data_title,
     interval_table,
     latex_table,
@@ -140,11 +141,7 @@ def write_report(
         folder.write_table(table, "tables", f"{name}.csv", index=True)
         decimals = {"calibration": 2, "sureness": 3}.get(name, 1)
         words = f"{TABLE_TITLES[name]}: {caption(source, paper)}"
-        if (
-            table.astype(str)
-            .apply(lambda cells: cells.str.contains("[", regex=False))
-            .any(axis=None)
-        ):
+        if "[" in table.to_csv(index=False, header=False):
             words += " Brackets: 95% intervals over faces."
         latex = latex_table(
             table.rename(columns=titles),
@@ -264,7 +261,7 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
         "comparison": with_intervals(
             evaluation.metrics["checkpoints"], split=evaluation.facts["split"]
         ),
-        "per_class": _per_class(evaluation),
+        "per_class": class_table(headline["per_class"]),
         "calibration": _calibration(headline),
         "sureness": pd.DataFrame(headline["sureness"]).T.rename(columns=str.upper),
     }
@@ -284,25 +281,10 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
         parts["attributes"] = pd.concat(attributes).rename_axis(["attribute", "group"])
         parts["attributes"].index = parts["attributes"].index.map(": ".join)
     for name, table in parts.items():
-        if table is not None:
-            tables[name] = pd.DataFrame(
-                {"faces": table["count"], "accuracy (%)": bracketed(table, "accuracy")}
-            ).rename_axis("group")
+        tables[name] = pd.DataFrame(
+            {"faces": table["count"], "accuracy (%)": bracketed(table, "accuracy")}
+        ).rename_axis("group")
     return tables
-
-
-def _per_class(evaluation: Evaluation) -> pd.DataFrame:
-    rows = evaluation.metrics["checkpoints"][evaluation.headline]["per_class"]
-    table = pd.DataFrame(rows).set_index("class")
-    ends = table.rename(columns={"recall_low": "low", "recall_high": "high"})
-    return pd.DataFrame(
-        {
-            "faces": table["count"],
-            "recall (%)": bracketed(ends, "recall"),
-            "precision (%)": 100 * table["precision"],
-            "F1 (%)": 100 * table["f1"],
-        }
-    )
 
 
 def _calibration(headline: dict) -> pd.DataFrame:
@@ -397,8 +379,7 @@ def _reliability(evaluation: Evaluation, paper: Paper) -> Figure:
         panels.append((bins, "reliability", "agreement"))
     fig, axes = _subplots(paper.size("full", 2.5), ncols=len(panels))
     for ax, (bins, xlabel, ylabel) in zip(axes[0], panels, strict=True):
-        names = {"xlabel": xlabel, "ylabel": ylabel}
-        reliability_diagram(bins, ax, **names)
+        reliability_diagram(bins, ax, xlabel=xlabel, ylabel=ylabel)
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -87,6 +87,24 @@ def bracketed(
         for row, (value, low, high) in zip(values, numbers, strict=True)
     ]
     return pd.Series(texts, index=table.index)
+
+
+def class_table(per_class: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Faces, recall with its interval, precision and F1, one row per class.
+
+    Args:
+        per_class: The rows in metrics.json.
+    """
+    rows = pd.DataFrame(per_class).set_index("class")
+    ends = rows.rename(columns={"recall_low": "low", "recall_high": "high"})
+    return pd.DataFrame(
+        {
+            "faces": rows["count"],
+            "recall (%)": bracketed(ends, "recall"),
+            "precision (%)": 100 * rows["precision"],
+            "F1 (%)": 100 * rows["f1"],
+        }
+    )
 
 
 def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
