@@ -11,6 +11,7 @@ from sklearn.decomposition import PCA
 from grefel_lib.analysis.calibration import (
     aurc,
     calibration_errors,
+    chosen_offset,
     error_detection,
     fit_face_test,
     fit_release,
@@ -243,3 +244,11 @@ def test_reliability_is_scaled_to_what_annotators_agree_on():
     back = special.expit(scale * special.logit(claimed) + shift)
     assert np.abs(back - true).max() < 0.03
     assert fit_reliability(told.drop(columns="reliability")) == [1.0, 0.0]
+
+
+def test_the_chosen_offset_is_the_best_for_the_classes_that_costs_little():
+    names = ["accuracy", "mean_class_accuracy"]
+    rows = [(0.9, 0.6), (0.898, 0.7), (0.897, 0.65), (0.896, 0.7), (0.88, 0.8)]
+    curve = pd.DataFrame(rows, [0.0, 0.2, 0.4, 0.6, 0.8], names)
+    assert chosen_offset(curve) == 0.2  # 0.6 is as good for the classes, 0.8 costs too much
+    assert chosen_offset(curve.assign(mean_class_accuracy=0.5)) == 0  # nothing to gain

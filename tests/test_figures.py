@@ -205,16 +205,20 @@ def test_one_epoch_can_be_drawn(tmp_path):
 
 
 def test_a_reliability_diagram_draws_every_bin_where_it_is():
-    bins = calibration_bins(np.array([0.1, 0.9, 0.9, 0.95]), np.array([0.0, 1, 1, 0]), bins=2)
+    claimed = np.repeat([0.1, 0.4, 0.9, 0.95], [10, 9, 20, 10])
+    outcome = np.repeat([0.0, 1.0, 1.0, 0.0], [10, 9, 20, 10])
+    bins = calibration_bins(claimed, outcome, bins=3)
     with paper_style():
         ax = reliability_diagram(
             bins, Figure().subplots(), xlabel="reliability", ylabel="agreement"
         )
-    line = next(line for line in ax.lines if line.get_label() == "measured")
-    np.testing.assert_allclose(line.get_xydata(), bins[["confidence", "accuracy"]])
+    lines = {line.get_label(): line.get_xydata() for line in ax.lines}
+    points = bins[["confidence", "accuracy"]].to_numpy()
+    np.testing.assert_allclose(lines["measured"], points[[0, 2]])
+    np.testing.assert_allclose(lines["fewer than 10 faces"], points[[1]])
     assert ax.get_xlabel() == "reliability"
     heights = [bar.get_height() for bar in ax.patches]
-    assert heights[1] == pytest.approx(3 * heights[0])
+    assert heights == pytest.approx([0.1, 0.09, 0.3])
 
 
 def test_a_long_name_is_broken_at_its_middle_space_before_it_is_cut():

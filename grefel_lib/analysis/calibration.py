@@ -135,8 +135,13 @@ def offset_curve(validation: pd.DataFrame) -> pd.DataFrame:
 
 
 def chosen_offset(curve: pd.DataFrame) -> float:
-    """The largest tau of `offset_curve` that costs at most COST of the validation accuracy."""
-    return float(curve.index[curve["accuracy"] >= curve["accuracy"].iloc[0] - COST].max())
+    """The tau of the best mean class accuracy among those that cost at most COST of the accuracy.
+
+    Of equals the one with the better accuracy, then the weaker.
+    """
+    cheap = curve[curve["accuracy"] >= curve["accuracy"].iloc[0] - COST]
+    best = cheap.sort_values(["mean_class_accuracy", "accuracy"], ascending=False, kind="stable")
+    return float(best.index[0])
 
 
 def _log_prior(predictions: pd.DataFrame) -> np.ndarray:

@@ -380,7 +380,9 @@ def _reliability(evaluation: Evaluation, paper: Paper) -> Figure:
     fig, axes = _subplots(paper.size("full", 2.5), ncols=len(panels))
     for ax, (bins, xlabel, ylabel) in zip(axes[0], panels, strict=True):
         reliability_diagram(bins, ax, xlabel=xlabel, ylabel=ylabel)
-    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    shown = [ax.get_legend_handles_labels() for ax in axes[0]]
+    marks = {name: mark for some in shown for mark, name in zip(*some, strict=True)}
+    fig.legend(marks.values(), marks, loc="outside lower center", ncols=5)
     return fig
 
 

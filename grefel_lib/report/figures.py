@@ -33,6 +33,7 @@ from grefel_lib.report.style import (
 )
 from grefel_lib.report.tables import NOTHING
 
+FEW = 10  # faces; the accuracy of fewer says little
 TWO_LINES = 17  # points that a name in two lines needs
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (2.5, 1)), (0, (7, 2)))
 
@@ -88,13 +89,20 @@ def per_class_bars(table: pd.DataFrame, ax: Axes) -> Axes:
 
 
 def reliability_diagram(bins: pd.DataFrame, ax: Axes, *, xlabel: str, ylabel: str) -> Axes:
-    """Draw the bins of `confidence_bins` or `calibration_bins` on square axes, without a legend."""
+    """Draw the bins of `confidence_bins` or `calibration_bins` on square axes, without a legend.
+
+    Bins with fewer than FEW faces are hollow, and the line leaves them out.
+    """
     low, high, count = (bins[name].to_numpy() for name in ("low", "high", "count"))
-    claimed, outcome = bins["confidence"].to_numpy(), bins["accuracy"].to_numpy()
+    few, points = count < FEW, bins[["confidence", "accuracy"]].to_numpy()
+    look = {"color": VAL, "ms": 3.5, "mew": 0.4}
     share = {"color": FAINT, "ec": "white", "label": "share of images"}
     ax.bar(low, 0.3 * count / count.max(), high - low, align="edge", **share)
     ax.plot([0, 1], [0, 1], ls=(0, (4, 2)), lw=0.8, color=QUIET, label="calibrated")
-    ax.plot(claimed, outcome, "o-", color=VAL, lw=1, ms=3.5, mec="white", mew=0.4, label="measured")
+    ax.plot(*points[~few].T, "o-", lw=1, mec="white", label="measured", **look)
+    if few.any():
+        ax.plot(*points[few].T, "o", mfc="white", label=f"fewer than {FEW} faces", **look)
+    claimed, outcome = points[~few].T
     ax.vlines(claimed, claimed, outcome, color=EMA, lw=1.6, zorder=1.9, label="calibration gap")
     ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.02), box_aspect=1)
     for axis in (ax.xaxis, ax.yaxis):
