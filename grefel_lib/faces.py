@@ -445,7 +445,7 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
                 for unfinished in folder.parent.glob(f".filling-{prefix}*"):
                     shutil.rmtree(unfinished, ignore_errors=True)
                 if folder.is_dir():
-                    log.warning("the cache %s is damaged: the images are decoded again", folder)
+                    log.error("the cache %s is damaged: the images are decoded again", folder)
                     shutil.rmtree(folder)
                 _fill(source, folder, prefix)
                 for old in folder.parent.glob(f"{prefix}*"):

@@ -96,6 +96,18 @@ def test_a_warning_is_said_once(tmp_path, caplog, capsys):
     assert caplog.text.count("no validation split") == 1
 
 
+def test_a_damaged_cache_is_said_and_made_again(folder, caplog, monkeypatch, tmp_path):
+    monkeypatch.setenv("GREFEL_CACHE", str(tmp_path / "cache"))
+    before = check(folder)
+    assert "damaged" not in caplog.text
+    (path,) = (tmp_path / "cache").glob("*/images.npy")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert check(folder) == before
+    assert f"the cache {path.parent} is damaged" in caplog.text
+    assert path.read_bytes() == content
+
+
 def test_too_few_faces_and_no_layout_are_problems(tmp_path, folder):
     in_folders(tmp_path / "few", {"train/yawn": 1, "train/smile": 1, "val/smile": 1})
     (problem,) = check(tmp_path / "few")["problems"]

@@ -56,7 +56,7 @@ def check_data(config: Config) -> dict[str, Any]:
 
 @contextmanager
 def _unsaid() -> Iterator[None]:
-    """Without the log lines of `load_faces`: the facts hold its warnings."""
+    """Without the warnings of `load_faces`, which the facts hold; a damaged cache is an error."""
     log = logging.getLogger(load_faces.__module__)
     level = log.level
     log.setLevel(logging.ERROR)
