@@ -74,7 +74,10 @@ class Run(Folder):
         paths = {name: self.checkpoint(name) for name in (BEST, BEST_EMA)}
         paths = {n: p for n, p in paths.items() if p.is_file() and which in ("", n)}
         if not paths:
-            raise FileNotFoundError(f"run {self.name} has no {which or BEST} checkpoint yet")
+            raise FileNotFoundError(
+                f"run {self.name} has no {which or BEST} checkpoint: it has not finished an epoch, "
+                f"or was published without its weights"
+            )
 
         def accuracy(path: Path) -> float:
             with reading(path):

@@ -463,7 +463,7 @@ BAD |= {
         ("train --processes 64", "batch_size 32 is too small for 64 processes"),
         ("train --warmup-epochs 12 --epochs 12", "would never decay; lower warmup_epochs"),
         ("train --run-name ..", "run_name is one folder name, without slashes; got '..'"),
-        ("train --dataset folder", "no folder", "data/folder", "pass data_dir"),
+        ("train --dataset folder", "no folder", "data/folder", "pass --data-dir"),
         ("train --batchsize 3", "unknown argument --batchsize; did you mean --batch-size?"),
         ("train extra", "unknown argument extra; did you mean --extractor?"),
         ("train ferplus", "unknown argument ferplus; did you mean --dataset ferplus?"),
@@ -816,7 +816,7 @@ def test_doctor_tells_what_is_here_and_what_to_do(capsys, monkeypatch, faces_dir
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     for words in ("torch", "device", "ms a step  fastest", "precision bf16, channels_last",
-                  "pass data_dir, or see data/README.md", "profile demo     weights of test_resnet",
+                  "pass --data-dir, or see data/README.md", "profile demo     weights of test_resnet",
                   "could not fetch the weights of 'vit_base_patch16_224'", "go online once",
                   "/proc/cache: cannot be written", "set GREFEL_CACHE", "GB free"):  # fmt: skip
         assert words in out

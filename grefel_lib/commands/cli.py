@@ -335,7 +335,7 @@ def _predict(arguments: argparse.Namespace) -> None:
             print(f"no face was found: {features} is not written")
         if len(table) and arguments.annotate:
             count = annotate_files(table, paths, folder, every=arguments.every)
-            print(f"wrote {count} pictures to {folder}")
+            print(f"wrote {count} picture{'s' * (count != 1)} to {folder}")
     for line in unread[:-1]:
         print(f"grefel predict: error: {line}", file=sys.stderr)
     if unread:

@@ -96,7 +96,7 @@ def _find(root: Path, config: Config) -> Source:
         return _fer2013(root)
     if not root.exists():
         raise FileNotFoundError(
-            f"no folder {root} for {config.dataset}; pass data_dir, or see data/README.md for "
+            f"no folder {root} for {config.dataset}; pass --data-dir, or see data/README.md for "
             f"where to put the files"
         )
     if not root.is_dir():
@@ -254,7 +254,7 @@ def _fer2013(root: Path) -> Source:
             return Source("fer2013-folders", base, files, read)
     raise FileNotFoundError(
         f"no FER2013 in {root}: looked for {' or '.join(FER2013_TABLES)} in it and beside it, and "
-        f"for train/ and test/ with a folder for each emotion; pass data_dir, or see data/README.md"
+        f"for train/ and test/ with a folder for each emotion; pass --data-dir, or see data/README.md"
     )
 
 
