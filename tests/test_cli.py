@@ -816,7 +816,7 @@ def test_doctor_tells_what_is_here_and_what_to_do(capsys, monkeypatch, faces_dir
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     for words in ("torch", "device", "ms a step  fastest", "precision bf16, channels_last",
-                  "pass --data-dir, or see data/README.md", "profile demo     weights of test_resnet",
+                  "pass --data-dir, or see data/README.md", "weights of test_resnet",
                   "could not fetch the weights of 'vit_base_patch16_224'", "go online once",
                   "/proc/cache: cannot be written", "set GREFEL_CACHE", "GB free"):  # fmt: skip
         assert words in out
