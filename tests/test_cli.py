@@ -75,7 +75,7 @@ FER2013 = "train --dataset fer2013 --data-dir {}/fer2013"
 RAFDB = "train --dataset rafdb --data-dir {}/rafdb"
 
 
-@bad("train --dataset ferplus --data-dir {}/nowhere", "no folder", "nowhere", "data_dir")
+@bad("train --dataset ferplus --data-dir {}/nowhere", "no folder", "nowhere", "--data-dir")
 def missing_folder(data): ...
 
 

@@ -253,8 +253,9 @@ def _fer2013(root: Path) -> Source:
             files, read = _class_folders(base, "fer2013")
             return Source("fer2013-folders", base, files, read)
     raise FileNotFoundError(
-        f"no FER2013 in {root}: looked for {' or '.join(FER2013_TABLES)} in it and beside it, and for "
-        f"train/ and test/ with a folder for each emotion; pass --data-dir, or see data/README.md"
+        f"no FER2013 in {root}: looked for {' or '.join(FER2013_TABLES)} in it and beside it, "
+        f"and for train/ and test/ with a folder for each emotion; pass --data-dir, or see "
+        f"data/README.md"
     )
 
 
