@@ -274,7 +274,7 @@ class Config:
         profile = overrides.pop("profile", "auto")
         if parent is not None:
             values = dataclasses.asdict(parent)
-            values |= {"run_name": "", "resume": ""} | WITHOUT_WEIGHTS
+            values |= {"run_name": "", "finetune_name": "", "resume": ""} | WITHOUT_WEIGHTS
             profile = "finetune" if profile == "auto" else profile
             check_name(profile, FINETUNE_PROFILES | PROFILES, "profile")
             settings = FINETUNE_PROFILES.get(profile) or PROFILES[profile]

@@ -102,7 +102,7 @@ def load_faces(config: Config) -> FaceSet:
     table, images = _cached(source)
     fingerprint = content_fingerprint(table)
     notes = list(source.notes)
-    if config.folds:
+    if config.folds and not config.unmet("folds"):
         table = _with_test_fold(table, config)
     if not (table["split"] == "val").any():
         table = _with_validation(table, LEFT_OUT.get(config.dataset, (NO_CLASS,)))
@@ -453,7 +453,10 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
                         log.info("the files of %s changed: removing its old cache", source.root)
                         shutil.rmtree(old, ignore_errors=True)
     images = np.load(folder / "images.npy", mmap_mode="r")
-    return read_table(folder / "table.csv"), images
+    table = read_table(folder / "table.csv")
+    if "subject" in table:  # faces without one are nobody's, not all of one person
+        table["subject"] = table["subject"].replace("", None)
+    return table, images
 
 
 VERSION = 3  # of the cache content: increase it when the output of readers changes

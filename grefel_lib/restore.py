@@ -81,7 +81,7 @@ def load_model(
     Raises:
         ValueError: The file is damaged, or its tensors do not match its config.
     """
-    path = source.best_checkpoint() if isinstance(source, Run) else Path(source)
+    path = source.best_checkpoint() if isinstance(source, Run) else Path(source).resolve()
     tensors, facts = load_checkpoint(path)
     with reading(path):
         config, trust = Config.from_dict(facts["config"]), facts["trust"]

@@ -333,7 +333,7 @@ def open_run(name: str | Path, output_dir: str = "outputs") -> Run:
 def all_runs(output_dir: str = "outputs") -> list[Run]:
     """Every run folder and its fine-tuned runs, oldest first; unreadable ones are skipped."""
     root, runs = outputs_folder(output_dir), []
-    for path in (*root.glob("*/config.json"), *root.glob("*/finetune_*/config.json")):
+    for path in (*root.glob("*/config.json"), *root.glob("*/finetune_*/**/config.json")):
         try:
             runs.append((path.stat().st_mtime, Run(path.parent, _read_config(path.parent))))
         except (ValueError, OSError) as error:

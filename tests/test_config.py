@@ -267,3 +267,10 @@ def test_another_data_set_is_learned_without_the_teacher_and_the_folds_of_the_fi
     assert Config.resolve(given, parent=first).teacher == "mine"
     same = Config.resolve({"lr": 0.01}, parent=first)
     assert (same.teacher, same.folds, same.data_dir) == ("t", 3, "/d")
+
+
+def test_a_fine_tuned_run_does_not_name_the_next():
+    first = Config(dataset="ferplus", checkpoint_path="r", finetune_name="mine")
+    assert Config.resolve({"checkpoint_path": "r/finetune_mine"}, parent=first).finetune_name == ""
+    given = {"checkpoint_path": "r/finetune_mine", "finetune_name": "next"}
+    assert Config.resolve(given, parent=first).finetune_name == "next"

@@ -78,7 +78,7 @@ def gap(results, balance):
 
 
 def test_the_better_head_is_found_where_it_is_better(results):
-    tables = study.collect(results)
+    tables = study.collect(read=results)
     accuracy = tables["differences"].query("metric == 'accuracy'").set_index("variant")
     assert len(accuracy) == 6
     about = accuracy.index.str.startswith("FERPlus, 40% confused, ")
@@ -99,6 +99,41 @@ def test_the_better_head_is_found_where_it_is_better(results):
     np.testing.assert_allclose(eight["errors by reliability (AUROC)"], 1)  # made so
     assert runs["errors by confidence (AUROC)"].between(0.55, 0.99).all()
     assert (runs["risk at 80% by reliability"] <= runs["risk at 80% by confidence"]).all()
+
+
+def test_the_published_runs_give_the_published_tables():
+    tables = study.collect("notebooks/noise_study")
+    names = ["metric", "difference", "low", "high", "variant"]
+    committed = pd.read_csv(study.HERE / "differences.csv")[names]
+    pd.testing.assert_frame_equal(tables["differences"][names], committed, atol=2e-5)
+    runs = pd.read_csv(study.HERE / "runs.csv")
+    mine = tables["runs"]
+    assert len(mine) == len(runs) == 24
+    for name in mine.columns[4:]:  # published with five digits: a face or two change places
+        near = 1 / 3136 if "risk" in name else 2e-5
+        np.testing.assert_allclose(mine[name], runs[name], atol=near, rtol=0, err_msg=name)
+
+
+def test_the_readmes_sentences_are_those_of_the_tables():
+    text = " ".join((PROJECT_ROOT / "README.md").read_text().split())
+    apart = pd.read_csv(study.HERE / "differences.csv").set_index(["variant", "metric"])
+    accuracy = apart.xs("accuracy", level="metric")
+    assert "no accuracy differs beyond its interval" in text
+    assert (accuracy["low"] < 0).all()
+    assert (accuracy["high"] > 0).all()
+    low = apart.loc[("FERPlus, 40% confused, no balance", "mean_class_accuracy")] * -100
+    told = f"is {low['difference']:.1f} points lower [{low['high']:.1f}, {low['low']:.1f}]"
+    assert told in text
+    runs = pd.read_csv(study.HERE / "runs.csv")
+    assert f"{len(runs)} short runs" in text
+    adjusted = runs.query("balance == 'logit_adjusted' and head == 'grefel'")
+    found = [adjusted[f"errors by {x} (AUROC)"].mean() for x in ("reliability", "confidence")]
+    assert f"(AUROC {found[0]:.2f}, {found[1]:.2f})" in text
+    parts = pd.read_csv(study.HERE / "diagnosis.csv").query("balance == 'none'")
+    same = 100 * parts[["same_geometric", "same_attentive"]].to_numpy()
+    assert f"agree on {same.min():.0f} to {same.max():.0f}% of faces" in text
+    assert parts["changed"].max() < 0.01
+    assert "changes at most 1% of predictions" in text
 
 
 def test_fer2013_is_judged_by_seven_classes_and_its_wrong_labels_are_known(results):

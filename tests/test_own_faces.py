@@ -8,6 +8,7 @@ import pytest
 from matplotlib.cbook import get_sample_data
 from PIL import Image
 
+from grefel_lib.analysis.check import check_data
 from grefel_lib.analysis.compare import compare_runs, evaluated_runs, pooled_folds
 from grefel_lib.analysis.evaluation import (
     evaluate_run,
@@ -269,6 +270,27 @@ def test_fine_tuning_keeps_what_it_knows_of_shared_classes(trained, tmp_path):
     fit(faces, start_run(config, faces.info), say=said.append)
     assert any("class layers kept for a frown, the smile; reinitialised for yawn" in line
                for line in said)  # fmt: skip
+
+
+def test_faces_without_a_subject_are_not_one_person(tmp_path):
+    rows = [{"image": f"{i}.png", "label": "smile" if i % 3 else "yawn",
+             "subject": f"s{i // 6}" if i < 30 else ""} for i in range(60)]  # fmt: skip
+    in_a_table(tmp_path, rows)
+    config = Config(dataset="folder", data_dir=str(tmp_path), folds=5)
+    sizes, parts = [], []
+    for fold in range(1, 6):
+        test = load_faces(config.replace(fold=fold)).split("test").table
+        sizes.append(len(test))
+        parts.append(set(test["subject"].dropna()))
+    assert sum(sizes) == 60
+    assert max(sizes) <= 18
+    assert not set.intersection(*map(set, [parts[0], parts[1]]))
+    assert not any("subjects in both" in text for text in check_data(config)["warnings"])
+
+
+def test_folds_have_no_effect_on_a_data_set_with_splits_of_its_own(faces_dir):
+    config = Config(dataset="ferplus", data_dir=str(faces_dir))
+    assert load_faces(config.replace(folds=5)).table.equals(load_faces(config).table)
 
 
 def test_each_face_is_tested_in_one_fold_and_no_subject_is_divided(tmp_path):

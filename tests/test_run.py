@@ -268,6 +268,15 @@ def test_the_demo_run_is_trained_once_and_again_when_its_profile_changed(
     monkeypatch.setitem(PROFILES, "demo", short | {"data_dir": str(faces_dir), "lr": 0.001})
     assert demo_run().config.lr == 0.001
     assert demo_run().status() == "ok"
+    older = open_run(tmp_path / "outputs/demo-2")  # kept: it may be a user's own of that name
+    assert older.config.lr == first.config.lr
+    assert older.has_checkpoint(BEST)
+    with older.recording():
+        older.path.rename(tmp_path / "elsewhere")
+        shutil.rmtree(first.path)
+        (tmp_path / "elsewhere").rename(first.path)
+        with pytest.raises(ValueError, match="demo, where the built-in run belongs, is being tr"):
+            demo_run()
 
 
 def test_everywhere_finds_runs_fine_tuned_ones_and_those_of_sweeps(other_outputs):
@@ -276,9 +285,13 @@ def test_everywhere_finds_runs_fine_tuned_ones_and_those_of_sweeps(other_outputs
     config = json.loads((other_outputs / "one/config.json").read_text())
     (other_outputs / "one/finetune_a").mkdir()
     (other_outputs / "one/finetune_a/config.json").write_text(json.dumps(config))
+    (other_outputs / "one/finetune_a/finetune_b").mkdir()
+    (other_outputs / "one/finetune_a/finetune_b/config.json").write_text(json.dumps(config))
     (other_outputs / "comparison").mkdir()  # not of a run
     found = [run.path.relative_to(other_outputs).as_posix() for run in every_run()]
-    assert sorted(found) == ["one", "one/finetune_a", "sweep/point"]
+    assert sorted(found) == [
+        "one", "one/finetune_a", "one/finetune_a/finetune_b", "sweep/point",
+    ]  # fmt: skip
 
 
 def test_a_stop_can_be_asked_for_and_taken_back(config):

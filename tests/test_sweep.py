@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pandas as pd
 import pytest
@@ -202,3 +203,16 @@ def test_training_faces_are_scored_where_their_labels_were_changed(given, inspec
     [point] = sweep_points("train", "s", given={"dataset": "synthetic", **given}, evaluate=True)
     run_point(point)
     assert ran["evaluate"]["inspect_labels"] is inspected
+
+
+def test_fine_tuning_starts_from_the_latest_run_at_every_point(small_run, other_outputs):
+    mine = other_outputs / "mine"
+    shutil.copytree(small_run.path, mine)
+    points = sweep_points("finetune", "s", seeds="0, 1", grid=["lr=1e-4"])
+    assert [point.name for point in points] == ["lr=1e-4-seed=0", "lr=1e-4-seed=1"]
+    for point in points:
+        assert open_run(point.config().checkpoint_path).path == mine
+        assert run_folder(point.config()) == mine / f"finetune_s-{point.name}"
+    (named,) = sweep_points("finetune", "s", cases=[f"checkpoint_path={small_run.path}"])
+    assert open_run(named.config().checkpoint_path).path == small_run.path
+    assert not (other_outputs / "demo").exists()

@@ -170,11 +170,7 @@ def _prepared(command: str, overrides: dict[str, Any]) -> Path:
         return comparison_folder(output_dir).path
     outputs = overrides.get("output_dir", "outputs")
     if command == "finetune" and not overrides.get("checkpoint_path"):
-        try:
-            parent = newest_run(outputs, finetuned=False)
-        except FileNotFoundError:  # output_dir may be new: where the fine-tuned run goes
-            parent = newest_run(finetuned=False)
-        overrides["checkpoint_path"] = str(parent.path)
+        overrides["checkpoint_path"] = str(latest_parent(outputs).path)
     if command == "evaluate":
         if not overrides.get("checkpoint_dir"):
             overrides["checkpoint_dir"] = str(newest_run().path)
@@ -194,6 +190,14 @@ def _prepared(command: str, overrides: dict[str, Any]) -> Path:
     elif not overrides.get("resume"):
         overrides["run_name"] = folder.name
     return folder
+
+
+def latest_parent(output_dir: str) -> Run:
+    """The run that fine-tuning starts from if none is named."""
+    try:
+        return newest_run(output_dir, finetuned=False)
+    except FileNotFoundError:  # output_dir may be new: where the fine-tuned run goes
+        return newest_run(finetuned=False)
 
 
 def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -> None:
@@ -504,15 +508,22 @@ def resolve_comparison(parameters: Mapping[str, Any] | None = None) -> str:
 
 
 def demo_run() -> Run:
-    """The small built-in run that notebooks use by default; trained on first use."""
+    """The small built-in run that notebooks use by default; trained on first use.
+
+    A run of that name with other settings, a user's own or of an older profile, is renamed.
+
+    Raises:
+        ValueError: It is being trained.
+    """
     config = Config.resolve({"profile": "demo", "run_name": "demo"})
     path = run_folder(config)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if (path / "config.json").is_file():
             run = open_run(path)
-            if run.config.differences(config):  # trained with another version of the profile
-                shutil.rmtree(path)
+            if any(not SETTINGS[name].may_change for name in run.config.differences(config)):
+                kept = _set_aside(run)
+                log.warning("%s is another run, now called %s", run.name, kept.name)
             elif run.status() == "ok":
                 return run
         log.info("training the built-in demo run once ...")
@@ -520,3 +531,11 @@ def demo_run() -> Run:
         run = start_run(config, faces.info)
         fit(faces, run)
     return run
+
+
+def _set_aside(run: Run) -> Run:
+    if run.still_running():
+        raise ValueError(f"{run.name}, where the built-in run belongs, is being trained; wait")
+    place = new_folder(run.path)
+    place.rmdir()
+    return Run(run.path.rename(place), run.config)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from grefel_lib.analysis.evaluation import stale_because
 from grefel_lib.commands import SWEEPABLE
-from grefel_lib.commands.notebook import cell_parameters, resolve, run_command
+from grefel_lib.commands.notebook import cell_parameters, latest_parent, resolve, run_command
 from grefel_lib.config import Config, check_name, command_settings
 from grefel_lib.files import Folder, read_facts, relative
 from grefel_lib.run import (
@@ -83,8 +83,11 @@ def sweep_points(
     settings = command_settings(command)
     axes = [_axis(text, settings) for text in grid]
     alternatives = [[_setting(part, settings) for part in text.split(",")] for text in cases]
-    seed_values = [[("seed", seed)] for seed in seeds.split(",")] if seeds else [[]]
+    seed_values = [[("seed", seed.strip())] for seed in seeds.split(",")] if seeds else [[]]
     outputs = outputs_folder(given.get("output_dir", "outputs"))
+    chosen = any("checkpoint_path" in text for text in (*given, *grid, *cases))
+    if command == "finetune" and not chosen:  # the same for all points, also when they are resumed
+        given = {**given, "checkpoint_path": str(latest_parent(str(outputs)).path)}
     points = []
     for seed, case, *values in itertools.product(seed_values, alternatives or [[]], *axes):
         pairs = [*case, *values, *seed]

@@ -3,11 +3,13 @@
     python notebooks/noise_study/study.py labels DATA      # FER2013's own labels of FERPlus's faces
     STUDY="--dataset ferplus --profile mobile --train-protocol official --image-size 48 --epochs 3 \
         --case head=linear --case correction=paper --grid class_weights=none,logit_adjusted \
-        --seeds 0,1,2 --evaluate"
+        --seeds 0,1 --evaluate"
     grefel sweep train --name study-clean $STUDY
     grefel sweep train --name study-confused $STUDY --label-noise 0.4 --noise-kind confusion
     grefel sweep train --name study-fer2013 $STUDY --label-fixes outputs/fer2013_labels.csv
     python notebooks/noise_study/study.py tables
+    for name in clean confused fer2013; do
+        grefel publish outputs/study-$name notebooks/noise_study/study-$name; done
 
 All runs are judged by FERPlus's majority labels; those that FER2013 taught, by the seven classes
 that it has.
@@ -98,12 +100,17 @@ def labels_taught(training: pd.DataFrame, result: Evaluation) -> tuple[pd.DataFr
     return taught, (taught["label"] != training["label"]).to_numpy()
 
 
-def collect(read: Callable[[str], list[Evaluation]] = evaluated_runs) -> dict[str, pd.DataFrame]:
-    """runs (a row a run), summary (means and spread over seeds), differences (to linear heads)."""
+def collect(
+    folder: str = "outputs", *, read: Callable[[str], list[Evaluation]] = evaluated_runs
+) -> dict[str, pd.DataFrame]:
+    """runs (a row a run), summary (means and spread over seeds), differences (to linear heads).
+
+    From published runs (notebooks/noise_study) all but the detection of wrong labels.
+    """
     rows, apart = [], []
-    for folder, labels in LABELS.items():
+    for sweep, labels in LABELS.items():
         groups: dict[tuple[str, str], list[Evaluation]] = {}
-        for result in sorted(read(f"outputs/{folder}"), key=lambda r: r.config.seed):
+        for result in sorted(read(f"{folder}/{sweep}"), key=lambda r: r.config.seed):
             keys = (result.config.class_weights, result.config.head)
             groups.setdefault(keys, []).append(result)
             names = dict(zip(("labels", "balance", "head"), (labels, *keys), strict=True))
