@@ -100,6 +100,11 @@ def labels_taught(training: pd.DataFrame, result: Evaluation) -> tuple[pd.DataFr
     return taught, (taught["label"] != training["label"]).to_numpy()
 
 
+def _order(result: Evaluation) -> tuple[int, bool, int]:
+    config = result.config
+    return list(BALANCE).index(config.class_weights), config.head == "grefel", config.seed
+
+
 def collect(
     folder: str = "outputs", *, read: Callable[[str], list[Evaluation]] = evaluated_runs
 ) -> dict[str, pd.DataFrame]:
@@ -110,7 +115,7 @@ def collect(
     rows, apart = [], []
     for sweep, labels in LABELS.items():
         groups: dict[tuple[str, str], list[Evaluation]] = {}
-        for result in sorted(read(f"{folder}/{sweep}"), key=lambda r: r.config.seed):
+        for result in sorted(read(f"{folder}/{sweep}"), key=_order):
             keys = (result.config.class_weights, result.config.head)
             groups.setdefault(keys, []).append(result)
             names = dict(zip(("labels", "balance", "head"), (labels, *keys), strict=True))
@@ -164,7 +169,7 @@ def diagnose() -> pd.DataFrame:
     """`diagnosis` of every run with a GReFEL head, on its validation faces."""
     rows = []
     for folder, labels in LABELS.items():
-        for result in evaluated_runs(f"outputs/{folder}"):
+        for result in sorted(evaluated_runs(f"outputs/{folder}"), key=_order):
             if result.config.head == "grefel":
                 faces = load_faces(result.config.replace(label_fixes="")).split("val")
                 names = {"labels": labels, "balance": result.config.class_weights}
@@ -180,7 +185,8 @@ def main(what: str, data_dir: str = "") -> None:
     if what != "tables":
         sys.exit(f"study.py labels DATA, or study.py tables; got {what!r}")
     for name, table in (collect() | {"diagnosis": diagnose()}).items():
-        table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
+        if name != "summary":  # the notebook has it from the runs
+            table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
         print(table.round(4).to_string(index=False))
 
 
