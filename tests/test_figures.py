@@ -298,7 +298,7 @@ def test_every_column_is_drawn_over_all_epochs(small_run):
     fig = dashboard(history, 7)
     loss, parts, accuracy, classes, norm, speed = fig.axes
     for ax, columns in (
-        (loss, ["train_loss", "val_loss", "ema_val_loss"]),
+        (loss, ["train_loss_cls", "val_loss", "ema_val_loss"]),
         (parts, [f"train_loss_{part}" for part in LOSS_PARTS]),
         (classes, [c for c in history if c.startswith("ema_val_accuracy_")]),
     ):

@@ -28,7 +28,7 @@ def table(other_outputs, monkeypatch):
     drawn = _resampled
     monkeypatch.setattr(
         "grefel_lib.metrics._resampled",
-        lambda tables, _, seed, **side: drawn(tables, 20, seed, **side),
+        lambda tables, _, **options: drawn(tables, 20, **options),
     )
     return ComparisonPanel(PUBLISHED)
 
