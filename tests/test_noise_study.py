@@ -90,11 +90,6 @@ def test_the_better_head_is_found_where_it_is_better(results):
     assert (others["high"] >= 0).all()
     runs = tables["runs"]
     assert len(runs) == 24
-    summary = tables["summary"].set_index(["labels", "balance", "head"])
-    mean = runs.query("labels == 'FERPlus as it is' and balance == 'none' and head == 'linear'")
-    one = summary.loc[("FERPlus as it is", "none", "linear")]
-    assert one["accuracy mean"] == pytest.approx(mean["accuracy"].mean())
-    assert one["accuracy std"] == pytest.approx(mean["accuracy"].std())
     eight = runs[runs["labels"] != "FER2013's own"]
     np.testing.assert_allclose(eight["errors by reliability (AUROC)"], 1)  # made so
     assert runs["errors by confidence (AUROC)"].between(0.55, 0.99).all()
@@ -118,7 +113,7 @@ def test_the_readmes_sentences_are_those_of_the_tables():
     text = " ".join((PROJECT_ROOT / "README.md").read_text().split())
     apart = pd.read_csv(study.HERE / "differences.csv").set_index(["variant", "metric"])
     accuracy = apart.xs("accuracy", level="metric")
-    assert "no accuracy differs beyond its interval" in text
+    assert "every accuracy difference's interval holds zero" in text
     assert (accuracy["low"] < 0).all()
     assert (accuracy["high"] > 0).all()
     low = apart.loc[("FERPlus, 40% confused, no balance", "mean_class_accuracy")] * -100
@@ -133,7 +128,7 @@ def test_the_readmes_sentences_are_those_of_the_tables():
     same = 100 * parts[["same_geometric", "same_attentive"]].to_numpy()
     assert f"agree on {same.min():.0f} to {same.max():.0f}% of faces" in text
     assert parts["changed"].max() < 0.01
-    assert "changes at most 1% of predictions" in text
+    assert "changes under 1% of predictions" in text
 
 
 def test_fer2013_is_judged_by_seven_classes_and_its_wrong_labels_are_known(results):
@@ -149,6 +144,7 @@ def test_fer2013_is_judged_by_seven_classes_and_its_wrong_labels_are_known(resul
     assert wrong.sum() == 100
     assert (taught["label"][wrong] == "fear").all()
     assert study.scores(run)["wrong labels by loss (AUROC)"] > 0.95
+    assert study.scores(run)["wrong labels (share)"] == 0.25
     assert "wrong labels by loss (AUROC)" not in study.scores(results("outputs/study-clean")[0])
 
 

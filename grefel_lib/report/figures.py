@@ -156,7 +156,7 @@ def offset_path(curve: pd.DataFrame, chosen: float, ax: Axes) -> Axes:
         words = "no offsets" if tau == 0 else f"strength {tau:g}"
         mark |= {"ha": "left" if left else "right", "textcoords": "offset points", "fontsize": 7}
         pale = {"fc": "white", "ec": "none", "alpha": 0.7, "pad": 0.5}
-        shift = -3 if left else 3, 5 if tau == chosen else -5
+        shift = -3 if left else 3, 8 if tau == chosen else -5
         ax.annotate(words, (x[tau], y[tau]), shift, bbox=pale, **mark)
     ax.set(xlabel="mean class accuracy (validation)", ylabel="accuracy (validation)")
     ax.xaxis.set_major_formatter("{x:.0%}")

@@ -86,6 +86,7 @@ def scores(result: Evaluation) -> dict[str, float]:
     training = read_table(result.run, "predictions", f"train_{result.headline}")
     if training is not None:
         taught, wrong = labels_taught(training, result)
+        row["wrong labels (share)"] = wrong.mean()
         for name, values in suspicion(taught).items():
             row[f"wrong labels by {name} (AUROC)"] = roc_auc_score(wrong, values)
     return row
@@ -108,9 +109,9 @@ def _order(result: Evaluation) -> tuple[int, bool, int]:
 def collect(
     folder: str = "outputs", *, read: Callable[[str], list[Evaluation]] = evaluated_runs
 ) -> dict[str, pd.DataFrame]:
-    """runs (a row a run), summary (means and spread over seeds), differences (to linear heads).
+    """runs (a row a run) and differences (of GReFEL to the linear head, seeds averaged).
 
-    From published runs (notebooks/noise_study) all but the detection of wrong labels.
+    From published runs (notebooks/noise_study) all but what concerns wrong training labels.
     """
     rows, apart = [], []
     for sweep, labels in LABELS.items():
@@ -125,12 +126,7 @@ def collect(
             table = paired_difference(first, second).rename_axis("metric").reset_index()
             table = table.rename(columns={"value": "difference"})
             apart.append(table.assign(variant=f"{labels}, {BALANCE[balance]}"))
-    runs = pd.DataFrame(rows)
-    by = ["labels", "balance", "head"]
-    numbers = runs.drop(columns="seed").groupby(by, sort=False).agg(["mean", "std"])
-    numbers.columns = [f"{name} {what}" for name, what in numbers.columns]
-    return {"runs": runs, "summary": numbers.reset_index(),
-            "differences": pd.concat(apart, ignore_index=True)}  # fmt: skip
+    return {"runs": pd.DataFrame(rows), "differences": pd.concat(apart, ignore_index=True)}
 
 
 @torch.inference_mode()
@@ -185,8 +181,7 @@ def main(what: str, data_dir: str = "") -> None:
     if what != "tables":
         sys.exit(f"study.py labels DATA, or study.py tables; got {what!r}")
     for name, table in (collect() | {"diagnosis": diagnose()}).items():
-        if name != "summary":  # the notebook has it from the runs
-            table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
+        table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
         print(table.round(4).to_string(index=False))
 
 

@@ -116,13 +116,12 @@ def kills(count, rng):
         about = f"killed {kill(process, rng)} after {moment:.1f} s"
         said = ended(process)[1]
         status, again = ended(grefel(*command, cache=cache))
-        checks = {
-            "a traceback": "Traceback" in said + again,
-            f"ends with {status}": status and "killed is finished" not in again,
-            "another result": result() != expected[kind],
-            f"left {litter(folder or straight)}": litter(folder or straight),
-        }
-        wrong = [what for what, true in checks.items() if true]
+        left = litter(folder or straight)
+        wrong = ["a traceback"] * ("Traceback" in said + again) + [f"left {left}"] * bool(left)
+        if status and "killed is finished" not in again:
+            wrong.append(f"ends with {status}")
+        if not wrong and result() != expected[kind]:
+            wrong.append("another result")
         record(f"kill {kind}", not wrong, f"{about} {'; '.join(wrong)} {again[-200:].strip()}")
 
 
