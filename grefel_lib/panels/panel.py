@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import ipywidgets as widgets
 import numpy as np
+from ipykernel.comm.comm import BaseComm
 from matplotlib.figure import Figure
 from PIL import Image as PillowImage
 from traitlets import TraitError
@@ -22,6 +23,9 @@ WRONG = "#D32F2F"  # readable on light and dark pages
 BUSY = "working ..."
 LARGEST = 5_000_000  # bytes of a file that a panel offers as a download
 
+# ipykernel 7.4 hands a click to the shell that last changed the widget, which may be busy with a
+# cell that trains; so it goes where JupyterLab sent it, to a shell of the panels' own
+BaseComm._reply_subshell_for = lambda self, data, shell: shell
 
 # JupyterLab's shortcuts, such as b for a new cell, do not fire while an element so marked has the
 # focus. The pale cells of a matrix, disabled, stay pale in a dark theme.
