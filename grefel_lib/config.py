@@ -339,8 +339,18 @@ class Config:
     def on_data(self, **changes: Any) -> "Config":
         """Like `replace`; another dataset has its own folder and no folds, teacher, fixes."""
         if changes.get("dataset", self.dataset) != self.dataset:
-            changes = {"data_dir": "", "folds": 0, "teacher": "", "label_fixes": ""} | changes
+            changes = {"data_dir": ""} | changes
+        if not self.same_data(self.replace(**changes)):
+            changes = {"folds": 0, "teacher": "", "label_fixes": ""} | changes
         return self.replace(**changes)
+
+    def same_data(self, other: "Config") -> bool:
+        """Whether both name one data set: a folder that is gone may have moved, under its name."""
+        if (self.dataset, other.dataset) != ("folder", "folder"):
+            return self.dataset == other.dataset
+        mine, theirs = (PROJECT_ROOT / Path(c.data_dir).expanduser() for c in (self, other))
+        moved = mine.name == theirs.name and not (mine.exists() and theirs.exists())
+        return moved or mine.resolve() == theirs.resolve()
 
     def differences(self, other: "Config") -> dict[str, tuple[Any, Any]]:
         """The fields whose values differ: name -> (ours, theirs)."""

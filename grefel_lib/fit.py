@@ -161,6 +161,9 @@ def fit(
         training = start_training(faces, run, net=net, loss=loss, say=say)
         events = event_writer(run, step=training.epoch + 1) if first and config.log else None
         while training.epoch < config.epochs:
+            if no_progress(training.history, config.early_stopping):
+                say(f"no better validation accuracy for {config.early_stopping} epochs: stopping")
+                break
             started = time.perf_counter()
             row = train_epoch(training, say) | validate(training)
             row["seconds"] = time.perf_counter() - started
@@ -172,9 +175,6 @@ def fit(
             if first:
                 save(training)
             say(epoch_lines(training.history, config.epochs))
-            if no_progress(training.history, config.early_stopping):
-                say(f"no better validation accuracy for {config.early_stopping} epochs: stopping")
-                break
             stop_requested = any(training.world.gathered(run.asked_to_stop))
             if stop_requested and training.epoch < config.epochs:
                 say(f"stopped on request; to continue: grefel train --resume {run.name}")

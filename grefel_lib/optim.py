@@ -65,7 +65,7 @@ def class_weights(faces: FaceSet, config: Config) -> Tensor | None:
 
 def no_progress(history: list[dict], patience: int) -> bool:
     """Whether the last `patience` epochs did not improve validation accuracy; 0: never."""
-    if not patience:
+    if not patience or not history:
         return False
     scores = [max(row["val_accuracy"], row["ema_val_accuracy"]) for row in history]
     return len(scores) - 1 - int(np.argmax(scores)) >= patience

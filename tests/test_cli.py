@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from drawn_layouts import write_layout
 from matplotlib.cbook import get_sample_data
+from matplotlib.figure import Figure
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -833,6 +834,20 @@ def test_a_matrix_is_drawn_from_the_predictions_of_any_model(tmp_path, capsys):
     (tmp_path / "p.csv").write_text("label,answer\nhappy,sad")
     assert main(arguments) == 1
     assert "lacks the columns predicted; it has: label, answer" in capsys.readouterr().err
+    (tmp_path / "p.csv").write_text("label,predicted\nNone,None\nNA,None\nsad,NA\nsad,\n")
+    assert main(["figure", "confusion", str(tmp_path / "p.csv")]) == 1
+    assert "p.csv, line 5: label or predicted is empty" in capsys.readouterr().err
+
+
+def test_a_class_may_be_called_none_in_a_matrix(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("grefel_lib.report.figures.confusion_figure",
+                        lambda *given, **_: drawn.append(given) or Figure())  # fmt: skip
+    (tmp_path / "p.csv").write_text("label,predicted\nNone,None\nNA,None\nsad,NA\n")
+    output = str(tmp_path / "m")
+    assert main(["figure", "confusion", str(tmp_path / "p.csv"), "--output", output]) == 0
+    assert list(drawn[0][0]) == ["None", "NA", "sad"]
+    assert list(drawn[0][1]) == ["None", "None", "NA"]
 
 
 @pytest.mark.parametrize(("command", "again"), [

@@ -435,6 +435,7 @@ def test_early_stopping_says_why(config, faces, tmp_path, monkeypatch):
     assert len(fit(faces, run, say=said.append)) == 3
     assert said[-1] == "no better validation accuracy for 2 epochs: stopping"
     assert run.status() == "ok"
+    assert len(fit(faces, run, say=said.append)) == 3, "cut short after its training: no new epoch"
 
 
 def test_a_resumed_training_has_the_weights_counts_and_history_of_the_stopped_one(

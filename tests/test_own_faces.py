@@ -1,6 +1,7 @@
 """A user's own faces: folders or a table, own classes, votes, subjects; then the whole way."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -255,8 +256,31 @@ def test_an_evaluation_without_test_faces_says_so(trained, tmp_path):
     config = run.config.replace(data_dir=str(root))
     with pytest.raises(ValueError, match="no test faces in folder; evaluate another split"):
         evaluate_run(run, load_faces(config), config, run)
-    assert evaluation_folder(run, config).path == run.path / "evaluate_folder_others_test"
+    assert re.fullmatch(
+        r"evaluate_folder_others-\w{4}_test", evaluation_folder(run, config).path.name
+    )
     assert evaluation_folder(run, run.config) == run
+
+
+def test_faces_in_another_folder_of_the_same_name_overwrite_no_results(trained, tmp_path):
+    root, run = trained
+    folders = []
+    for place in ("first", "second"):
+        there = tmp_path / place / root.name
+        there.mkdir(parents=True)
+        folders.append(evaluation_folder(run, run.config.replace(data_dir=str(there))))
+    assert len({folder.path for folder in (run, *folders)}) == 3
+    moved = run.config.replace(data_dir=str(tmp_path / "gone" / root.name))
+    assert evaluation_folder(run, moved) == run, "a folder that is gone has moved"
+
+
+def test_folds_fixes_and_teacher_stay_with_their_faces(trained, tmp_path):
+    root, run = trained
+    config = run.config.replace(folds=3, teacher="outputs/teacher", label_fixes="fixes.csv")
+    other = config.on_data(data_dir=str(tmp_path))
+    assert (other.folds, other.teacher, other.label_fixes) == (0, "", "")
+    assert config.on_data(data_dir=str(root), split="val").folds == 3
+    assert config.on_data(dataset="ferplus").data_dir == ""
 
 
 def test_fine_tuning_keeps_what_it_knows_of_shared_classes(trained, tmp_path):

@@ -5,6 +5,8 @@ only reads files and is fast.
 """
 
 import dataclasses
+import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -325,25 +327,26 @@ def training_facts(run: Run) -> dict[str, Any]:
 def evaluation_folder(run: Run, config: Config) -> Folder:
     """Folder of an evaluation: for the test split of the run's own data, the run folder itself.
 
-    Any other goes to a subfolder: evaluate_<dataset>[_<protocol>]_<split>[_<tta>]. A model that
-    comes with the library has its own folder under outputs/.
+    Any other goes to a subfolder: evaluate_<dataset>[_<protocol>]_<split>[_<tta>]; for other faces
+    of one's own with the name of their folder and four characters for its place. A model that comes
+    with the library has its own folder under outputs/.
 
     Args:
         run: A trained run.
         config: Its settings with the dataset, protocol, split and tta to evaluate.
     """
-    data, trained = (
-        [c.dataset, *([Path(c.data_dir).name] if c.dataset == "folder" else [])]
-        for c in (config, run.config)
-    )
     path = results_folder(run.path)
     folder = run if path == run.path else Folder(path)
-    same = (data, config.protocol) == (trained, run.config.protocol)
-    if same and (config.split, config.tta) == ("test", "none"):
+    own_data = run.config.same_data(config)
+    same_faces = own_data and config.protocol == run.config.protocol
+    if same_faces and (config.split, config.tta) == ("test", "none"):
         return folder
     protocol = "" if config.unmet("protocol") else config.protocol
     tta = "" if config.tta == "none" else config.tta
-    parts = ["evaluate", *data, protocol, config.split, tta]
+    own = Path(config.data_dir).name if config.dataset == "folder" else ""
+    if own and not own_data:
+        own += f"-{hashlib.sha256(os.path.realpath(config.data_dir).encode()).hexdigest()[:4]}"
+    parts = ["evaluate", config.dataset, own, protocol, config.split, tta]
     return Folder(folder.path / "_".join(filter(None, parts)))
 
 

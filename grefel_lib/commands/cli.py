@@ -396,7 +396,12 @@ def _figure(arguments: argparse.Namespace) -> None:
     from grefel_lib.report.style import save_figure
     from grefel_lib.sources.layouts import read_csv
 
-    table = read_csv(arguments.predictions, ("label", "predicted"), dtype=str)
+    columns = ("label", "predicted")
+    table = read_csv(arguments.predictions, columns, dtype=str, as_written=True)
+    if (empty := table[[*columns]].isna().any(axis=1)).any():
+        raise ValueError(
+            f"{arguments.predictions}, line {empty.idxmax()}: label or predicted is empty"
+        )
     names = _listed(arguments.class_order) or table_classes(table)
     paper, path = _paper(arguments), arguments.output
     fig = confusion_figure(table["label"], table["predicted"], names, paper=paper)

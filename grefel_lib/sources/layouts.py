@@ -426,8 +426,13 @@ def _people(path: Path) -> list[str | None]:
     return words
 
 
-def read_csv(path: Path, columns: Sequence[str], *, dtype: type | None = None) -> pd.DataFrame:
-    """Read a table that must have these columns; its index is each row's line in the file."""
+def read_csv(
+    path: Path, columns: Sequence[str], *, dtype: type | None = None, as_written: bool = False
+) -> pd.DataFrame:
+    """Read a table that must have these columns; its index is each row's line in the file.
+
+    Cells such as NA and None count as empty, except with `as_written`.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there, or no regular file; a csv file is needed")
     try:
@@ -438,7 +443,7 @@ def read_csv(path: Path, columns: Sequence[str], *, dtype: type | None = None) -
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
                 path, sep=separator, skipinitialspace=True, skip_blank_lines=False,
-                index_col=False, dtype=dtype,
+                index_col=False, dtype=dtype, na_values=[""], keep_default_na=not as_written,
             )  # fmt: skip
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty") from None
