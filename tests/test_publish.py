@@ -6,14 +6,14 @@ import json
 import pytest
 
 from grefel_lib.analysis.compare import PUBLISHED, evaluated_runs
-from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
+from grefel_lib.analysis.evaluation import evaluate_run, evaluation_folder, load_evaluation
 from grefel_lib.commands.cli import main
 from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.faces import load_faces
 from grefel_lib.files import without_paths
 from grefel_lib.fit import fit
 from grefel_lib.report.card import model_card
-from grefel_lib.run import open_run, start_run
+from grefel_lib.run import Run, open_run, start_run
 from grefel_lib.sources.synthetic import write_synthetic
 
 
@@ -153,3 +153,17 @@ def test_one_run_is_published_from_among_others(evaluated, tmp_path, capsys):
     published = load_evaluation(open_run(dest / "own"), headline_only=True)
     expected = load_evaluation(open_run(evaluated), headline_only=True)
     assert published.table["predicted"].tolist() == expected.table["predicted"].tolist()
+
+
+def test_an_evaluation_apart_is_published_with_the_record_of_its_run(evaluated, tmp_path):
+    run = open_run(evaluated)
+    config = run.config.replace(split="val")
+    results = Run(evaluation_folder(run, config).path, run.config)
+    evaluation = evaluate_run(run, load_faces(config), config, results)
+    results.write_json(evaluation.metrics, "metrics.json")
+    assert main(["publish", str(results.path), str(tmp_path / "shared")]) == 0
+    published = open_run(tmp_path / "shared" / results.path.name)
+    assert len(published.history()) == len(run.history())
+    assert (published.path / "environment.json").is_file()
+    [result] = evaluated_runs(str(tmp_path / "shared"))
+    assert result.facts["split"] == "val"

@@ -20,6 +20,7 @@ from grefel_lib.analysis.evaluation import (
     Evaluation,
     load_evaluation,
     pooled_name,
+    trained_in,
     training_facts,
 )
 from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
@@ -505,8 +506,9 @@ def shared_config(config: Config) -> dict[str, Any]:
 
 def share_record(run: Run, target: Folder, *places: str) -> None:
     """Copy environment.json, if there is one, and history.csv of a run, without local paths."""
-    history = (run.path / "history.csv").read_text()
-    environment = run.path / "environment.json"
+    folder = trained_in(run)
+    history = (folder / "history.csv").read_text()
+    environment = folder / "environment.json"
     if environment.is_file():
         target.write_json(without_paths(read_json(environment), *places), environment.name)
     target.write_text(without_paths(history, *places), "history.csv")

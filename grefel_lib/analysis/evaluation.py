@@ -350,9 +350,10 @@ def evaluation_folder(run: Run, config: Config) -> Folder:
     return Folder(folder.path / "_".join(filter(None, parts)))
 
 
-def _trained_in(run: Run) -> Path:
+def trained_in(run: Run) -> Path:
     """The run folder, also for an evaluation in a subfolder of it."""
-    return run.path.parent if run.path.name.startswith("evaluate_") else run.path
+    apart = run.path.name.startswith("evaluate_") and not (run.path / "history.csv").is_file()
+    return run.path.parent if apart else run.path
 
 
 def stale_because(run: Run) -> str:
@@ -362,7 +363,7 @@ def stale_because(run: Run) -> str:
         run: A run, or the folder of one of its evaluations. Without checkpoints, always empty.
     """
     content = read_json(run.path / "metrics.json")
-    trained = _trained_in(run)
+    trained = trained_in(run)
     for name, numbers in content["checkpoints"].items():
         path = trained / "checkpoints" / f"{name}.safetensors"
         if not path.is_file():
@@ -430,7 +431,7 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
         facts,
         predictions,
         read("val") if split != "val" else {},
-        history=read_table(Folder(_trained_in(run)), "history"),
+        history=read_table(Folder(trained_in(run)), "history"),
         training=read_table(run, "predictions", f"train_{headline}") if split != "train" else None,
         copies=read_table(run, "copies"),
         robustness=read_table(run, "robustness"),
@@ -441,8 +442,8 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
 
 def _again(run: Run, facts: Mapping[str, Any] = MappingProxyType({})) -> str:
     """The command that writes an evaluation again."""
-    again = f"grefel evaluate --checkpoint-dir {relative(_trained_in(run))}"
-    flags = ("dataset", "protocol", "split", "tta") if _trained_in(run) != run.path else ()
+    again = f"grefel evaluate --checkpoint-dir {relative(trained_in(run))}"
+    flags = ("dataset", "protocol", "split", "tta") if trained_in(run) != run.path else ()
     return again + "".join(f" --{key} {facts[key]}" for key in flags if facts.get(key))
 
 

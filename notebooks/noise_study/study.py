@@ -3,7 +3,7 @@
     python notebooks/noise_study/study.py labels DATA      # FER2013's own labels of FERPlus's faces
     STUDY="--dataset ferplus --profile mobile --train-protocol official --image-size 48 --epochs 3 \
         --case head=linear --case correction=paper --grid class_weights=none,logit_adjusted \
-        --seeds 0,1 --evaluate"
+        --seeds 0,1,2 --evaluate"
     grefel sweep train --name study-clean $STUDY
     grefel sweep train --name study-confused $STUDY --label-noise 0.4 --noise-kind confusion
     grefel sweep train --name study-fer2013 $STUDY --label-fixes outputs/fer2013_labels.csv
@@ -11,10 +11,21 @@
     for name in clean confused fer2013; do
         grefel publish outputs/study-$name notebooks/noise_study/study-$name; done
 
+Changes to the method, on validation alone, with changes.patch applied to commit 45be3c5 ($SAME is
+$STUDY without its cases, its grid, its seeds and --evaluate):
+
+    CHANGES="--case anchor_start=faces --case branch_features=earlier --case correction=trust"
+    grefel sweep train --name changes-clean $SAME $CHANGES --seeds 2
+    grefel sweep train --name changes-confused $SAME $CHANGES --seeds 0,2 \
+        --label-noise 0.4 --noise-kind confusion
+    python notebooks/noise_study/study.py changes
+    python notebooks/noise_study/study.py epochs DATA  # a run of each, looked at after every epoch
+
 All runs are judged by FERPlus's majority labels; those that FER2013 taught, by the seven classes
 that it has.
 """
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,9 +42,11 @@ from grefel_lib.analysis.evaluation import Evaluation, read_table
 from grefel_lib.analysis.suspects import suspicion
 from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.faces import FaceSet, read_label_fixes
+from grefel_lib.fit import fit
 from grefel_lib.metrics import class_probabilities, compute_metrics, paired_difference
 from grefel_lib.predict import model_outputs
 from grefel_lib.restore import Trained, load_model
+from grefel_lib.run import LAST, Run, open_run, start_run
 
 LABELS = {"study-clean": "FERPlus as it is", "study-confused": "FERPlus, 40% confused",
           "study-fer2013": "FER2013's own"}  # fmt: skip
@@ -174,13 +187,66 @@ def diagnose() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def validated(run: Run) -> dict[str, float]:
+    """Validation accuracy of a run's best epoch, and mean class accuracy of the same weights."""
+    history = run.history()
+    kind = max(("", "ema_"), key=lambda kind: history[f"{kind}val_accuracy"].max())
+    best = history.loc[history[f"{kind}val_accuracy"].idxmax()]
+    classes = best.filter(regex=f"^{kind}val_accuracy_")
+    return {"accuracy": best[f"{kind}val_accuracy"], "mean_class_accuracy": classes.mean()}
+
+
+def changes() -> pd.DataFrame:
+    """The heads of the study and the changed ones on validation: a row a run."""
+    rows = []
+    for name in ("clean", "confused"):
+        published = sorted((HERE / f"study-{name}").glob("*class_weights=none*"))
+        tried = sorted((PROJECT_ROOT / "outputs").glob(f"changes-{name}/*seed=*"))
+        for path in (*published, *tried):
+            run, trial = open_run(str(path)), path in tried
+            what = re.sub("(-class_weights=none)?-seed=.*", "", path.name)
+            names = {"labels": LABELS[f"study-{name}"], "head": what, "seed": run.config.seed}
+            faces = load_faces(run.config).split("val") if trial else None
+            parts = diagnosis(load_model(run), faces) if trial else {}
+            rows.append(names | validated(run) | parts)
+    return pd.DataFrame(rows)
+
+
+def by_epoch(data_dir: str) -> pd.DataFrame:
+    """`diagnosis` of a GReFEL head after each of its three epochs, for two kinds of labels."""
+    rows = []
+    for name, noise in (("study-clean", 0.0), ("study-confused", 0.4)):
+        config = Config.resolve(
+            {"dataset": "ferplus", "data_dir": data_dir, "profile": "mobile", "image_size": 48,
+             "train_protocol": "official", "epochs": 3, "label_noise": noise, "seed": 2,
+             "noise_kind": "confusion", "output_dir": "outputs/epochs", "run_name": name}
+        )  # fmt: skip
+        faces = load_faces(config)
+        run = start_run(config, faces.info)
+
+        def look(said: str, run: Run = run, faces: FaceSet = faces, name: str = name) -> None:
+            epoch = len(run.history()) if run.has_checkpoint(LAST) else 0
+            if epoch > sum(row["labels"] == LABELS[name] for row in rows):
+                trained = load_model(run.checkpoint(LAST))
+                names = {"labels": LABELS[name], "epoch": epoch}
+                rows.append(names | diagnosis(trained, faces.split("val")))
+
+        fit(faces, run, say=look)
+    return pd.DataFrame(rows)
+
+
 def main(what: str, data_dir: str = "") -> None:
     if what == "labels":
         print(f"wrote {write_labels(data_dir)}")
         return
-    if what != "tables":
-        sys.exit(f"study.py labels DATA, or study.py tables; got {what!r}")
-    for name, table in (collect() | {"diagnosis": diagnose()}).items():
+    tables = {
+        "tables": lambda: collect() | {"diagnosis": diagnose()},
+        "changes": lambda: {"changes": changes()},
+        "epochs": lambda: {"epochs": by_epoch(data_dir)},
+    }
+    if what not in tables:
+        sys.exit(f"study.py labels DATA, tables, changes, or epochs DATA; got {what!r}")
+    for name, table in tables[what]().items():
         table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
         print(table.round(4).to_string(index=False))
 
