@@ -27,12 +27,11 @@ def reorder_classes(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataF
 
 
 def rename_classes(predictions: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """The same table with other names for some classes; votes are there under both names."""
-    columns = {f"{kind}_{a}": f"{kind}_{b}" for kind in ("p", "primary") for a, b in names.items()}
+    """The same table with other names for some classes."""
+    kinds = ("p", "primary", "votes")
+    columns = {f"{kind}_{a}": f"{kind}_{b}" for kind in kinds for a, b in names.items()}
     texts = predictions.filter(["label", "predicted", "true_label"])
-    votes = {f"votes_{b}": predictions[f"votes_{a}"] for a, b in names.items()
-             if f"votes_{a}" in predictions}  # fmt: skip
-    return predictions.assign(**texts.replace(names), **votes).rename(columns=columns)
+    return predictions.assign(**texts.replace(names)).rename(columns=columns)
 
 
 def check_predictions(predictions: pd.DataFrame) -> pd.DataFrame:

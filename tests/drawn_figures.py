@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from grefel_lib.labels import COMPOUND, EMOTIONS
+from grefel_lib.labels import COMPOUND, EMOTIONS, VOTE_COLUMNS
 from grefel_lib.metrics import calibration_bins, wilson_interval
 from grefel_lib.report.faces import face_grid
 from grefel_lib.report.figures import (
@@ -70,7 +70,7 @@ def draw(name: str, width: str) -> Figure:
             face_grid(faces, fig, ncols=4, titles=["surprise → happiness"] * 7)
         elif name == "votes":
             faces = rng.integers(0, 256, size=(8, 48, 48, 3), dtype=np.uint8)
-            votes = rng.multinomial(10, [0.1] * 10, size=8)
+            votes = pd.DataFrame(rng.multinomial(10, [0.1] * 10, size=8), columns=VOTE_COLUMNS)
             face_grid(faces, fig, ncols=4, row_labels=["least", "most"], votes=votes)
     return fig
 

@@ -1,14 +1,17 @@
 """Mutation testing: how many small faults in a module do its own fast tests notice?
 
-    python tests/mutate.py [--again] [MODULE ...]
+    python tests/mutate.py [--again] [--sample N] [MODULE ...]
 
 mutmut makes the mutants and forks a pytest for each; every module is tested in a copy of its own
 under .mutation/, with the tests named here and no others. With --again only the survivors of the
-last time are tried, and functions that changed since. A line of numbers and the survivors, each
-with its diff, are printed and kept in .mutation/<module>.txt.
+last time are tried, and functions that changed since; with --sample only N mutants of each module,
+drawn at random. A line of numbers and the survivors, each with its diff, are printed and kept in
+.mutation/<module>.txt.
 """
 
+import argparse
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -31,27 +34,36 @@ SLOW = (  # tests that a mutant does not wait for
 UNNOTICED = {0: "survived", 5: "no test", 33: "no test", 34: "skipped"}  # mutmut's exit codes
 
 
-def mutmut(module: str, *arguments: str) -> str:
+def mutmut(module: str, *arguments: str, check: bool = True) -> str:
     command = [sys.executable, "-m", "mutmut", *arguments]
-    done = subprocess.run(command, cwd=WORK / module, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
+    done = subprocess.run(command, cwd=WORK / module, stdout=subprocess.PIPE, text=True,
+                          stderr=None if check else subprocess.DEVNULL)  # fmt: skip
+    if check and done.returncode:
         sys.exit(f"mutmut {arguments[0]} failed on {module}:\n{done.stdout[-3000:]}")
     return done.stdout
 
 
 def states(module: str) -> dict[str, str]:
-    """Of each mutant: noticed, or how it was not."""
+    """Of each mutant that was tried: noticed, or how it was not."""
     text = (WORK / module / f"mutants/grefel_lib/{module}.py.meta").read_text()
     codes = json.loads(text)["exit_code_by_key"]
-    return {name: UNNOTICED.get(code, "noticed") for name, code in codes.items()}
+    tried = {name: code for name, code in codes.items() if code is not None}
+    return {name: UNNOTICED.get(code, "noticed") for name, code in tried.items()}
+
+
+def drawn(module: str, count: int) -> list[str]:
+    """Names of some mutants, the same ones each time; mutmut makes all before it looks for one."""
+    mutmut(module, "run", "none of them", check=False)
+    text = (WORK / module / f"mutants/grefel_lib/{module}.py.meta").read_text()
+    return random.Random(0).sample(sorted(json.loads(text)["exit_code_by_key"]), count)
 
 
 def unnoticed(module: str) -> list[str]:
     return [name for name, state in states(module).items() if state != "noticed"]
 
 
-def mutate(module: str) -> None:
-    """Make a module's mutants and try them all."""
+def mutate(module: str, sample: int = 0) -> None:
+    """Make a module's mutants and try them all, or a sample."""
     folder = WORK / module
     shutil.rmtree(folder, ignore_errors=True)
     for part in ("grefel_lib", "tests"):
@@ -66,7 +78,7 @@ def mutate(module: str) -> None:
     project = (ROOT / "pyproject.toml").read_text()
     text = "\n".join([project, "[tool.mutmut]", *lines, "track_dependencies = false", ""])
     (folder / "pyproject.toml").write_text(text)
-    mutmut(module, "run")
+    mutmut(module, "run", *(drawn(module, sample) if sample else ()))
 
 
 def again(module: str) -> None:
@@ -95,9 +107,13 @@ def report(module: str) -> str:
 
 
 def main() -> None:
-    modules = [word for word in sys.argv[1:] if word != "--again"]
-    for module in modules or TESTS:
-        again(module) if "--again" in sys.argv else mutate(module)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("modules", nargs="*", metavar="MODULE")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--sample", type=int, default=0)
+    given = parser.parse_args()
+    for module in given.modules or TESTS:
+        again(module) if given.again else mutate(module, given.sample)
         text = report(module)
         (WORK / f"{module}.txt").write_text(text + "\n")
         print(text, flush=True)

@@ -5,6 +5,7 @@ import pytest
 
 from grefel_lib.analysis.groups import attribute_accuracy, copy_accuracy, human_ceiling, largest_gap
 from grefel_lib.labels import EMOTIONS, VOTE_COLUMNS
+from grefel_lib.metrics import rename_classes, reorder_classes
 
 
 def voted(*faces):
@@ -33,6 +34,15 @@ def test_an_even_split_is_a_coin():
     faces = [("anger", {"anger": 5, "disgust": 5})] * 400
     table = human_ceiling(voted(*faces), draws=50)
     assert table.loc["a second panel", "accuracy"] == pytest.approx(0.5, abs=0.03)
+
+
+def test_classes_renamed_or_in_another_order_have_the_same_ceiling():
+    faces = [("fear", {"fear": 8, "surprise": 2}), ("anger", {"anger": 6, "unknown": 4})] * 40
+    table = voted(*faces)
+    words = {"fear": "Angst", "anger": "fear"}
+    for changed in (rename_classes(table, words), reorder_classes(table, EMOTIONS[::-1])):
+        apart = human_ceiling(changed) - human_ceiling(table)
+        assert apart.abs().to_numpy().max() < 0.02
 
 
 def test_without_votes_there_is_no_ceiling():

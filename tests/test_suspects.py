@@ -9,6 +9,9 @@ from sklearn.metrics import roc_auc_score
 from grefel_lib.analysis.suspects import label_detection, most_suspect, suspicion
 from grefel_lib.config import Config
 from grefel_lib.faces import flip_labels, load_faces
+from grefel_lib.metrics import rename_classes
+from grefel_lib.report.faces import suspect_faces
+from grefel_lib.sources.synthetic import write_synthetic
 
 
 def table(labels, probs, **columns):
@@ -109,3 +112,18 @@ def test_confusion_noise_needs_votes(tmp_path):
     told = "needs the votes of FERPlus, and rafdb has none; use symmetric"
     with pytest.raises(ValueError, match=told):
         load_faces(config)
+
+
+def test_the_votes_under_a_suspect_face_have_its_classes_names(tmp_path):
+    data = write_synthetic(tmp_path / "FERPlus", images=120)
+    faces = load_faces(Config(dataset="ferplus", data_dir=str(data))).split("train").sample(8)
+    table = faces.votes.add_prefix("votes_").reset_index(drop=True)
+    table = table.assign(label="happiness", predicted="fear", p_happiness=0.0)
+    fig = suspect_faces(rename_classes(table, {"happiness": "Freude"}), faces)
+    [legend] = fig.legends
+    words = [text.get_text() for text in legend.get_texts()]
+    assert "Freude" in words
+    assert "happiness" not in words
+    assert len(words) == 10
+    bars = [len(ax.patches) for ax in fig.axes if ax.patches]
+    assert bars == [10] * 8

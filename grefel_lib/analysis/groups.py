@@ -83,7 +83,7 @@ def human_ceiling(predictions: pd.DataFrame, *, draws: int = 200) -> pd.DataFram
     """How often annotators would agree with a face's label, estimated from its votes.
 
     Args:
-        predictions: A table with votes_<column> for all ten columns.
+        predictions: A table with votes_<column> for every class and for what else was voted.
         draws: Panels drawn for each face.
 
     Returns:
@@ -92,20 +92,22 @@ def human_ceiling(predictions: pd.DataFrame, *, draws: int = 200) -> pd.DataFram
         "a second panel" (ten votes resampled from the face's own, then the majority class; a
         tie is broken at random). Both are slightly optimistic: the label came from these votes.
     """
-    columns = [f"votes_{name}" for name in VOTE_COLUMNS]
-    if not set(columns) <= set(predictions.columns):
+    names = table_classes(predictions)
+    columns = [f"votes_{name}" for name in names]
+    others = [c for c in predictions if c.startswith("votes_") and c not in columns]
+    complete = len(columns + others) == len(VOTE_COLUMNS) and set(columns) <= set(predictions)
+    if not complete:
         return None
-    votes = predictions[columns].to_numpy(dtype=float)
+    votes = predictions[columns + others].to_numpy(dtype=float)
     voted = votes.sum(axis=1) > 0
     shares = votes[voted] / votes[voted].sum(axis=1, keepdims=True)
-    label = pd.Index(VOTE_COLUMNS).get_indexer(predictions["label"])[voted]
-    classes = len(table_classes(predictions))
+    label = pd.Index(names).get_indexer(predictions["label"])[voted]
     rng = np.random.default_rng(0)
     accuracies: dict[str, list[float]] = {"one annotator": [], "a second panel": []}
     for _ in range(draws):
         panel = rng.multinomial(10, shares).astype(float)  # (N, 10)
         one = rng.multinomial(1, shares).argmax(axis=1)
-        untied = panel[:, :classes] + rng.random((len(panel), classes)) / 2
+        untied = panel[:, : len(names)] + rng.random((len(panel), len(names))) / 2
         accuracies["one annotator"].append((one == label).mean())
         accuracies["a second panel"].append((untied.argmax(axis=1) == label).mean())
     table = pd.DataFrame(accuracies)

@@ -12,7 +12,6 @@ from matplotlib.patches import Patch, Rectangle
 
 from grefel_lib.analysis.explain import NEIGHBOURS, Explained, Memory
 from grefel_lib.faces import FaceSet
-from grefel_lib.labels import VOTE_COLUMNS
 from grefel_lib.report.style import (
     EMA,
     FAINT,
@@ -189,7 +188,7 @@ def face_grid(
     ncols: int = 8,
     titles: Sequence[str] | None = None,
     row_labels: Sequence[str] | None = None,
-    votes: np.ndarray | None = None,
+    votes: pd.DataFrame | None = None,
 ) -> np.ndarray:
     """Draw faces in rows on an empty figure, and return its (rows, ncols) axes.
 
@@ -199,7 +198,7 @@ def face_grid(
         ncols: Faces in a row.
         titles: N texts above the faces; they break at an arrow, or shrink, to fit their column.
         row_labels: A text beside each row.
-        votes: (N, 10) votes in the order of VOTE_COLUMNS, as small bars under the faces.
+        votes: N rows of votes, a column for each emotion, as small bars under the faces.
     """
     rows = -(-len(images) // ncols)
     for given, what in ((titles, "titles"), (votes, "rows of votes")):
@@ -224,11 +223,11 @@ def face_grid(
         if titles:
             ax.set_title(titles[i], size=size, pad=2)
     if votes is not None:
-        colours = class_colours(VOTE_COLUMNS)
-        for ax, row in zip(whole[1::2].flat, votes, strict=False):
-            ax.bar(range(10), row, 0.9, color=colours, ec=INK, lw=0.3)
-            ax.set(ylim=(0, max(1, np.max(votes))), box_aspect=0.3)
-        keys = [Patch(fc=c, ec=INK, label=n) for n, c in zip(VOTE_COLUMNS, colours, strict=True)]
+        colours, most = class_colours(votes.columns), max(1, votes.to_numpy().max())
+        for ax, row in zip(whole[1::2].flat, votes.to_numpy(), strict=False):
+            ax.bar(range(len(row)), row, 0.9, color=colours, ec=INK, lw=0.3)
+            ax.set(ylim=(0, most), box_aspect=0.3)
+        keys = [Patch(fc=c, ec=INK, label=n) for n, c in zip(votes.columns, colours, strict=True)]
         fig.legend(handles=keys, loc="outside lower center", ncols=5, handlelength=0.8)
     return axes
 
@@ -239,8 +238,8 @@ def suspect_faces(table: pd.DataFrame, training: FaceSet, *, width: float = 6.9)
     Above each face: its label and the model's prediction. The width is in inches.
     """
     titles = [f"{a} → {b}" for a, b in table[["label", "predicted"]].to_numpy()]
-    voted = [f"votes_{name}" for name in VOTE_COLUMNS]
-    votes = table[voted].to_numpy() if set(voted) <= set(table) else None
+    votes = table.filter(regex="^votes_").rename(columns=lambda name: name.removeprefix("votes_"))
+    votes = None if votes.empty else votes
     rows = -(-len(table) // 6)
     with paper_style():
         high = width / 6 + (0.7 if votes is not None else 0.25)
