@@ -28,7 +28,7 @@ from grefel_lib.analysis.compare import (
 from grefel_lib.analysis.evaluation import Evaluation, load_evaluation
 from grefel_lib.commands.sweep import run_sweep, sweep_points
 from grefel_lib.config import Config
-from grefel_lib.files import Folder
+from grefel_lib.files import FINGERPRINT, Folder
 from grefel_lib.labels import EMOTIONS
 from grefel_lib.metrics import compute_metrics, mcnemar_test
 from grefel_lib.report.comparison import detection_curves
@@ -207,6 +207,19 @@ def test_the_run_that_others_start_from_sets_them_apart_published_or_not(tmp_pat
         }
     configs = [p.read_text() for p in (tmp_path / "published").glob("*/config.json")]
     assert str(tmp_path) not in "".join(configs)
+
+
+def test_files_of_fixes_with_one_name_and_other_content_are_two_variants(tmp_path):
+    for seed, content in enumerate(("ab12cd", "ab12cd", "9f00aa")):
+        fixes = {"relabelled": 1, "left_out": 0, "fingerprint": f"{FINGERPRINT}{content}"}
+        evaluated(tmp_path, f"r{seed}", seed=seed, draw=seed, info={"label_fixes": fixes},
+                  label_fixes=f"outputs/r{seed}/label_fixes.csv")  # fmt: skip
+    publish_runs(evaluated_runs(str(tmp_path)), tmp_path / "published")
+    for folder in (tmp_path, tmp_path / "published"):
+        groups = group_variants(evaluated_runs(str(folder)))
+        assert {name[-20:]: len(members) for name, members in groups.items()} == {
+            "label_fixes.csv ab12": 2, "label_fixes.csv 9f00": 1
+        }  # fmt: skip
 
 
 def test_a_run_from_scratch_is_no_seed_of_a_fine_tuned_one(tmp_path):

@@ -25,6 +25,7 @@ from grefel_lib.analysis.evaluation import (
 )
 from grefel_lib.config import PROJECT_ROOT, SETTINGS, Config
 from grefel_lib.files import (
+    FINGERPRINT,
     Folder,
     read_json,
     read_table,
@@ -171,7 +172,7 @@ def pooled_folds(results: Sequence[Evaluation]) -> list[Evaluation]:
     """
     groups: dict[str, list[Evaluation]] = {}
     for result in results:
-        settings = _settings(result.config) | {"seed": result.config.seed}
+        settings = _settings(result) | {"seed": result.config.seed}
         key = str(settings) if result.config.folds else result.run.name
         groups.setdefault(key, []).append(result)
     return [_pooled(some) if some[0].config.folds else some[0] for some in groups.values()]
@@ -236,7 +237,7 @@ def group_variants(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]
     results = pooled_folds(results)
     check_same_faces(results)
     settings = [
-        _settings(result.config) | {"parent": parent or "none"}
+        _settings(result) | {"parent": parent or "none"}
         for result, parent in zip(results, _parents(results), strict=True)
     ]
     values = {key: {own[key] for own in settings} - {None} for key in settings[0]}
@@ -491,12 +492,15 @@ def _filled(saved: Any, computed: Any) -> Any:
     return saved
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def _settings(result: Evaluation) -> dict[str, Any]:
     """The settings by which variants can differ; None where a setting has no effect."""
+    config = result.config
     names = [name for name, setting in SETTINGS.items() if setting.sets_apart]
     values = {name: None if config.unmet(name) else getattr(config, name) for name in names}
-    files = ("backbone_weights", "label_fixes")
-    return values | {name: Path(getattr(config, name)).name for name in files}
+    files = {n: Path(getattr(config, n)).name for n in ("backbone_weights", "label_fixes")}
+    if fixes := result.facts.get("label_fixes"):  # files of one name, each run's own
+        files["label_fixes"] += f" {fixes['fingerprint'].removeprefix(FINGERPRINT)[:4]}"
+    return values | files
 
 
 def shared_config(config: Config) -> dict[str, Any]:
