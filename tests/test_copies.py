@@ -49,3 +49,16 @@ def test_without_any_copy_the_table_is_empty_but_has_its_columns():
     found = find_copies(two_splits(noise[:6], noise[6:]))
     assert len(found) == 0
     assert list(found.columns)[:3] == ["id", "label", "copy"]
+
+
+def test_a_large_set_is_never_whole_in_memory(monkeypatch):
+    rng = np.random.default_rng(1)
+    noise = rng.integers(0, 256, size=(45, 48, 48), dtype=np.uint8)
+    faces = two_splits(noise[:40], noise[[7, 39, 44]])
+    held, gather = [], FaceSet.gather
+    monkeypatch.setattr("grefel_lib.analysis.copies.AT_ONCE", 8)
+    monkeypatch.setattr(
+        FaceSet, "gather", lambda self, at: held.append(len(at)) or gather(self, at)
+    )
+    assert list(find_copies(faces)["copy"]) == ["train_7", "train_39"]
+    assert max(held) <= 8

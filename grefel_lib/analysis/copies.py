@@ -9,6 +9,7 @@ from grefel_lib.faces import FaceSet
 
 BITS = 6  # maximum Hamming distance of the 64-bit perceptual hashes of near copies
 ALIKE = 0.9  # minimum pixel correlation of near copies
+AT_ONCE = 1000  # faces in memory; AffectNet's training faces would fill 11 GB
 
 
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
@@ -32,20 +33,18 @@ def find_copies(faces: FaceSet, split: str = "test") -> pd.DataFrame:
         copy_label, exact (same pixels), bits (hash distance), correlation. Labels are class names.
     """
     here, there = faces.split(split), faces.split("train")
-    images, originals = (part.gather(np.arange(len(part))) for part in (here, there))
-    hashes = perceptual_hashes(originals)
-    flat = [_standardised(part) for part in (images, originals)]
+    hashes = _hashes(there)
     by_pixels = dict(zip(there.table["image_hash"], range(len(there)), strict=True))
     names = np.asarray(faces.class_names)
     rows = []
-    for i, code in enumerate(perceptual_hashes(images)):
+    for i, code in enumerate(_hashes(here)):
         bits = np.bitwise_count(hashes ^ code)
         near = np.flatnonzero(bits <= BITS)
         exact = by_pixels.get(here.table["image_hash"].iloc[i])
         near = near if exact is None else np.array([exact])
         if not len(near):
             continue
-        alike = flat[1][near] @ flat[0][i]
+        alike = _standardised(there.gather(near)) @ _standardised(here.gather(np.array([i])))[0]
         best = int(alike.argmax())
         if exact is None and alike[best] < ALIKE:
             continue
@@ -63,6 +62,12 @@ def find_copies(faces: FaceSet, split: str = "test") -> pd.DataFrame:
         )
     columns = ["id", "label", "copy", "copy_label", "exact", "bits", "correlation"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _hashes(faces: FaceSet) -> np.ndarray:
+    """`perceptual_hashes` of all faces, of which a few at a time are in memory."""
+    parts = np.array_split(np.arange(len(faces)), max(1, len(faces) // AT_ONCE))
+    return np.concatenate([perceptual_hashes(faces.gather(part)) for part in parts])
 
 
 def _standardised(images: np.ndarray) -> np.ndarray:
