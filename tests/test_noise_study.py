@@ -103,7 +103,7 @@ def test_the_published_runs_give_the_published_tables():
     pd.testing.assert_frame_equal(tables["differences"][names], committed, atol=2e-5)
     runs = pd.read_csv(study.HERE / "runs.csv")
     mine = tables["runs"]
-    assert len(mine) == len(runs) == 24
+    assert len(mine) == len(runs) == 36
     for name in mine.columns[4:]:  # published with five digits: a face or two change places
         near = 1 / 3136 if "risk" in name else 2e-5
         np.testing.assert_allclose(mine[name], runs[name], atol=near, rtol=0, err_msg=name)
@@ -129,6 +129,37 @@ def test_the_readmes_sentences_are_those_of_the_tables():
     assert f"agree on {same.min():.0f} to {same.max():.0f}% of faces" in text
     assert parts["changed"].max() < 0.01
     assert "changes under 1% of predictions" in text
+
+
+def test_a_runs_validation_is_that_of_the_better_weights_at_their_best_epoch(tmp_path):
+    pd.DataFrame({
+        "val_accuracy": [0.7, 0.6, 0.5], "ema_val_accuracy": [0.4, 0.8, 0.7],
+        "val_accuracy_fear": [1.0, 1.0, 1.0], "val_accuracy_anger": [0.4, 0.2, 0.0],
+        "ema_val_accuracy_fear": [0.0, 0.9, 1.0], "ema_val_accuracy_anger": [0.8, 0.5, 1.0],
+    }).to_csv(tmp_path / "history.csv", index=False)  # fmt: skip
+    found = study.validated(Run(tmp_path, None))
+    assert found == pytest.approx({"accuracy": 0.8, "mean_class_accuracy": 0.7})
+
+
+def test_the_table_of_changes_holds_the_published_runs_beside_those_tried():
+    told = pd.read_csv(study.HERE / "changes.csv")
+    heads = ["head=linear", "correction=paper"]
+    known = told[told["head"].isin(heads)].reset_index(drop=True)
+    mine = study.changes()
+    mine = mine[mine["head"].isin(heads)].reset_index(drop=True)
+    assert len(known) == 12
+    pd.testing.assert_frame_equal(mine[list(known)[:5]], known[list(known)[:5]], atol=1e-5)
+    tried = told[~told["head"].isin(heads)]
+    assert set(tried["head"]) == {"anchor_start=faces", "branch_features=earlier",
+                                  "correction=trust"}  # fmt: skip
+
+
+def test_the_branches_are_looked_at_after_every_epoch(faces_dir, tmp_path):
+    rows = study.by_epoch(str(faces_dir), str(tmp_path))
+    assert rows["epoch"].tolist() == [1, 2, 3] * 2
+    assert rows["labels"].nunique() == 2
+    assert (rows["kl_geometric"] > 0).all()
+    assert rows["kl_attentive"].nunique() == 6, "each row is another state of the weights"
 
 
 def test_fer2013_is_judged_by_seven_classes_and_its_wrong_labels_are_known(results):

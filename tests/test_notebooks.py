@@ -121,6 +121,13 @@ def test_cells_are_few_and_short(notebook):
     assert not re.search(r"^class |^!|^%|autoreload|filterwarnings", text, re.M)
 
 
+def test_no_line_of_a_text_is_there_twice(notebook):
+    _, content = notebook
+    for cell in content["cells"]:
+        lines = [line for line in source(cell).splitlines() if len(line) > 30]
+        assert cell["cell_type"] == "code" or len(set(lines)) == len(lines), cell["id"]
+
+
 def test_every_name_that_is_imported_is_used(notebook):
     _, content = notebook
     tree = ast.parse("\n".join(map(source, code_cells(content))))

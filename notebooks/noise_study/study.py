@@ -212,14 +212,14 @@ def changes() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_epoch(data_dir: str) -> pd.DataFrame:
+def by_epoch(data_dir: str, output_dir: str = "outputs/epochs") -> pd.DataFrame:
     """`diagnosis` of a GReFEL head after each of its three epochs, for two kinds of labels."""
     rows = []
     for name, noise in (("study-clean", 0.0), ("study-confused", 0.4)):
         config = Config.resolve(
             {"dataset": "ferplus", "data_dir": data_dir, "profile": "mobile", "image_size": 48,
              "train_protocol": "official", "epochs": 3, "label_noise": noise, "seed": 2,
-             "noise_kind": "confusion", "output_dir": "outputs/epochs", "run_name": name}
+             "noise_kind": "confusion", "output_dir": output_dir, "run_name": name}
         )  # fmt: skip
         faces = load_faces(config)
         run = start_run(config, faces.info)
