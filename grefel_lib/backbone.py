@@ -58,6 +58,8 @@ def check_backbone(config: Config) -> None:
             raise ValueError(f"{setting}=face are weights of {FACE_NETWORK}, not of {name}")
     if config.extractor == "timm":
         _check_features(config.backbone, config.image_size, config.output_stride, config.head)
+    if reads_earlier(config):
+        earlier_width(config.backbone, config.image_size, config.output_stride)
 
 
 def weight_file(weights: str) -> Path:
@@ -123,6 +125,33 @@ def _reach_hub(name: str, setting: str) -> None:
             f"Either go online once, or set {setting} to the path of a .safetensors or "
             f"state-dict file, or {setting}=none to start from scratch"
         ) from error
+
+
+def reads_earlier(config: Config) -> bool:
+    """Whether the branches read an earlier feature map than the primary classifier."""
+    return config.branch_features == "earlier" and not config.unmet("branch_features")
+
+
+@lru_cache
+def earlier_width(name: str, image_size: int, output_stride: int) -> int:
+    """Channels of the feature map before a timm network's last.
+
+    Raises:
+        ValueError: It gives none.
+    """
+    try:
+        with torch.device("meta"):  # shapes alone
+            network = _network(name, image_size, output_stride, num_classes=0)
+            faces = torch.empty(2, 3, image_size, image_size)
+            last, [earlier] = network.forward_intermediates(faces, indices=[-2])
+            if last.shape != network.forward_features(faces).shape:
+                raise ValueError("its last features are others there")
+    except Exception as error:  # of any kind: this is timm's code
+        raise ValueError(
+            f"backbone {name!r} gives no feature map before its last "
+            f"({str(error).splitlines()[0]}); use branch_features=last"
+        ) from error
+    return earlier.shape[1]
 
 
 def build_backbone(config: Config, *, num_classes: int = 0) -> nn.Module:

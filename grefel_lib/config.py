@@ -131,6 +131,10 @@ class Config:
                           choices=("both", "anchors", "attention"), needs=_CORRECTED)  # fmt: skip
     primary: str = _head("linear", "linear on the pooled feature, or mlp on the embedding as in "
                          "the paper", choices=("linear", "mlp"), needs=_GREFEL)  # fmt: skip
+    branch_features: str = _head("last", "feature map that the branches read; earlier: of the "
+                                 "stage, or block, before the last", choices=("last", "earlier"),
+                                 needs=(*_CORRECTED, "primary=linear", "extractor=timm"),
+                                 )  # fmt: skip
     num_anchors: int = _head(10, "anchors per class", low=1, high=10_000, needs=_ANCHORS)
     embedding_dim: int = _head(128, "width of the embedding", low=2, high=16384, needs=_GREFEL)
     attention_heads: int = _head(4, "attention heads of the attentive correction", low=1,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grefel_lib.backbone import build_backbone
+from grefel_lib.backbone import build_backbone, earlier_width, reads_earlier
 from grefel_lib.config import Config
 
 MIN_CONFIDENCE = 1e-6
@@ -143,6 +143,7 @@ class GReFELHead(nn.Module):
         branches: str = "both",
         primary: str = "linear",
         reliability: bool = True,
+        branch_width: int | None = None,
     ) -> None:
         super().__init__()
         self.delta, self.temperature, self.correction = delta, temperature, correction
@@ -152,7 +153,7 @@ class GReFELHead(nn.Module):
         self.reduce = self.anchors = self.attention = self.attentive = None
         self.reliability = None
         if built or primary == "mlp":
-            self.reduce = nn.Linear(feature_width, embedding_dim)
+            self.reduce = nn.Linear(branch_width or feature_width, embedding_dim)
         if primary == "mlp":  # on the embedding, as in the paper
             self.primary = nn.Sequential(
                 nn.Linear(embedding_dim, embedding_dim),
@@ -180,16 +181,17 @@ class GReFELHead(nn.Module):
         for classifier in (self.primary[-1], self.attentive):
             _start_near_zero(classifier)
 
-    def forward(self, pooled: Tensor, tokens: Tensor) -> Output:
+    def forward(self, pooled: Tensor, tokens: Tensor, branch: Tensor | None = None) -> Output:
         """Score a batch.
 
         Args:
             pooled: (B, F) pooled backbone feature.
             tokens: (B, T, F_t) tokens or map positions of the same faces.
+            branch: (B, F_b) feature that the branches reduce, if it is not the pooled one.
         """
         embeddings = anchors = attention = g = t = r = None
         if self.reduce is not None:
-            embeddings = to_sphere(self.reduce(pooled))  # (B, D)
+            embeddings = to_sphere(self.reduce(pooled if branch is None else branch))  # (B, D)
         logits = self.primary(pooled if len(self.primary) == 1 else embeddings)
         p = F.log_softmax(logits / self.temperature, dim=1)
         if self.anchors is not None:
@@ -240,17 +242,21 @@ class GReFELHead(nn.Module):
         return self.reliability(inputs.detach()).squeeze(1)  # (B,); no gradient to other parts
 
 
-def extract(backbone: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def extract(backbone: nn.Module, images: Tensor, *, earlier: bool = False) -> tuple[Tensor, Tensor]:
     """A backbone's last features, and the same features as tokens of each image.
 
     Args:
         backbone: A timm network, or the window extractor.
         images: (B, 3, S, S), normalised.
+        earlier: Take the tokens from the feature map before the last.
 
     Returns:
         Features in the backbone's own shape; and tokens (B, T, F_t) in float32, with prefix tokens
         removed.
     """
+    if earlier:
+        features, [before] = backbone.forward_intermediates(images, indices=[-2])
+        return features, before.flatten(2).transpose(1, 2).float()  # (B, F_t, h, w) -> (B, T, F_t)
     features = backbone.forward_features(images)
     if features.ndim == 3:  # (B, prefix + T, F_t)
         tokens = features[:, getattr(backbone, "num_prefix_tokens", 0) :]
@@ -283,10 +289,13 @@ class Calibration(nn.Module):
 class GReFEL(nn.Module):
     """A timm backbone with the GReFEL head, or with timm's own linear classifier."""
 
-    def __init__(self, backbone: nn.Module, *, head: GReFELHead | None = None) -> None:
+    def __init__(
+        self, backbone: nn.Module, *, head: GReFELHead | None = None, earlier: bool = False
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.earlier = earlier  # the branches read the feature map before the last
         self.calibration: Calibration | None = None  # of a shipped model; not in training
 
     @property
@@ -315,11 +324,12 @@ class GReFEL(nn.Module):
         if self.head is None:
             logits = self.backbone.forward_head(self.backbone.forward_features(images))
             return Output(F.log_softmax(logits.float(), dim=1))
-        features, tokens = extract(self.backbone, images)
+        features, tokens = extract(self.backbone, images, earlier=self.earlier)
         pooled = self.backbone.forward_head(features, pre_logits=True)  # (B, F)
         # on a CPU, autocast would compute log_softmax in bfloat16
         with torch.autocast(images.device.type, enabled=False):
-            return replace(self.head(pooled.float(), tokens), features=pooled.float())
+            branch = tokens.mean(dim=1) if self.earlier else None
+            return replace(self.head(pooled.float(), tokens, branch), features=pooled.float())
 
     def classifier_names(self) -> set[str]:
         """Names of the parameters of timm's own classifier; none with the GReFEL head."""
@@ -359,10 +369,12 @@ def build_model(config: Config, num_classes: int) -> GReFEL:
         for classifier in classifiers if isinstance(classifiers, tuple) else (classifiers,):
             _start_near_zero(classifier)
         return GReFEL(backbone)
-    width = backbone.num_features
+    width, earlier = backbone.num_features, reads_earlier(config)
+    source = (config.backbone, config.image_size, config.output_stride)
+    branch_width = earlier_width(*source) if earlier else None
     head = GReFELHead(
         getattr(backbone, "head_hidden_size", width),
-        token_width=width,
+        token_width=branch_width or width,
         num_classes=num_classes,
         num_anchors=config.num_anchors,
         embedding_dim=config.embedding_dim,
@@ -374,5 +386,6 @@ def build_model(config: Config, num_classes: int) -> GReFEL:
         branches=config.branches,
         primary=config.primary,
         reliability=config.lambda_rel > 0,
+        branch_width=branch_width,
     )
-    return GReFEL(backbone, head=head)
+    return GReFEL(backbone, head=head, earlier=earlier)

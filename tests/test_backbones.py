@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from grefel_lib.backbone import build_backbone, check_backbone
+from grefel_lib.backbone import build_backbone, check_backbone, earlier_width
 from grefel_lib.config import Config
 from grefel_lib.grefel import build_model
 from grefel_lib.losses import total_loss
@@ -193,3 +193,33 @@ def test_an_output_stride_that_is_not_supported_is_told_once_or_refused(caplog):
     words = "'starnet_s050' does not support image_size 64 with output_stride 8: not supported"
     with pytest.raises(ValueError, match=words):
         check_backbone(_config("starnet_s050", output_stride=8))
+
+
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "test_vit", "test_efficientnet", "mobilenetv1_100", "test_convnext"]
+)
+def test_branches_on_an_earlier_map_leave_the_primary_classifier_as_it_is(name):
+    config = Config(backbone=name, image_size=64, backbone_weights="none")
+    torch.manual_seed(0)
+    plain = build_model(config, 5).eval()
+    torch.manual_seed(0)
+    net = build_model(config.replace(branch_features="earlier"), 5).eval()
+    net.backbone.load_state_dict(plain.backbone.state_dict())
+    net.head.primary.load_state_dict(plain.head.primary.state_dict())
+    images = torch.randn(3, 3, 64, 64)
+    with torch.inference_mode():
+        before, after = plain(images), net(images)
+        alone = net(images[1:2])
+    assert torch.equal(after.primary_log_probs, before.primary_log_probs)
+    width = net.head.reduce.in_features
+    assert (width, *after.attention.shape)[:2] == (earlier_width(name, 64, 0), 3)
+    assert after.attention.shape[1] >= before.attention.shape[1]
+    torch.testing.assert_close(alone.log_probs, after.log_probs[1:2], atol=1e-5, rtol=0)
+
+
+def test_a_network_without_an_earlier_map_is_refused_in_one_line():
+    config = Config(backbone="hiera_tiny_224", image_size=224, backbone_weights="none")
+    with pytest.raises(ValueError, match=r"gives no feature map .*; use branch_features=last$"):
+        check_backbone(config.replace(branch_features="earlier"))
+    check_backbone(config.replace(branch_features="earlier", head="linear"))
+    check_backbone(config.replace(branch_features="earlier", correction="none"))

@@ -448,6 +448,22 @@ def _(lab, one, other):
             assert torch.equal(after, before)
 
 
+@row("branch_features", "last", "earlier")
+def _(lab, one, other):
+    for config in (one, other):
+        net, images = lab.net(config).eval(), lab.images(config)
+        before = net(images)
+        for part in list(net.backbone.children())[-3]:  # the last stage
+            for weight in part.parameters():
+                nn.init.zeros_(weight)
+        after = net(images)
+        assert not torch.equal(after.primary_log_probs, before.primary_log_probs)
+        same = torch.equal(after.correction_log_probs, before.correction_log_probs)
+        assert same == (config.branch_features == "earlier")
+        assert torch.equal(after.geometric_log_probs, before.geometric_log_probs) == same
+        assert torch.equal(after.attentive_log_probs, before.attentive_log_probs) == same
+
+
 @row("num_anchors", 1, 3)
 def _(lab, one, other):
     for config in (one, other):

@@ -8,6 +8,7 @@ import pandas as pd
 from grefel_lib.analysis.calibration import temperature_words
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
+from grefel_lib.backbone import reads_earlier
 from grefel_lib.files import without_paths
 from grefel_lib.report.tables import SPLITS, class_table, with_intervals
 
@@ -44,6 +45,8 @@ def model_card(evaluation: Evaluation) -> str:
     title = config.run_name or config.dataset
     title = f"{evaluation.run.path.name}, {evaluation.headline}" if evaluation.pooled else title
     head = f"GReFEL, correction {config.correction}, {config.num_anchors} anchors per class"
+    if reads_earlier(config):
+        head += ", branches on an earlier feature map"
     if config.correction == "none":
         head = "GReFEL, no correction"
     if config.head == "linear":

@@ -11,8 +11,9 @@
     for name in clean confused fer2013; do
         grefel publish outputs/study-$name notebooks/noise_study/study-$name; done
 
-Changes to the method, on validation alone, with changes.patch applied to commit 45be3c5 ($SAME is
-$STUDY without its cases, its grid, its seeds and --evaluate):
+Changes to the method, on validation alone, with changes.patch applied to commit 45be3c5 (of its two
+settings the better one, branch_features, has been kept since; $SAME is $STUDY without its cases,
+its grid, its seeds and --evaluate):
 
     CHANGES="--case anchor_start=faces --case branch_features=earlier --case correction=trust"
     grefel sweep train --name changes-clean $SAME $CHANGES --seeds 2
@@ -53,6 +54,7 @@ LABELS = {"study-clean": "FERPlus as it is", "study-confused": "FERPlus, 40% con
 BALANCE = {"none": "no balance", "logit_adjusted": "logit-adjusted"}
 METRICS = ["accuracy", "mean_class_accuracy", "nll", "ece"]
 COVERAGE = 0.8
+TRIED = {"clean": (2,), "confused": (0, 2)}  # seeds of the changes to the method
 HERE = Path(__file__).parent
 
 
@@ -198,16 +200,23 @@ def validated(run: Run) -> dict[str, float]:
 
 def changes() -> pd.DataFrame:
     """The heads of the study and the changed ones on validation: a row a run."""
-    rows = []
-    for name in ("clean", "confused"):
-        published = sorted((HERE / f"study-{name}").glob("*class_weights=none*"))
+    rows, known = [], pd.read_csv(HERE / "diagnosis.csv").query("balance == 'none'")
+    known = known.drop(columns="balance").set_index(["labels", "seed"])
+    for name, seeds in TRIED.items():
+        published = [
+            path for seed in seeds
+            for path in sorted((HERE / f"study-{name}").glob(f"*class_weights=none-seed={seed}"))
+        ]  # fmt: skip
         tried = sorted((PROJECT_ROOT / "outputs").glob(f"changes-{name}/*seed=*"))
         for path in (*published, *tried):
             run, trial = open_run(str(path)), path in tried
             what = re.sub("(-class_weights=none)?-seed=.*", "", path.name)
             names = {"labels": LABELS[f"study-{name}"], "head": what, "seed": run.config.seed}
-            faces = load_faces(run.config).split("val") if trial else None
-            parts = diagnosis(load_model(run), faces) if trial else {}
+            parts = {}
+            if trial:
+                parts = diagnosis(load_model(run), load_faces(run.config).split("val"))
+            elif run.config.head == "grefel":
+                parts = known.loc[(names["labels"], names["seed"])].to_dict()
             rows.append(names | validated(run) | parts)
     return pd.DataFrame(rows)
 
