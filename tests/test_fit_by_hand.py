@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -100,6 +101,41 @@ def test_the_speed_is_that_of_the_epoch(config, faces, tmp_path, monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     row = train_epoch(start(config, faces, tmp_path), print)
     assert row["images_per_second"] == pytest.approx(18 / 8)  # start, three batches, end
+
+
+def test_averaged_weights_start_as_copies_and_are_averaged_ever_longer(config, faces, tmp_path):
+    """EMA warm-up, worked by hand: decay 0 at the first update, then 1 - (1 + n) ** -0.9."""
+    training = start(config.replace(ema_decay=0.9999), faces, tmp_path)
+    seen, update = [], training.ema.update
+
+    def watched(net, **step):
+        seen.append(net.head.primary[-1].weight.detach().clone())
+        update(net, **step)
+
+    training.ema.update = watched
+    for _ in range(2):
+        train_epoch(training, print)
+    by_hand = seen[0]
+    for n, weight in enumerate(seen[1:], start=1):
+        decay = 1 - (1 + n) ** -0.9
+        by_hand = decay * by_hand + (1 - decay) * weight
+    averaged = training.ema.module.head.primary[-1].weight
+    assert len(seen) == 6
+    torch.testing.assert_close(averaged, by_hand, rtol=1e-5, atol=1e-8)
+
+
+def test_the_time_left_is_that_of_all_faces_still_to_come(config, faces, tmp_path, monkeypatch):
+    told, clock = [], iter(range(0, 1000, 2))
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    bar = SimpleNamespace(
+        disable=False, format_interval=lambda seconds: told.append(seconds), update=print,
+        set_postfix_str=lambda *words: None, close=lambda: None,
+    )  # fmt: skip
+    monkeypatch.setattr(fitting, "progress_bar", lambda *_, **__: bar)
+    train_epoch(start(config, faces, tmp_path), print)
+    sizes = np.cumsum([8, 8, 2])
+    passed = np.array([2, 4, 6])  # seconds: one look at the clock a batch, two seconds apart
+    np.testing.assert_allclose(told, passed * (3 * 18 - sizes) / sizes)
 
 
 def test_a_loss_without_parts_has_no_columns_of_parts(config, faces, tmp_path):

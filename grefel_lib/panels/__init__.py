@@ -43,5 +43,5 @@ def show_panel(name: str, *arguments: Any) -> None:
     if picture.is_file():
         small, content = PillowImage.open(picture).convert("RGB"), io.BytesIO()
         small.thumbnail((WIDTH, WIDTH))
-        small.save(content, "JPEG", quality=40)
+        small.save(content, "JPEG", quality=36)
         display(Image(content.getvalue(), format="jpeg"))
