@@ -83,8 +83,8 @@ def progress_bar(total: int, what: str, **settings: Any) -> tqdm:
         settings: Of tqdm, e.g. unit.
     """
     settings = {"desc": what, "leave": False, "dynamic_ncols": True} | settings
-    name = os.environ.get("GREFEL_TERMINAL")
-    if name and os.path.exists(name):
+    name = os.environ.get("GREFEL_TERMINAL", "")
+    if os.access(name, os.W_OK):  # after su it belongs to another user
         settings["file"] = open(name, "w")  # noqa: SIM115 - open as long as the bar
         return terminal_tqdm(total=total, disable=not progress_bars(), **settings)
     return tqdm(total=total, disable=not progress_bars(), **settings)

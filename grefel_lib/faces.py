@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from filelock import FileLock
+from PIL import Image
 
 from grefel_lib.config import PROJECT_ROOT, Config, check_name
 from grefel_lib.environment import progress_bar
@@ -40,6 +41,7 @@ class FaceSet:
     targets: np.ndarray  # (N, C) float32, rows sum to 1
     class_names: tuple[str, ...]
     info: dict[str, Any]  # dataset, protocol, fingerprint, what was dropped, warnings
+    face_format: tuple[int, str] | None = None  # to which `gather` converts, see `like_training`
 
     def __len__(self) -> int:
         return len(self.table)
@@ -63,7 +65,17 @@ class FaceSet:
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """Copy the images at table positions (B,) out of the cache: (B, H, W[, 3]) uint8."""
-        return self.images[self.table["row"].to_numpy()[indices]]
+        images = self.images[self.table["row"].to_numpy()[indices]]
+        if self.face_format is None:
+            return images
+        return np.stack([like_training(image, *self.face_format) for image in images])
+
+    def in_format(self, size: int, mode: str) -> "FaceSet":
+        """The same faces in the format of a model's training faces."""
+        shape = (size, size, 3) if mode == "RGB" else (size, size)
+        if self.images.shape[1:] == shape:
+            return self
+        return dataclasses.replace(self, face_format=(size, mode))
 
     @property
     def votes(self) -> pd.DataFrame | None:
@@ -77,6 +89,15 @@ class FaceSet:
         counts = counts.reindex(index=range(len(self.class_names)), columns=SPLITS, fill_value=0)
         counts.index = pd.Index(self.class_names, name="class")
         return counts.rename_axis(columns=None)
+
+
+def like_training(image: np.ndarray, size: int, mode: str) -> np.ndarray:
+    """Convert a face crop (H, W[, 3]) to the format of a model's training faces.
+
+    A network trained on small greyscale faces expects small greyscale faces.
+    """
+    face = Image.fromarray(image).convert(mode)
+    return np.array(face.resize((size, size), Image.Resampling.BICUBIC))
 
 
 def load_faces(config: Config) -> FaceSet:

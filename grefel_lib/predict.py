@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from grefel_lib.batches import batch_loader, prepare_input, to_float
 from grefel_lib.config import Config
 from grefel_lib.environment import autocast, memory_layout, progress_bar
-from grefel_lib.faces import FaceSet, ferplus_targets
+from grefel_lib.faces import FaceSet, ferplus_targets, like_training
 from grefel_lib.files import Folder, relative
 from grefel_lib.grefel import GReFEL, Output, confidence
 from grefel_lib.labels import RAFDB_ATTRIBUTES, VOTE_COLUMNS
@@ -213,15 +212,6 @@ def attention_maps(weights: np.ndarray, config: Config) -> np.ndarray:
     scales = 3 if config.extractor == "window_cross_attention" else 1
     side = math.isqrt(weights.shape[1] // scales)
     return weights.astype(float).reshape(len(weights), scales, side, side).sum(axis=1)
-
-
-def like_training(image: np.ndarray, size: int, mode: str) -> np.ndarray:
-    """Convert a face crop (H, W[, 3]) to the format of a model's training faces.
-
-    A network trained on small greyscale faces expects small greyscale faces.
-    """
-    face = Image.fromarray(image).convert(mode)
-    return np.array(face.resize((size, size), Image.Resampling.BICUBIC))
 
 
 @torch.inference_mode()

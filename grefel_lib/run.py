@@ -267,19 +267,54 @@ def check_same_data(run: Run, data: Mapping[str, Any]) -> None:
         data: `FaceSet.info` of the current faces.
 
     Raises:
-        ValueError: Names what differs from environment.json.
+        ValueError: Names what differs from environment.json; or see `check_folds`.
     """
+    if run.config.checkpoint_path and not run.has_checkpoint(LAST):
+        source = run.parent_checkpoint()
+        with reading(source):
+            parent = Run(source.parents[1], Config.from_dict(read_facts(source)["config"]))
+        check_folds(parent, run.config, data)
     with reading(run.path / "environment.json"):
         there = dict(_environment(run).get("data", {}))
     here = json.loads(json.dumps(dict(data)))
     other = [k for k in there if k in here and k != "warnings" and there[k] != here[k]]
     if same_data(there.get("fingerprint"), here.get("fingerprint")):
         other = [key for key in other if key != "fingerprint"]
-    if other and run.has_checkpoint(LAST):
+    if other and any(map(run.has_checkpoint, (LAST, BEST))):
         differing = ", ".join(f"{k} {there[k]!r} there, {here[k]!r} here" for k in other)
         raise ValueError(
             f"run {run.name} has learned from other data ({differing}); restore that data to "
             f"continue it, or choose another name for a new run"
+        )
+
+
+def check_folds(run: Run, config: Config, data: Mapping[str, Any]) -> None:
+    """Refuse to test a run, or one fine-tuned from it, on a fold from which it has learned.
+
+    Args:
+        run: A trained run.
+        config: Names the faces and the fold.
+        data: `FaceSet.info` of these faces.
+
+    Raises:
+        ValueError: The fold is another one, or was drawn from other faces.
+    """
+    theirs = run.config
+    if config.unmet("folds") or not (config.folds or theirs.folds) or not theirs.same_data(config):
+        return
+    learned, asked = ({k: getattr(c, k) for k in ("folds", "fold")} for c in (theirs, config))
+    if learned != asked:
+        raise ValueError(
+            f"run {run.name} has learned from faces of this test split: it was trained with "
+            f"folds={theirs.folds}, fold={theirs.fold}, not folds={config.folds}, "
+            f"fold={config.fold}; take the run of that fold, or the same values"
+        )
+    fingerprint = _environment(run).get("data", {}).get("fingerprint")
+    if not same_data(fingerprint, data.get("fingerprint")):
+        raise ValueError(
+            f"the faces of {config.data_dir} have changed since run {run.name} was trained, so "
+            f"that its folds can no longer be drawn: it may have learned from the test faces; "
+            f"restore them, or train again"
         )
 
 

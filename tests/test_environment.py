@@ -40,6 +40,17 @@ def test_a_kernel_draws_its_bar_in_the_terminal_of_its_command(monkeypatch, tmp_
     assert progress_bar(5, "scoring").disable
 
 
+def test_a_terminal_of_another_user_gets_no_bar(monkeypatch, tmp_path, capsys):
+    tty = tmp_path / "tty"
+    tty.touch()
+    monkeypatch.setenv("GREFEL_TERMINAL", str(tty))
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != str(tty))
+    with progress_bar(5, "scoring") as bar:  # root may write anywhere: access alone can tell
+        bar.update(5)
+    assert tty.read_text() == ""
+    assert "scoring" in capsys.readouterr().err, "where the notebook's output goes"
+
+
 def test_headless_nobody_looks():
     assert not watched()
     assert not progress_bars()

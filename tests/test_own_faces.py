@@ -176,6 +176,37 @@ def test_tables_named_after_their_split_need_no_column(tmp_path):
     assert read(tmp_path).counts().to_numpy().tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
+def test_the_columns_of_a_table_may_be_written_in_capitals(tmp_path):
+    rows = [{"Image": f"{i}.png", "LABEL": "ab"[i % 2], "Split": ("train", "val")[i > 3],
+             "Subject": f"s{i}"} for i in range(6)]  # fmt: skip
+    for row in rows:
+        draw(tmp_path / row["Image"], hash_of(row["Image"]))
+    pd.DataFrame(rows).to_csv(tmp_path / "faces.csv", index=False)
+    faces = read(tmp_path)
+    assert faces.counts().to_numpy().tolist() == [[2, 1, 0], [2, 1, 0]]
+    assert sorted(faces.table["subject"]) == [f"s{i}" for i in range(6)]
+    pd.DataFrame(rows).assign(label="a").to_csv(tmp_path / "faces.csv", index=False)
+    with pytest.raises(ValueError, match="two columns for label: LABEL, label; remove one"):
+        read(tmp_path)
+
+
+def test_row_numbers_are_no_class_and_a_class_has_one_column(tmp_path):
+    votes = pd.DataFrame(
+        {"image": [f"{i}.png" for i in range(30)], "NF": 1, "Unknown": 9,
+         "smile": [3, 0] * 15, "yawn": [0, 2] * 15},
+        index=range(7, 37),
+    )  # fmt: skip
+    for image in votes["image"]:
+        draw(tmp_path / image, hash_of(image))
+    votes.to_csv(tmp_path / "faces.csv")
+    assert read(tmp_path).class_names == ("smile", "yawn")
+    votes.rename(columns={"smile": "None"}).to_csv(tmp_path / "faces.csv", sep=";")
+    assert read(tmp_path).class_names == ("None", "yawn")
+    (tmp_path / "faces.csv").write_text("image,smile,yawn, smile\n0.png,3,0,1\n1.png,0,2,0\n")
+    with pytest.raises(ValueError, match=r"faces.csv has two columns 'smile'; rename or remove"):
+        read(tmp_path)
+
+
 ROW = {"image": "a.png", "label": "smile", "split": "train"}
 WRONG = [
     (
@@ -274,6 +305,27 @@ def test_faces_in_another_folder_of_the_same_name_overwrite_no_results(trained, 
     assert evaluation_folder(run, moved) == run, "a folder that is gone has moved"
 
 
+def test_faces_of_another_kind_are_seen_as_those_in_training(trained, tmp_path):
+    root, run = trained
+    lists = {}
+    for name, side, mode in (("same", 112, RED), ("large", 224, RED), ("grey", 112, GREY)):
+        for path in root.rglob("*.png"):
+            place = tmp_path / name / path.relative_to(root)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            image = Image.open(path).resize((112, 112)).convert(mode).convert(RED)
+            image.resize((side, side), Image.Resampling.NEAREST).convert(mode).save(place)
+        config = run.config.on_data(data_dir=str(tmp_path / name), robustness_images=0)
+        faces = load_faces(config)
+        results = evaluation_folder(run, config)
+        table = evaluate_run(run, faces, config, results).table.set_index("id")
+        files = [tmp_path / name / face for face in table.index]
+        alone, _, _ = predict_files(load_model(run), files, whole=True)
+        columns = [column for column in alone if column.startswith("p_")]
+        np.testing.assert_allclose(table[columns], alone[columns], atol=2e-4)
+        lists[name] = faces.images.shape[1:]
+    assert lists == {"same": (112, 112, 3), "large": (112, 112, 3), "grey": (112, 112)}
+
+
 def test_folds_fixes_and_teacher_stay_with_their_faces(trained, tmp_path):
     root, run = trained
     config = run.config.replace(folds=3, teacher="outputs/teacher", label_fixes="fixes.csv")
@@ -339,6 +391,47 @@ def test_each_face_is_tested_in_one_fold_and_no_subject_is_divided(tmp_path):
                         ({"folds": 1}, "folds is 1; it must be between 2")):  # fmt: skip
         with pytest.raises(ValueError, match=told):
             read(root, **wrong)
+
+
+@pytest.fixture
+def third(tmp_path):
+    """A run on the first of three folds of thirty faces; and its faces."""
+    root = in_folders(tmp_path / "faces", {"frown": 14, "smile": 16})
+    config = Config.resolve({"profile": "demo", "dataset": "folder", "data_dir": str(root),
+        "epochs": 1, "folds": 3, "output_dir": str(tmp_path / "outputs"),
+        "run_name": "third"})  # fmt: skip
+    run = start_run(config, load_faces(config).info)
+    fit(load_faces(config), run)
+    return run, root
+
+
+def test_a_run_is_not_tested_on_folds_drawn_from_other_faces(third):
+    run, root = third
+    config = run.config.replace(robustness_images=0)
+    assert len(evaluate_run(run, load_faces(config), config, run).table) == 10
+    (root / "frown/000.png").unlink()
+    with pytest.raises(ValueError, match="have changed since run .*third was trained"):
+        evaluate_run(run, load_faces(config), config, run)
+
+
+@pytest.mark.parametrize("other", [{"fold": 2}, {"folds": 4}, {"folds": 0}])
+def test_a_run_is_neither_tested_nor_continued_on_a_fold_that_it_has_learned(third, other):
+    run, root = third
+    config = run.config.replace(robustness_images=0, **other)
+    with pytest.raises(ValueError, match="third has learned from faces of this test split"):
+        evaluate_run(run, load_faces(config), config, run)
+    more = {"checkpoint_path": str(run.path), "epochs": 1, "warmup_epochs": 0,
+            "finetune_name": "more", "output_dir": str(run.path.parent)}  # fmt: skip
+    config = Config.resolve(more | other, parent=run.config)
+    with pytest.raises(ValueError, match="third has learned from faces of this test split"):
+        start_run(config, load_faces(config).info)
+    assert not (run.path / "finetune_more").exists()
+    same = Config.resolve(more, parent=run.config)
+    start_run(same, load_faces(same).info)
+    elsewhere = in_folders(root.parent / "others", {"frown": 8, "smile": 9})
+    free = Config.resolve(more | other | {"data_dir": str(elsewhere), "finetune_name": "free"},
+                          parent=run.config)  # fmt: skip
+    start_run(free, load_faces(free).info)
 
 
 def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys, monkeypatch):
@@ -430,6 +523,10 @@ def test_photographs_become_a_set_of_crops_as_predict_cuts_them(trained, tmp_pat
     straight = np.asarray(Image.open(dest / "train/smile/a.png").convert("L").resize(
         upright.shape[::-1]), dtype=float)  # fmt: skip
     assert np.abs(upright - straight).mean() < 12
+    files = {path: path.stat().st_mtime_ns for path in dest.rglob("*")}
+    assert main(["data", "crop", str(source), str(dest)]) == 1
+    assert f"{dest} is not empty" in capsys.readouterr().err
+    assert files == {path: path.stat().st_mtime_ns for path in dest.rglob("*")}
     for inside in (source / "more", tmp_path):
         assert main(["data", "crop", str(source), str(inside)]) == 1
         assert "lie in each other" in capsys.readouterr().err

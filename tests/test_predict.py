@@ -14,13 +14,12 @@ from PIL import Image
 
 from grefel_lib.analysis.evaluation import evaluate_run
 from grefel_lib.config import Config
-from grefel_lib.faces import load_faces
+from grefel_lib.faces import like_training, load_faces
 from grefel_lib.fit import fit
 from grefel_lib.grefel import build_model
 from grefel_lib.labels import FORMATS
 from grefel_lib.predict import (
     annotate_files,
-    like_training,
     predict,
     predict_files,
     score_images,

@@ -11,6 +11,7 @@ from grefel_lib.commands.cli import main
 from grefel_lib.commands.sweep import is_finished, over_seeds, run_point, run_sweep, sweep_points
 from grefel_lib.files import Folder
 from grefel_lib.run import open_run, outputs_folder, run_folder, start_run
+from grefel_lib.sources.synthetic import write_synthetic
 
 
 def names(**options):
@@ -102,6 +103,12 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
     assert main(argv) == 0  # the stand-in does not fail
     assert [given["backbone_weights"] for given in ran[:1]] == ["/no/such/file"]
     assert sum("already finished" in line for line in capfd.readouterr().out.splitlines()) == 2
+    other = tmp_path / "other"
+    write_synthetic(other, images=400, seed=9)
+    assert main([str(other) if word == str(faces_dir) else word for word in argv]) == 1
+    assert "already finished" not in capfd.readouterr().out
+    table = pd.read_csv(tmp_path / "s/table.csv", keep_default_na=False)
+    assert table["error"].str.contains("has learned from other data").tolist()[:2] == [True, True]
     (tmp_path / "s/head=linear-seed=3/status.json").write_text("[")
     assert main(argv) == 1
     capfd.readouterr()

@@ -41,7 +41,7 @@ from grefel_lib.metrics import (
 )
 from grefel_lib.predict import attention_maps, look_inside, predict, predict_each
 from grefel_lib.restore import load_model
-from grefel_lib.run import BEST, BEST_EMA, Run, results_folder
+from grefel_lib.run import BEST, BEST_EMA, Run, check_folds, results_folder
 
 INSIDE = 1000  # faces whose embedding and attention are saved, for maps
 FACTS = (  # in metrics.json, but not in any predictions table
@@ -223,8 +223,9 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
             if it is another folder.
 
     Raises:
-        ValueError: The classes of the faces differ from those of the run.
+        ValueError: The classes of the faces differ from those of the run; see `check_folds`.
     """
+    check_folds(run, config, faces.info)
     split = config.split
     if not len(faces.split(split)):
         raise ValueError(
@@ -242,6 +243,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
                 f"the run knows {', '.join(trained.class_names)}, but {faces.info['dataset']} has "
                 f"{', '.join(faces.class_names)}; fine-tune the run on this data set first"
             )
+    faces = faces.in_format(*models[BEST].face_format)
     nets = {name: trained.model for name, trained in models.items()}
     tables: dict[str, dict[str, pd.DataFrame]] = {"val": {}}
     for part in dict.fromkeys((split, "val")):

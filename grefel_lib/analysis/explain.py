@@ -9,14 +9,8 @@ import matplotlib
 import numpy as np
 
 from grefel_lib.config import Config
-from grefel_lib.faces import FaceSet, load_faces
-from grefel_lib.predict import (
-    NOT_SURE,
-    attention_maps,
-    like_training,
-    look_inside,
-    score_images,
-)
+from grefel_lib.faces import FaceSet, like_training, load_faces
+from grefel_lib.predict import NOT_SURE, attention_maps, look_inside, score_images
 from grefel_lib.restore import Trained
 from grefel_lib.sources.photo import Photo, group_picture, read_photo, side_by_side
 

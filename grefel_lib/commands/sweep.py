@@ -16,11 +16,13 @@ from grefel_lib.analysis.evaluation import stale_because
 from grefel_lib.commands import SWEEPABLE
 from grefel_lib.commands.notebook import cell_parameters, latest_parent, resolve, run_command
 from grefel_lib.config import Config, check_name, command_settings
+from grefel_lib.faces import load_faces
 from grefel_lib.files import Folder, read_facts, relative
 from grefel_lib.run import (
     BEST,
     BEST_EMA,
     Run,
+    check_same_data,
     check_same_settings,
     open_run,
     outputs_folder,
@@ -209,12 +211,14 @@ def is_finished(point: Point) -> bool:
     """Whether a point is trained, and evaluated if asked to.
 
     Raises:
-        ValueError: Its run folder contains a run with other settings.
+        ValueError: Its run folder contains a run with other settings or on other faces.
     """
     run = point.run()
     if run is None:
         return False
-    check_same_settings(run, point.config())
+    check_same_settings(run, config := point.config())
+    if config.data_dir != run.config.data_dir:
+        check_same_data(run, load_faces(config).info)
     done = run.status() == "ok"
     evaluated = (run.path / "metrics.json").is_file() and not stale_because(run)
     return done and (not point.evaluate or evaluated)

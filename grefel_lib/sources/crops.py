@@ -20,18 +20,21 @@ def crop_faces(source: Path, dest: Path) -> tuple[int, pd.DataFrame]:
 
     Args:
         source: <class>/, or train/<class>/ and test/<class>/, with photographs.
-        dest: A folder that does not lie in `source`, nor `source` in it.
+        dest: A new or empty folder that does not lie in `source`, nor `source` in it.
 
     Returns:
         How many crops were written; and file, reason of every picture that was left out.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: One folder lies in the other, or there is no image in `source`.
+        ValueError: One folder lies in the other, `dest` is not empty, or there is no image in
+            `source`.
     """
     inside, outside = source.resolve(), dest.resolve()
     if inside.is_relative_to(outside) or outside.is_relative_to(inside):
         raise ValueError(f"{dest} and {source} lie in each other; name a folder beside {source}")
+    if dest.is_dir() and any(dest.iterdir()):
+        raise ValueError(f"{dest} is not empty; nothing is overwritten, so give an empty folder")
     files = list_images(source, deep=True, endings=IMAGE_SUFFIXES + PHONE_SUFFIXES)
     if not files:
         raise ValueError(f"no image in {source} or its subfolders")

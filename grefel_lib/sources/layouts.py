@@ -431,7 +431,8 @@ def read_csv(
 ) -> pd.DataFrame:
     """Read a table that must have these columns; its index is each row's line in the file.
 
-    Cells such as NA and None count as empty, except with `as_written`.
+    Cells such as NA and None count as empty, except with `as_written`. A column without a name, as
+    pandas writes row numbers, is left out.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there, or no regular file; a csv file is needed")
@@ -439,6 +440,9 @@ def read_csv(
         names = pd.read_csv(path, nrows=0).columns
         others = [sign for sign in ";\t|" if sign in names[0]]
         separator = others[0] if others and len(names) == 1 else ","
+        header = pd.read_csv(
+            path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False
+        )
         with warnings.catch_warnings():  # that the first row has more cells than the header
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
@@ -450,6 +454,11 @@ def read_csv(
     except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a readable csv file: {error}") from error
     table.columns = [str(name).strip() for name in table.columns]
+    header = header.iloc[0].str.strip()
+    if (repeated := header.duplicated() & (header != "")).any():
+        twice = header[repeated].iloc[0]
+        raise ValueError(f"{path} has two columns {twice!r}; rename or remove one of them")
+    table = table.loc[:, (header != "").to_numpy()]
     table.index += 2
     table = table.dropna(how="all")
     absent = [name for name in columns if name not in table.columns]
@@ -571,13 +580,14 @@ def _box(path: Path) -> tuple[float, ...]:
 # -- a user's own faces
 
 OWN_SIZE = 112  # side in pixels to which they are resized
+OWN_COLUMNS = ("image", "label", "split", "subject")  # of its table; without label also classes
 OWN_SPLITS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "val"), "test": "test"}
 
 
 def _own(root: Path) -> Source:
     """A table with a column image, or train/<class>/, val/<class>/, test/<class>/, or <class>/."""
     tables = [path for path in sorted(root.glob("*.csv")) if path.name != LEFT_OUT]
-    tables = {path: read_csv(path, (), dtype=str) for path in tables}
+    tables = {path: _known_in_lower_case(path, read_csv(path, (), dtype=str)) for path in tables}
     tables = {path: table for path, table in tables.items() if "image" in table}
     splits = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in OWN_SPLITS]
     if tables:
@@ -619,6 +629,15 @@ def _own(root: Path) -> Source:
     return Source(kind, root, [*tables, *files], partial(_read_own, table, files), notes, names)
 
 
+def _known_in_lower_case(path: Path, table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose columns image, label, split and subject may be written Image or IMAGE."""
+    columns = {name: name.lower() for name in table if name.lower() in OWN_COLUMNS}
+    for name in set(columns.values()):
+        if len(same := [column for column in columns if columns[column] == name]) > 1:
+            raise ValueError(f"{path} has two columns for {name}: {', '.join(same)}; remove one")
+    return table.rename(columns=columns)
+
+
 def _own_folders(splits: list[Path]) -> list[Path]:
     """The class folders of the splits, or of a set without splits."""
     folders = [folder for split in splits for folder in sorted(split.iterdir())]
@@ -653,8 +672,8 @@ def _own_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:
         rows["subject"] = table["subject"]
     if "label" in table:
         return rows.assign(label=table["label"])
-    known = {"image", "split", "subject", "unknown", "NF"}  # the last two name no class
-    for name in [name for name in table if name not in known]:
+    no_class = {*OWN_COLUMNS, "unknown", "nf"}
+    for name in [name for name in table if name.lower() not in no_class]:
         rows[f"votes_{name}"] = pd.to_numeric(table[name].fillna("0"), errors="coerce")
         rule = f"without a column label, {name} must count the votes for a class"
         _check_rows(path, rows[f"votes_{name}"] >= 0, table[name], rule)
