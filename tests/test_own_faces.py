@@ -410,7 +410,7 @@ def test_a_run_is_not_tested_on_folds_drawn_from_other_faces(third):
     config = run.config.replace(robustness_images=0)
     assert len(evaluate_run(run, load_faces(config), config, run).table) == 10
     (root / "frown/000.png").unlink()
-    with pytest.raises(ValueError, match="have changed since run .*third was trained"):
+    with pytest.raises(ValueError, match=r"have changed since run .*third was trained"):
         evaluate_run(run, load_faces(config), config, run)
 
 
