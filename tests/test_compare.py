@@ -304,6 +304,9 @@ def test_what_others_report_names_its_protocol_and_source():
     everything = published_results("synthetic")
     assert set(everything["dataset"]) == {"ferplus", "rafdb", "fer2013"}
     assert everything[["protocol", "source"]].notna().all(axis=None)
+    numbers = everything["what others found"].str.contains(r"\d", na=False)
+    assert numbers.sum() >= 4
+    assert everything["where"][numbers].str.match(r"github\.com/\S+/issues/\d+").all()
 
 
 def noisy(folder, kind, share, seed, loss, reliability):

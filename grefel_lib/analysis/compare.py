@@ -428,7 +428,7 @@ def published_results(dataset: str = "") -> pd.DataFrame:
     """Published results on one data set or all, with protocol and reproductions.
 
     Columns: dataset, method, accuracy and mean class accuracy (percent), protocol, what others
-    found, source.
+    found, where (they report it), source.
     """
     table = pd.read_csv(Path(__file__).with_name("published.csv"))
     rows = table["dataset"] == dataset if dataset in set(table["dataset"]) else slice(None)
