@@ -7,7 +7,7 @@ The names below are loaded when they are asked for, so that `grefel --help` star
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 _HOMES = {
     "config": ("Config",),
     "faces": ("ferplus_targets", "load_faces"),

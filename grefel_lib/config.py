@@ -247,7 +247,8 @@ class Config:
         """Changes from the profile, settings without effect, then every setting by group."""
         changes = self.changes()
         words = [f"{name} {value}" for name, value in changes.items()] or ["nothing"]
-        lines = _wrapped(f"changed from profile {self.profile}:", words)
+        kind = "fine-tuning profile" if self.checkpoint_path else "profile"
+        lines = _wrapped(f"changed from {kind} {self.profile}:", words)
         idle = [f"{n} (needs {self.unmet(n)})" for n in changes if self.unmet(n)]
         lines += _wrapped("without effect on this run:", idle) if idle else []
         groups: dict[str, list[str]] = {}

@@ -469,10 +469,13 @@ def epoch_lines(history: list[dict], epochs: int) -> str:
     prefix = "ema_val_accuracy_"
     names = [name.removeprefix(prefix) for name in row if name.startswith(prefix)]
     classes = "  ".join(f"{name[:9]} {100 * row[prefix + name]:.0f}" for name in names)
+    total = row["train_loss"]
+    loss = row.get("train_loss_cls", total)  # the part that validation has, too
+    terms = f" (with all terms {total:.3f})" if abs(total - loss) > 5e-4 else ""
     return (
         f"epoch {row['epoch']}/{epochs}  lr {row['lr']:.1e}  grad norm "
         f"{row['grad_norm']:.2f}  {row['seconds']:.0f} s, {row['images_per_second']:.0f} images/s\n"
-        f"  loss      train {row['train_loss']:.3f}  val {row['val_loss']:.3f}  "
+        f"  loss      train {loss:.3f}{terms}  val {row['val_loss']:.3f}  "
         f"EMA {row['ema_val_loss']:.3f}\n"
         f"  accuracy  train {row['train_accuracy']:6.2%}  val {with_best('val_accuracy')}  "
         f"EMA {with_best('ema_val_accuracy')}\n"

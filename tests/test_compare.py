@@ -306,7 +306,7 @@ def test_what_others_report_names_its_protocol_and_source():
     assert everything[["protocol", "source"]].notna().all(axis=None)
     numbers = everything["what others found"].str.contains(r"\d", na=False)
     assert numbers.sum() >= 4
-    assert everything["where"][numbers].str.match(r"github\.com/\S+/issues/\d+").all()
+    assert everything["where"][numbers].str.match(r"https://github\.com/\S+/issues/\d+$").all()
 
 
 def noisy(folder, kind, share, seed, loss, reliability):

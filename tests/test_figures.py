@@ -218,7 +218,7 @@ def test_a_reliability_diagram_draws_every_bin_where_it_is():
     np.testing.assert_allclose(lines["fewer than 10 faces"], points[[1]])
     assert ax.get_xlabel() == "reliability"
     heights = [bar.get_height() for bar in ax.patches]
-    assert heights == pytest.approx([0.1, 0.09, 0.3])
+    assert heights == pytest.approx([10 / 49, 9 / 49, 30 / 49]), "shares of all faces"
 
 
 def test_a_long_name_is_broken_at_its_middle_space_before_it_is_cut():

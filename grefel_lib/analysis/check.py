@@ -105,6 +105,10 @@ def _faces(faces: FaceSet, whole: FaceSet, facts: dict[str, Any]) -> None:
         "copy of a test face": {"val": info["validation_copies_dropped"]},
     }
     facts["copies"] = _shared(whole, "image_hash")
+    held_out = whole.table["image_hash"][whole.table["split"] != "train"]
+    unlabelled = whole.info["leaks"] - whole.split("train").table["image_hash"].isin(held_out).sum()
+    if unlabelled:
+        facts["copies"]["train, faces without a label"] = int(unlabelled)
     facts["subjects"] = _shared(whole, "subject") if "subject" in whole.table else {}
     facts["warnings"] += [*info["warnings"], *_warnings(counts, facts["subjects"])]
     for split in ("train", "val"):

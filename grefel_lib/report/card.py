@@ -10,6 +10,7 @@ from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
 from grefel_lib.backbone import reads_earlier
 from grefel_lib.files import without_paths
+from grefel_lib.report.figures import FEW
 from grefel_lib.report.tables import SPLITS, class_table, with_intervals
 
 DATA = {  # description and terms of each data set
@@ -172,10 +173,13 @@ def _copies(metrics: dict[str, Any]) -> list[str]:
     parts = [
         f"{name} {row['accuracy']:.1%} ({row['count']} faces)"
         for name, row in metrics.get("copies", {}).items()
+        if row["count"] >= FEW
     ]
     if not parts:
         return []
-    return ["", f"Accuracy by presence of a copy of the face in training: {', '.join(parts)}."]
+    dropped = metrics.get("training_leaks_dropped")
+    why = "; the exact copies were dropped from training" * bool(dropped)
+    return ["", f"Accuracy by presence of a copy among training faces{why}: {', '.join(parts)}."]
 
 
 def _sure(headline: dict[str, Any]) -> list[str]:

@@ -443,10 +443,14 @@ def _attention(evaluation: Evaluation, paper: Paper, faces: FaceSet) -> Figure |
         return None
     sample = faces.split(evaluation.facts["split"]).sample(INSIDE).sample(8)
     weights = evaluation.attention_of(sample.table["id"])
-    fig, axes = _subplots(paper.size("full", 1.0), ncols=len(sample))
+    weights = weights / weights.mean(axis=(1, 2), keepdims=True)
+    rows = evaluation.table.set_index("id").loc[sample.table["id"], ["label", "predicted"]]
+    fig, axes = _subplots(paper.size("full", 1.25), ncols=len(sample))
     images = sample.gather(np.arange(len(sample)))
-    for ax, image, attention in zip(axes[0], images, weights, strict=True):
-        attention_overlay(image, attention, ax)
+    for ax, image, attention, names in zip(axes[0], images, weights, rows.values, strict=True):
+        attention_overlay(image, attention, ax, most=weights.max())
+        ax.set_title("\n→ ".join(names), size=6.5, pad=2, loc="left")
+    fig.colorbar(axes[0][-1].images[-1], ax=list(axes[0]), label="attention (1: even)", aspect=10)
     return fig
 
 

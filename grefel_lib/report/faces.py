@@ -31,17 +31,20 @@ from grefel_lib.sources.photo import Box
 GREY = {"cmap": "gray", "vmin": 0, "vmax": 255}  # for greyscale faces
 
 
-def attention_overlay(face: np.ndarray, weights: np.ndarray, ax: Axes) -> Axes:
+def attention_overlay(
+    face: np.ndarray, weights: np.ndarray, ax: Axes, *, most: float | None = None
+) -> Axes:
     """Draw a face overlaid with the attention of the attentive correction; brighter is higher.
 
     Args:
         face: (H, W) or (H, W, 3) uint8.
         weights: (h, w) attention over the token grid; any scale.
         ax: Where to draw; its ticks are removed.
+        most: The brightest value; by default the highest of the weights.
     """
     extent = (0, face.shape[1], face.shape[0], 0)
     ax.imshow(face, extent=extent, **GREY)
-    look = {"cmap": "magma", "alpha": 0.45, "interpolation": "bicubic", "vmin": 0}
+    look = {"cmap": "magma", "alpha": 0.45, "interpolation": "bicubic", "vmin": 0, "vmax": most}
     ax.imshow(weights, extent=extent, **look)
     bare(ax)
     return ax
@@ -104,10 +107,11 @@ def distribution_bars(
         where = np.arange(len(class_names)) + thick * (number - (len(given) - 1) / 2)
         ax.barh(where, values, thick, color=looks[name], ec=INK, lw=0.4, label=name)
     ax.set_axis_on()
-    ax.set(xlim=(0, 1), ylim=(len(class_names) - 0.5, -0.5), xticks=[])
+    ax.set(xlim=(0, 1), ylim=(len(class_names) - 0.5, -0.5))
+    ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"], size=SMALLEST)
     ax.set_yticks(range(len(class_names)), short_names(class_names), size=size)
     ax.tick_params(length=0)
-    ax.spines["bottom"].set_visible(False)
+    ax.tick_params(axis="x", pad=1)
     return ax
 
 

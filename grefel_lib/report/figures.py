@@ -96,8 +96,8 @@ def reliability_diagram(bins: pd.DataFrame, ax: Axes, *, xlabel: str, ylabel: st
     low, high, count = (bins[name].to_numpy() for name in ("low", "high", "count"))
     few, points = count < FEW, bins[["confidence", "accuracy"]].to_numpy()
     look = {"color": VAL, "ms": 3.5, "mew": 0.4}
-    share = {"color": FAINT, "ec": "white", "label": "share of images"}
-    ax.bar(low, 0.3 * count / count.max(), high - low, align="edge", **share)
+    share = {"color": FAINT, "ec": "white", "label": "share of faces"}
+    ax.bar(low, count / count.sum(), high - low, align="edge", **share)
     ax.plot([0, 1], [0, 1], ls=(0, (4, 2)), lw=0.8, color=QUIET, label="calibrated")
     ax.plot(*points[~few].T, "o-", lw=1, mec="white", label="measured", **look)
     if few.any():
