@@ -31,7 +31,7 @@ _HOMES = {
     "report.faces": ("face_grid",),
     "report.figures": ("confusion_figure", "confusion_matrix"),
     "report.style": ("paper_figure",),
-    "report.tables": ("interval_table",),
+    "report.tables": ("difference_table", "interval_table", "metric_table"),
     "panels": ("show_panel",),
     "commands.notebook": ("resolve", "resolve_comparison", "resolve_evaluation"),
 }

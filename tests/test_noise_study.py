@@ -155,6 +155,20 @@ def test_the_table_of_changes_holds_the_published_runs_beside_those_tried():
                                   "correction=trust"}  # fmt: skip
 
 
+def test_what_the_notebook_shows_is_made_from_the_tables():
+    for name, table in study.shown().items():
+        path = study.HERE / f"{name}.csv"
+        assert path.read_text() == table.to_csv(), f"run study.py shown: {name}"
+    heads = study.shown()["shown_heads"]
+    parts = pd.read_csv(study.HERE / "diagnosis.csv").query(
+        "labels == 'FERPlus as it is' and balance == 'none'"
+    )
+    told = heads[("FERPlus as it is", "no balance")]
+    assert told["predictions changed (%)"] == f"{100 * parts['changed'].mean():.1f}"
+    assert told["anchors, KL (nats)"] == f"{parts['kl_geometric'].mean():.3f}"
+    assert told["wrong labels (%)"] == "–"
+
+
 def test_the_branches_are_looked_at_after_every_epoch(faces_dir, tmp_path):
     rows = study.by_epoch(str(faces_dir), str(tmp_path))
     assert rows["epoch"].tolist() == [1, 2, 3] * 2

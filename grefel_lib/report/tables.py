@@ -128,6 +128,42 @@ def interval_table(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     return pd.DataFrame(columns).rename_axis("variant")
 
 
+def metric_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Metrics as text under their titles: percent with one decimal, NLL and Brier with three.
+
+    `val_<metric>` is one of the validation split, `ema_val_<metric>` that of the EMA weights; other
+    columns stay as they are.
+    """
+    columns = {}
+    for name, column in table.items():
+        ema, val, metric = re.fullmatch("(ema_)?(val_)?(.*)", str(name)).groups()
+        if metric not in TITLES:
+            columns[name] = column
+            continue
+        scale, decimals = (100, 1) if metric in PERCENT else (1, 3)
+        texts = [NOTHING if pd.isna(v) else f"{scale * v:z.{decimals}f}" for v in column]
+        columns["EMA, " * bool(ema) + "validation " * bool(val) + TITLES[metric]] = texts
+    return pd.DataFrame(columns, index=table.index)
+
+
+def difference_table(differences: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Differences as text, a row for each variant: "-0.4 [-0.9, 0.1]", in points or as they are.
+
+    Args:
+        differences: From `paired_differences`.
+        metrics: The columns; after accuracy follow the McNemar p-values of the seeds.
+    """
+    columns = {}
+    for metric in metrics:
+        table = differences[differences["metric"] == metric].set_index("variant")
+        scale, decimals = (100, 1) if metric in PERCENT else (1, 3)
+        title = TITLES[metric].replace("%", "points")
+        columns[title] = bracketed(table, "difference", scale=scale, decimals=decimals)
+        if metric == "accuracy":
+            columns["McNemar p"] = table["mcnemar"].map(lambda p: str(p).strip("[]"))
+    return pd.DataFrame(columns)
+
+
 def latex_table(
     table: pd.DataFrame,
     *,

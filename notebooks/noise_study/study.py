@@ -21,6 +21,7 @@ its grid, its seeds and --evaluate):
         --label-noise 0.4 --noise-kind confusion
     python notebooks/noise_study/study.py changes
     python notebooks/noise_study/study.py epochs DATA  # a run of each, looked at after every epoch
+    python notebooks/noise_study/study.py shown        # notebook 06's tables, from those above
 
 All runs are judged by FERPlus's majority labels; those that FER2013 taught, by the seven classes
 that it has.
@@ -54,6 +55,21 @@ LABELS = {"study-clean": "FERPlus as it is", "study-confused": "FERPlus, 40% con
 BALANCE = {"none": "no balance", "logit_adjusted": "logit-adjusted"}
 METRICS = ["accuracy", "mean_class_accuracy", "nll", "ece"]
 COVERAGE = 0.8
+WORDS = {  # of what notebook 06 shows; all but AUROC and KL in percent
+    "errors by confidence (AUROC)": "errors, by confidence (AUROC)",
+    "errors by reliability (AUROC)": "errors, by reliability (AUROC)",
+    "risk at 80% by confidence": "errors at 80% coverage, by confidence (%)",
+    "risk at 80% by reliability": "errors at 80% coverage, by reliability (%)",
+    "wrong labels (share)": "wrong labels (%)",
+    "wrong labels by loss (AUROC)": "wrong labels, by loss (AUROC)",
+    "wrong labels by reliability (AUROC)": "wrong labels, by reliability (AUROC)",
+    "same_geometric": "anchors name the primary's class (%)",
+    "same_attentive": "attention names the primary's class (%)",
+    "kl_geometric": "anchors, KL (nats)", "kl_attentive": "attention, KL (nats)",
+    "anchors_used": "anchors used (%)", "changed": "predictions changed (%)",
+    "mended": "predictions mended (%)", "spoilt": "predictions spoilt (%)",
+    "accuracy": "accuracy (%)", "mean_class_accuracy": "mean class accuracy (%)",
+}  # fmt: skip
 TRIED = {"clean": (2,), "confused": (0, 2)}  # seeds of the changes to the method
 HERE = Path(__file__).parent
 
@@ -221,6 +237,32 @@ def changes() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def shown() -> dict[str, pd.DataFrame]:
+    """What notebook 06 shows of the GReFEL heads (a row a quantity) and of the changes, as text."""
+    runs, parts, tried = (pd.read_csv(HERE / f"{n}.csv") for n in ("runs", "diagnosis", "changes"))
+    by = ["labels", "balance"]
+    means = [
+        table.groupby(by, sort=False).mean(numeric_only=True)
+        for table in (runs.query("head == 'grefel'"), parts)
+    ]
+    heads = pd.concat(means, axis=1)[[*list(WORDS)[:-2]]].rename(index=BALANCE).T
+    groups = tried.groupby(["labels", "head"], sort=False)
+    columns = ["accuracy", "mean_class_accuracy", "same_geometric"]
+    changed = groups[columns].mean().rename(columns=WORDS).map(lambda v: _text(v, "%"))
+    return {
+        "shown_heads": heads.rename(index=WORDS).apply(
+            lambda row: row.map(lambda v: _text(v, row.name)), axis=1
+        ),
+        "shown_changes": changed.assign(seeds=groups.size()),
+    }
+
+
+def _text(value: float, name: str) -> str:
+    if pd.isna(value):
+        return "–"
+    return f"{100 * value:.1f}" if "%" in name else f"{value:.3f}"
+
+
 def by_epoch(data_dir: str, output_dir: str = "outputs/epochs") -> pd.DataFrame:
     """`diagnosis` of a GReFEL head after each of its three epochs, for two kinds of labels."""
     rows = []
@@ -252,12 +294,13 @@ def main(what: str, data_dir: str = "") -> None:
         "tables": lambda: collect() | {"diagnosis": diagnose()},
         "changes": lambda: {"changes": changes()},
         "epochs": lambda: {"epochs": by_epoch(data_dir)},
+        "shown": shown,
     }
     if what not in tables:
-        sys.exit(f"study.py labels DATA, tables, changes, or epochs DATA; got {what!r}")
+        sys.exit(f"study.py labels DATA, tables, changes, epochs DATA, or shown; got {what!r}")
     for name, table in tables[what]().items():
-        table.to_csv(HERE / f"{name}.csv", index=False, float_format="%.6g")
-        print(table.round(4).to_string(index=False))
+        table.to_csv(HERE / f"{name}.csv", index=what == "shown", float_format="%.6g")
+        print(table.round(4).to_string(index=what == "shown"))
 
 
 if __name__ == "__main__":
