@@ -62,6 +62,20 @@ def test_subjects_of_several_splits_and_faces_without_label_are_counted(tmp_path
     assert facts["warnings"] == ["subjects in both train and test: 1"]
 
 
+def test_every_dropped_copy_is_a_copy_of_something_that_is_named(tmp_path):
+    rows = [{"image": f"{i}.png", "label": ("smile", "yawn")[i % 2],
+             "split": ("train", "val", "test")[i // 4]} for i in range(12)]  # fmt: skip
+    rows.append({"image": "x.png", "label": "", "split": "test"})
+    root = in_a_table(tmp_path, rows)
+    for copy, original in (("0.png", "x.png"), ("1.png", "4.png")):
+        (root / copy).write_bytes((root / original).read_bytes())
+    facts = check(root)
+    assert facts["dropped"]["copy of a validation or test face"] == {"train": 2}
+    assert facts["copies"] == {"train, val": 1, "train, test": 0, "val, test": 0,
+                               "train, faces without a label": 1}  # fmt: skip
+    assert "train faces with an exact copy in faces without a label: 1" in describe(facts)
+
+
 def test_every_unreadable_picture_is_found_and_the_command_fails(folder, capsys):
     for name in ("train/yawn/bad.png", "val/smile/bad.jpg"):
         (folder / name).write_text("no picture")

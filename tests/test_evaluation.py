@@ -34,7 +34,7 @@ from grefel_lib.faces import load_faces
 from grefel_lib.files import Folder, load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
 from grefel_lib.metrics import compute_metrics, confusion_counts, table_classes
-from grefel_lib.report.card import model_card
+from grefel_lib.report.card import _copies, model_card
 from grefel_lib.report.everything import (
     FIGURES,
     NEED_FACES,
@@ -404,6 +404,16 @@ def test_the_card_says_what_a_reader_must_know(run, found, told):
         assert word in text, word
     assert "None" not in text
     assert "nan" not in text
+
+
+def test_the_card_tells_copies_that_were_learned_from_those_that_were_not(found):
+    told = found.metrics | {"training_leaks_dropped": 29, "copies": {
+        "no copy": {"accuracy": 0.9, "count": 200}, "near copy": {"accuracy": 1.0, "count": 9},
+        "exact copy": {"accuracy": 0.8, "count": 10}}}  # fmt: skip
+    line = _copies(told)[1]
+    assert "the exact copies were dropped from training" in line
+    assert "no copy 90.0% (200 faces), exact copy 80.0% (10 faces)." in line, "nine are too few"
+    assert "dropped" not in _copies(told | {"training_leaks_dropped": 0})[1]
 
 
 def test_names_of_classes_are_text_in_the_card(found):

@@ -421,6 +421,9 @@ def test_an_epoch_in_four_lines():
         "EMA 65.00% (best 65.00%, epoch 2)",
         "  EMA recall %  fear 40  sadly sur 100",
     ]
+    rows[-1]["train_loss_cls"] = 0.8  # the part that can be compared with validation
+    line = "  loss      train 0.800 (with all terms 1.500)  val 1.000  EMA 0.900"
+    assert epoch_lines(rows, 150).splitlines()[1] == line
 
 
 # -- a whole training

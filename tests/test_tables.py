@@ -10,8 +10,10 @@ from grefel_lib.report.tables import (
     NO_BREAK,
     SPLITS,
     bracketed,
+    difference_table,
     interval_table,
     latex_table,
+    metric_table,
     with_intervals,
 )
 
@@ -102,6 +104,30 @@ def test_intervals_stand_in_brackets_behind_their_value():
     table = with_intervals({"best_model": found})
     assert table.loc["accuracy (%)", "best_model"] == "82.1 [80.0, 84.0]"
     assert table.loc["NLL", "best_model"] == "0.50 [0.40, 0.61]"
+
+
+def test_metrics_are_printed_under_their_titles_in_percent():
+    table = pd.DataFrame(
+        {"epoch": [3, 4], "accuracy": [0.89436, float("nan")], "nll": [0.35061, -0.0001],
+         "val_macro_f1": [0.5, 1.0], "ema_val_nll": [1.0, 2.0]}, index=["a", "b"],
+    )  # fmt: skip
+    assert metric_table(table).to_dict(orient="list") == {
+        "epoch": [3, 4], "accuracy (%)": ["89.4", "–"], "NLL": ["0.351", "0.000"],
+        "validation macro F1 (%)": ["50.0", "100.0"], "EMA, validation NLL": ["1.000", "2.000"],
+    }  # fmt: skip
+    assert list(metric_table(table).index) == ["a", "b"]
+
+
+def test_differences_are_printed_in_points_with_their_p_values():
+    rows = [("b", "accuracy", -0.01168, -0.027, 0.0037, [0.75, 0.013]),
+            ("b", "nll", 0.0266, 0.0051, 0.0512, None),
+            ("c", "accuracy", 0.0, -0.01, 0.01, [1.0]),
+            ("c", "nll", 0.0, 0.0, 0.0, None)]  # fmt: skip
+    columns = ["variant", "metric", "difference", "low", "high", "mcnemar"]
+    told = difference_table(pd.DataFrame(rows, columns=columns), ["nll", "accuracy"])
+    assert list(told) == ["NLL", "accuracy (points)", "McNemar p"]
+    assert told.loc["b"].tolist() == ["0.027 [0.005, 0.051]", "-1.2 [-2.7, 0.4]", "0.75, 0.013"]
+    assert told.loc["c", "McNemar p"] == "1.0"
 
 
 def test_a_zero_has_no_minus():
