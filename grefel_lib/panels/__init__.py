@@ -38,7 +38,8 @@ def show_panel(name: str, *arguments: Any) -> None:
     if watched():
         display(panel(*arguments))
         return
-    print(f"{panel.title}: live when this notebook is open in JupyterLab (make lab)")
+    where = "live when this notebook is open in JupyterLab (make lab)"
+    print(f"{panel.title}: {where}; the picture is an example")
     picture = PICTURES / f"{name}.webp"
     if picture.is_file():
         small, content = PillowImage.open(picture).convert("RGB"), io.BytesIO()
