@@ -342,11 +342,11 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def on_data(self, **changes: Any) -> "Config":
-        """Like `replace`; another dataset has its own folder and no folds, teacher, fixes."""
+        """Like `replace`; another dataset has its folder, no folds, teacher, fixes, noise."""
         if changes.get("dataset", self.dataset) != self.dataset:
             changes = {"data_dir": ""} | changes
         if not self.same_data(self.replace(**changes)):
-            changes = {"folds": 0, "teacher": "", "label_fixes": ""} | changes
+            changes = {"folds": 0, "teacher": "", "label_fixes": "", "label_noise": 0.0} | changes
         return self.replace(**changes)
 
     def same_data(self, other: "Config") -> bool:

@@ -368,7 +368,11 @@ def open_run(name: str | Path, output_dir: str = "outputs") -> Run:
 def all_runs(output_dir: str = "outputs") -> list[Run]:
     """Every run folder and its fine-tuned runs, oldest first; unreadable ones are skipped."""
     root, runs = outputs_folder(output_dir), []
-    for path in (*root.glob("*/config.json"), *root.glob("*/finetune_*/**/config.json")):
+    finetuned = (
+        path for path in root.glob("*/finetune_*/**/config.json")
+        if not path.parent.name.startswith("evaluate_")
+    )  # fmt: skip
+    for path in (*root.glob("*/config.json"), *finetuned):
         try:
             runs.append((path.stat().st_mtime, Run(path.parent, _read_config(path.parent))))
         except (ValueError, OSError) as error:

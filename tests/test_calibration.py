@@ -44,6 +44,13 @@ def drawn(size=900, temperature=1.0, seed=3):
     return table(told / told.sum(axis=1, keepdims=True), labels, "abcd")
 
 
+def test_bins_of_equal_mass_do_not_depend_on_the_order_of_equal_confidences():
+    probs, labels = [[0.9, 0.1]] * 150, [1] * 15 + [0] * 135
+    found = calibration_errors(table(probs, labels, "ab"))["ece_mass"]
+    assert found == pytest.approx(0, abs=1e-9), "nine in ten are right"
+    assert calibration_errors(table(probs, labels[::-1], "ab"))["ece_mass"] == found
+
+
 def test_a_case_worked_by_hand():
     probs = [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3]]
     votes = {"votes_cat": [9, 1, 0], "votes_dog": [1, 1, 0], "votes_unknown": [0, 8, 10]}

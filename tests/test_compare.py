@@ -309,11 +309,71 @@ def test_what_others_report_names_its_protocol_and_source():
     assert everything["where"][numbers].str.match(r"https://github\.com/\S+/issues/\d+$").all()
 
 
-def noisy(folder, kind, share, seed, loss, reliability):
+def test_two_folders_of_own_faces_are_two_test_sets(tmp_path):
+    run = evaluated(tmp_path, "one", dataset="folder", info={"dataset": "folder", "protocol": ""})
+    told = json.loads((run.path / "metrics.json").read_text())
+    numbers = told["checkpoints"]["best_model"]
+    for name, accuracy in (("a", 0.25), ("b", 0.5)):
+        numbers["metrics"]["accuracy"] = accuracy
+        run.write_json(told, f"evaluate_folder_{name}-12ab_test", "metrics.json")
+    table = transfer_table(str(tmp_path))
+    assert table.index.tolist() == ["folder place"]
+    assert table["folder a-12ab"].tolist() == ["25.0"]
+    assert table["folder b-12ab"].tolist() == ["50.0"]
+    run.save_checkpoint(BEST, {"x": torch.zeros(1)}, {"epoch": 3, "val_accuracy": 0.8})
+    assert transfer_table(str(tmp_path)).empty, "of another epoch than the numbers"
+
+
+def test_a_run_that_was_not_evaluated_is_named(ablation_runs, caplog):
+    config = Config(run_name="late")
+    Run(ablation_runs / "late", config).write_json(dataclasses.asdict(config), "config.json")
+    compare_runs(str(ablation_runs))
+    assert re.search(r"left out, not evaluated: \S*late", caplog.text)
+
+
+def test_runs_with_their_classes_in_another_order_are_not_averaged(ablation_runs):
+    path = ablation_runs / "l1/predictions/test_best_model.csv"
+    table = pd.read_csv(path)
+    first, last = [list(table)[:3], list(table)[:2:-1]]
+    table[first + last].to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"cannot be compared: the classes are neutral, .* in one"):
+        compare_runs(str(ablation_runs))
+
+
+def test_an_evaluation_of_a_fine_tuned_run_is_no_run(tmp_path):
+    evaluated(tmp_path, "parent")
+    run = evaluated(tmp_path / "parent", "finetune_x", seed=1, draw=1)
+    flips = evaluated(run.path, "evaluate_ferplus_official_test_flip", draw=2, info={"tta": "flip"})
+    assert flips.path.is_dir()
+    names = [result.run.path.name for result in evaluated_runs(str(tmp_path))]
+    assert sorted(names) == ["finetune_x", "parent"]
+
+
+def test_two_runs_of_one_name_are_not_published_into_one_folder(tmp_path):
+    for parent in "AB":
+        evaluated(tmp_path, parent, draw=3, seed=ord(parent))
+        evaluated(tmp_path / parent, "finetune_x", draw=1, checkpoint_path=str(tmp_path / parent))
+    with pytest.raises(ValueError, match="2 runs are called finetune_x, and would be one folder"):
+        publish_runs(evaluated_runs(str(tmp_path)), tmp_path / "shared")
+    assert not (tmp_path / "shared").exists()
+
+
+def test_a_comparison_says_how_many_seeds_and_whether_faces_were_mirrored(tmp_path):
+    for seed in (0, 1):
+        evaluated(tmp_path, f"l{seed}", head="linear", seed=seed, draw=seed, info={"tta": "flip"})
+    evaluated(tmp_path, "g", draw=5, info={"tta": "flip"})
+    write_report(compare_runs(str(tmp_path)), Folder(tmp_path / "shared"))
+    text = " ".join((tmp_path / "shared/tables/ablation.tex").read_text().split())
+    assert "1 to 2 seeds of a variant." in text
+    assert "Each face is averaged with its mirror image." in text
+
+
+def noisy(folder, kind, share, seed, loss, reliability, **settings):
     """An evaluated run whose wrong labels were looked for."""
-    draw = 100 * seed + round(10 * share)
-    name = f"{kind}{share}-{seed}"
-    run = evaluated(folder, name, seed=seed, label_noise=share, noise_kind=kind, draw=draw)
+    draw = 100 * seed + round(10 * share) + len(settings)
+    name = f"{kind}{share}-{seed}{''.join(map(str, settings.values()))}"
+    settings |= {"label_noise": share, "noise_kind": kind}
+    run = evaluated(folder, name, seed=seed, draw=draw, **settings)
     path = run.path / "metrics.json"
     content = json.loads(path.read_text())
     content["label_detection"] = {"loss": loss, "reliability": reliability}
@@ -338,6 +398,21 @@ def test_detection_is_averaged_over_seeds_a_noise_at_a_time(tmp_path):
     for ax in axes:
         assert [line.get_label() for line in ax.lines[:2]] == ["loss", "reliability"]
     plt.close(fig)
+
+
+def test_one_kind_of_noise_is_one_panel_and_heads_are_not_seeds_of_each_other(tmp_path):
+    for seed in (0, 1):
+        noisy(tmp_path, "symmetric", 0.4, seed, 0.9, 0.8)
+        noisy(tmp_path, "symmetric", 0.4, seed, 0.7, 0.6, head="linear")
+    comparison = compare_runs(str(tmp_path))
+    table = comparison.detection.set_index("measure")
+    assert table["auroc"].round(6).to_dict() == {
+        "loss, linear head": 0.7, "reliability, linear head": 0.6,
+        "loss, GReFEL": 0.9, "reliability, GReFEL": 0.8,
+    }  # fmt: skip
+    assert (table["seeds"] == 2).all()
+    write_report(comparison, Folder(tmp_path / "shared"))
+    assert (tmp_path / "shared/figures/label_noise.pdf").is_file()
 
 
 def test_a_comparison_is_written_without_faces_and_read_back_the_same(ablation_runs, tmp_path):

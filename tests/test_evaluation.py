@@ -406,6 +406,18 @@ def test_the_card_says_what_a_reader_must_know(run, found, told):
     assert "nan" not in text
 
 
+def test_captions_count_the_faces_of_their_own_table(run, found, told):
+    sizes = {"robustness": 20, "class_offsets": len(found.validation[found.headline]),
+             "comparison": len(found.table)}  # fmt: skip
+    assert len(set(sizes.values())) == 3
+    for name, size in sizes.items():
+        text = " ".join((run.path / "tables" / f"{name}.tex").read_text().split())
+        assert f", {size} faces" in text, name
+    offsets = (run.path / "tables/class_offsets.tex").read_text()
+    assert "test split" not in offsets
+    assert "uncorrupted, on 20 faces)" in (run.path / "model_card.md").read_text()
+
+
 def test_the_card_tells_copies_that_were_learned_from_those_that_were_not(found):
     told = found.metrics | {"training_leaks_dropped": 29, "copies": {
         "no copy": {"accuracy": 0.9, "count": 200}, "near copy": {"accuracy": 1.0, "count": 9},
@@ -414,6 +426,12 @@ def test_the_card_tells_copies_that_were_learned_from_those_that_were_not(found)
     assert "the exact copies were dropped from training" in line
     assert "no copy 90.0% (200 faces), exact copy 80.0% (10 faces)." in line, "nine are too few"
     assert "dropped" not in _copies(told | {"training_leaks_dropped": 0})[1]
+
+
+def test_a_bar_in_the_name_of_a_class_breaks_no_table(found):
+    card = model_card(found.with_class_names({table_classes(found.table)[0]: "a|b"}))
+    [row] = [line for line in card.splitlines() if line.startswith("| a")]
+    assert row.startswith("| a\\|b | ")
 
 
 def test_names_of_classes_are_text_in_the_card(found):

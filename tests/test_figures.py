@@ -34,6 +34,7 @@ from grefel_lib.report.style import (
     Paper,
     paper_style,
     save_figure,
+    short_names,
     two_lines,
 )
 
@@ -221,6 +222,26 @@ def test_a_reliability_diagram_draws_every_bin_where_it_is():
     assert heights == pytest.approx([10 / 49, 9 / 49, 30 / 49]), "shares of all faces"
 
 
+def test_classes_that_begin_and_end_alike_are_told_apart():
+    names = [f"happy_{x}_intensity" for x in ("low", "high", "mid")]
+    assert short_names(names) == ["…low…", "…high…", "…mid…"]
+    assert short_names(["participant x", "participant"]) == ["parti…nt x", "parti…pant"]
+    many = [f"participant number {i} of this {kind} study" for i in range(3) for kind in "ab"]
+    assert len(set(short_names(many))) == 6
+
+
+def test_a_confusion_matrix_of_odd_names_is_drawn_or_refused_in_one_line(tmp_path):
+    fig = confusion_figure(["$_$", r"$\foo$"], ["$_$", "$_$"])
+    save_figure(fig, tmp_path / "odd")
+    assert {label.get_text() for label in fig.axes[0].get_yticklabels()} == {"$_$", r"$\foo$"}
+    with pytest.raises(ValueError, match="a class is named twice among a, b, b"):
+        confusion_figure(["a"], ["b"], ["a", "b", "b"])
+    for new, told in (({"z": "Joy"}, "no class 'z'; there are: a, b"),
+                      ({"a": "Joy", "b": "Joy"}, "two classes would have one name")):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            confusion_figure(["a"], ["b"], paper=Paper(class_names=new))
+
+
 def test_a_long_name_is_broken_at_its_middle_space_before_it_is_cut():
     assert two_lines("No expression") == "No\nexpression"
     assert two_lines("a very long name") == "a very\nlong name"
@@ -271,7 +292,7 @@ def test_each_measure_of_sureness_is_a_curve_with_its_area(ax):
     risk_coverage_curves(curves, ax, scores=scores)
     texts = [text.get_text() for text in ax.get_legend().get_texts()]
     assert texts.pop() == "all faces"
-    assert texts == [f"{n} (AURC {100 * scores.loc[n, 'aurc']:.1f})" for n in curves]
+    assert texts == [f"{n} (AURC {scores.loc[n, 'aurc']:.3f})" for n in curves]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), curves["confidence"]["risk"])
 
 

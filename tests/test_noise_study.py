@@ -124,7 +124,7 @@ def test_the_readmes_sentences_are_those_of_the_tables():
     assert f"{len(runs)} short runs" in text
     adjusted = runs.query("balance == 'logit_adjusted' and head == 'grefel'")
     found = [adjusted[f"errors by {x} (AUROC)"].mean() for x in ("reliability", "confidence")]
-    assert f"(AUROC {found[0]:.2f}, {found[1]:.2f})" in text
+    assert f"(AUROC {found[0]:.2f} against {found[1]:.2f})" in text
     parts = pd.read_csv(study.HERE / "diagnosis.csv").query("balance == 'none'")
     same = 100 * parts[["same_geometric", "same_attentive"]].to_numpy()
     assert f"agree on {same.min():.0f} to {same.max():.0f}% of faces" in text

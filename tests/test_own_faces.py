@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from grefel_lib.files import Folder, read_table
 from grefel_lib.fit import fit
 from grefel_lib.metrics import confusion_counts
 from grefel_lib.predict import predict_files
-from grefel_lib.report.everything import write_report
+from grefel_lib.report.everything import caption, write_report
 from grefel_lib.report.style import Paper
 from grefel_lib.restore import load_model
 from grefel_lib.run import open_run, start_run
@@ -326,11 +327,56 @@ def test_faces_of_another_kind_are_seen_as_those_in_training(trained, tmp_path):
     assert lists == {"same": (112, 112, 3), "large": (112, 112, 3), "grey": (112, 112)}
 
 
+def test_results_on_other_faces_say_so_and_tell_no_copies(trained, tmp_path):
+    root, run = trained
+    there = tmp_path / "others"
+    shutil.copytree(root, there)
+    draw(there / "test/a frown/more.png", 4711, mode=RED)
+    for split, words in (("test", "test split"), ("val", "validation split")):
+        config = run.config.on_data(data_dir=str(there), robustness_images=0, split=split)
+        results = evaluation_folder(run, config)
+        told = evaluate_run(run, load_faces(config), config, results)
+        assert caption(told).startswith(f"our own faces, {words}, {len(told.table)} faces")
+        assert "trained on other faces" in caption(told)
+        assert "copies" not in told.metrics
+        write_report(told)
+        card = (results.path / "model_card.md").read_text()
+        assert f"## Results on folder, {words} (" in card
+        assert "used for selection: expect less" not in card
+        assert card.count("fingerprint ") == 2, "of the faces learned and the faces scored"
+    here = run.config.replace(robustness_images=0)
+    own = evaluate_run(run, load_faces(here), here, run)
+    assert "other faces" not in caption(own)
+    assert "copies" in own.metrics
+
+
+def test_one_test_face_or_no_validation_face_is_evaluated_all_the_same(trained, tmp_path):
+    root, run = trained
+    for name, keep in (("one", ["test/the smile/000.png"]), ("copied", None)):
+        there = tmp_path / name
+        shutil.copytree(root, there)
+        for path in sorted((there / "test").rglob("*.png")):
+            if keep and path.relative_to(there).as_posix() not in keep:
+                path.unlink()
+        if not keep:  # every validation face is a copy of a test face
+            shutil.rmtree(there / "val")
+            shutil.copytree(there / "test", there / "val")
+        config = run.config.on_data(data_dir=str(there), robustness_images=0)
+        results = evaluation_folder(run, config)
+        told = evaluate_run(run, load_faces(config), config, results)
+        write_report(told)
+        numbers = json.loads((results.path / "metrics.json").read_text())
+        headline = numbers["checkpoints"][numbers["headline"]]
+        assert headline["metrics"]["n"] == (1 if keep else 12)
+        assert (headline["temperature"] is None) == (not keep)
+
+
 def test_folds_fixes_and_teacher_stay_with_their_faces(trained, tmp_path):
     root, run = trained
-    config = run.config.replace(folds=3, teacher="outputs/teacher", label_fixes="fixes.csv")
+    config = run.config.replace(folds=3, teacher="outputs/teacher", label_fixes="fixes.csv",
+                                label_noise=0.4)  # fmt: skip
     other = config.on_data(data_dir=str(tmp_path))
-    assert (other.folds, other.teacher, other.label_fixes) == (0, "", "")
+    assert (other.folds, other.teacher, other.label_fixes, other.label_noise) == (0, "", "", 0)
     assert config.on_data(data_dir=str(root), split="val").folds == 3
     assert config.on_data(dataset="ferplus").data_dir == ""
 

@@ -6,11 +6,11 @@ import subprocess
 import sys
 import tomllib
 
-from grefel_lib.analysis.compare import read_comparison
+from grefel_lib.analysis.compare import compare_runs
 from grefel_lib.analysis.evaluation import load_evaluation
 from grefel_lib.commands.cli import _parser
 from grefel_lib.config import PROJECT_ROOT
-from grefel_lib.report.tables import interval_table
+from grefel_lib.report.tables import bracketed
 from grefel_lib.run import open_run
 
 NAMED_BY_THE_USER = {
@@ -112,21 +112,32 @@ def test_the_model_in_the_readme_is_the_one_that_comes_along():
         scale, decimals = (1, 3) if name == "nll" else (100, 1)
         low, high = (f"{scale * end:.{decimals}f}" for end in numbers["intervals"][name])
         assert cell == f"{scale * numbers['metrics'][name]:.{decimals}f} [{low}, {high}]"
+    assert f"(plain: {100 * numbers['calibration']['ece_plain']:.1f})" in text
+    rare = evaluation.table["label"].value_counts()
+    assert f"Only {rare['contempt']} test faces show contempt and {rare['disgust']} disgust" in (
+        " ".join(text.split())
+    )
 
 
-def test_the_results_in_the_readme_are_those_of_the_runs():
-    """Every cell of the table is rebuilt from notebooks/ferplus_lite."""
-    comparison = read_comparison(PROJECT_ROOT / "notebooks/ferplus_lite")
-    shares = {m: comparison.summary[m] for m in ("accuracy", "mean_class_accuracy", "macro_f1")}
-    cells = interval_table(shares)
+def test_the_heads_in_the_readme_are_those_of_the_runs():
+    """Every cell of the table, and the differences below it."""
+    comparison = compare_runs("notebooks/ferplus_heads")
     text = (PROJECT_ROOT / "README.md").read_text()
     lines = [x for x in text.splitlines() if x.startswith(("| linear head", "| GReFEL"))]
-    rows = {row[0]: row for row in (line.strip("| ").split(" | ") for line in lines)}
-    assert list(rows) == list(cells.index)
-    for name, row in rows.items():
-        for cell, expected in zip(row[1:4], cells.loc[name], strict=True):
-            words = expected.replace("\N{NO-BREAK SPACE}", " ")
-            mean, spread, interval = re.fullmatch(r"(\S+) ± (\S+) (\[.*\])", words).groups()
-            assert cell == f"{mean} {interval} ± {spread}"
-        assert row[4] == f"{comparison.summary['nll'].loc[name, 'value']:.3f}"
+    rows = {row[0]: row[1:] for row in (line.strip("| ").split(" | ") for line in lines)}
+    assert list(rows) == ["linear head", "GReFEL"]
+    for name, (seeds, *cells) in rows.items():
+        assert int(seeds) == (comparison.seeds["variant"] == name).sum()
+        metrics = ("accuracy", "mean_class_accuracy", "macro_f1", "nll")
+        for cell, metric in zip(cells, metrics, strict=True):
+            scale, decimals = (1, 3) if metric == "nll" else (100, 1)
+            told = bracketed(comparison.summary[metric], "value", scale=scale, decimals=decimals)
+            assert cell == told[name]
+    apart = comparison.differences.set_index("metric")
+    words = " ".join(text.split())
+    for metric in ("accuracy", "mean_class_accuracy"):
+        value, low, high = 100 * apart.loc[metric, ["difference", "low", "high"]].astype(float)
+        name = metric.replace("_", " ")
+        assert f"{name} {value:+.1f} points [{low:.1f}, {high:.1f}]" in words
     assert f"{comparison.about['faces']:,} faces" in text
+    assert comparison.seeds["seed"].nunique() == max(int(row[0]) for row in rows.values())

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -167,3 +169,32 @@ def test_an_evaluation_apart_is_published_with_the_record_of_its_run(evaluated, 
     assert (published.path / "environment.json").is_file()
     [result] = evaluated_runs(str(tmp_path / "shared"))
     assert result.facts["split"] == "val"
+
+
+def saved_numbers(content, path=()):
+    """Every number and text of metrics.json by its place."""
+    if isinstance(content, dict):
+        items = content.items()
+    elif isinstance(content, list):
+        items = enumerate(content)
+    else:
+        return {path: content}
+    return {k: v for key, value in items for k, v in saved_numbers(value, (*path, key)).items()}
+
+
+@pytest.mark.parametrize("name", ["ferplus_model/pretrained_ferplus",
+                                  "published_runs/correction=paper-seed=0"])  # fmt: skip
+def test_a_report_of_a_published_run_keeps_every_number(name, tmp_path):
+    there = tmp_path / Path(name).name
+    shutil.copytree(PROJECT_ROOT / "notebooks" / name, there)
+    before = saved_numbers(json.loads((there / "metrics.json").read_text()))
+    assert main(["report", str(there)]) == 0
+    after = saved_numbers(json.loads((there / "metrics.json").read_text()))
+    assert before.keys() <= after.keys()
+    for place, value in before.items():
+        if isinstance(value, float):
+            assert after[place] == pytest.approx(value, rel=1e-3, abs=5e-3), place
+        else:
+            assert after[place] == value or value is None, place
+    card = (there / "model_card.md").read_text()
+    assert ("Annotators, judged by the same labels" in card) == any("people" in p for p in before)

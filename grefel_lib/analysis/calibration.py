@@ -302,6 +302,7 @@ def _gap(claimed: np.ndarray, outcome: np.ndarray, *, mass: bool = False) -> flo
     """Mean gap between prediction and outcome over 15 bins, weighted by their number of faces."""
     if mass:
         order = np.argsort(claimed, kind="stable")
+        outcome = pd.Series(outcome).groupby(claimed).transform("mean").to_numpy()  # of ties
         parts = [part for part in np.array_split(order, BINS) if len(part)]
         gaps = [abs(outcome[part].mean() - claimed[part].mean()) * len(part) for part in parts]
         return float(sum(gaps) / len(claimed))

@@ -164,7 +164,7 @@ def describe(facts: dict[str, Any]) -> str:
         lines.append(f"pictures {facts['pictures']:,}: {', '.join(sizes)}")
     rows = dict(facts.get("counts", {}))
     if rows:
-        rows["all"] = {split: sum(row[split] for row in rows.values()) for split in SPLITS}
+        rows["all faces"] = {split: sum(row[split] for row in rows.values()) for split in SPLITS}
         rows |= {f"dropped: {why}": n for why, n in facts["dropped"].items() if any(n.values())}
     if "published" in facts:
         rows |= {"published": facts["published"], "here, counted alike": facts["here"]}

@@ -20,6 +20,7 @@ from grefel_lib.analysis.evaluation import (
     Evaluation,
     load_evaluation,
     pooled_name,
+    stale_because,
     trained_in,
     training_facts,
 )
@@ -41,6 +42,7 @@ from grefel_lib.metrics import (
     mcnemar_test,
     paired_difference,
     per_class_metrics,
+    table_classes,
 )
 from grefel_lib.run import Run, all_runs, open_run, outputs_folder
 
@@ -92,7 +94,8 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
     }
     columns = classes["class"] + " (" + classes["count"].astype(str) + ")"
     return Comparison(
-        about={key: first.saved[key] for key in names} | {"faces": len(first.table)},
+        about={key: first.saved[key] for key in names}
+        | {"faces": len(first.table), "tta": first.facts.get("tta", "none")},
         seeds=seed_table(groups),
         summary=summarise_variants(groups),
         differences=paired_differences(groups, next(iter(groups))),
@@ -119,11 +122,10 @@ def evaluated_runs(output_dir: str) -> list[Evaluation]:
         open_run(PROJECT_ROOT / p) for p in named if (PROJECT_ROOT / p / "config.json").is_file()
     ]
     runs = {run.path.resolve(): run for run in [*swept, *all_runs(output_dir)]}
-    evaluations = [
-        load_evaluation(run, headline_only=True)
-        for run in runs.values()
-        if (run.path / "metrics.json").is_file()
-    ]
+    known = [run for run in runs.values() if (run.path / "metrics.json").is_file()]
+    if known and (left_out := [run.name for run in runs.values() if run not in known]):
+        log.warning("left out, not evaluated: %s", ", ".join(left_out))
+    evaluations = [load_evaluation(run, headline_only=True) for run in known]
     if not evaluations:
         raise FileNotFoundError(
             f"no evaluated run under {relative(outputs_folder(output_dir))}; first: "
@@ -145,23 +147,33 @@ def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
     cells: dict[tuple[str, str], list[float]] = {}
     for run in all_runs(output_dir):
         for path in (run.path, *sorted(run.path.glob("evaluate_*"))):
-            if not (path / "metrics.json").is_file():
+            if not (path / "metrics.json").is_file() or stale_because(Run(path, run.config)):
                 continue
             facts = training_facts(run) | read_json(path / "metrics.json")
             if facts["split"] != "test" or facts.get("tta", "none") != "none":
                 continue
+            own = Path(run.config.data_dir).name, Path(run.config.data_dir).name
+            if path != run.path:  # evaluate_folder_<name of the faces>_test
+                own = own[0], path.name.split("_", 2)[2].rsplit("_", 1)[0]
             trained, scored = (
-                " ".join(filter(None, (facts[f"{part}dataset"], facts[f"{part}protocol"])))
-                for part in ("training_", "")
-            )
+                " ".join(
+                    filter(None, (
+                        facts[f"{part}dataset"], facts[f"{part}protocol"],
+                        place if facts[f"{part}dataset"] == "folder" else "",
+                    ))
+                )
+                for part, place in zip(("training_", ""), own, strict=True)
+            )  # fmt: skip
             accuracy = facts["checkpoints"][facts["headline"]]["metrics"]["accuracy"]
             cells.setdefault((trained, scored), []).append(100 * accuracy)
     texts = {
         key: f"{np.mean(values):.1f}" + f" ({len(values)} runs)" * (len(values) > 1)
         for key, values in cells.items()
     }
+    if not texts:
+        return pd.DataFrame()
     table = pd.Series(texts, dtype=object).rename_axis(["trained on", "tested on"])
-    return table.unstack(fill_value="") if texts else pd.DataFrame()
+    return table.unstack(fill_value="")
 
 
 def pooled_folds(results: Sequence[Evaluation]) -> list[Evaluation]:
@@ -215,6 +227,12 @@ def differing_fact(one: Evaluation, other: Evaluation) -> str:
 def check_same_faces(results: Sequence[Evaluation]) -> None:
     """Raise a ValueError if runs were scored on different faces, splits or protocols."""
     for other in results[1:]:
+        classes = [table_classes(result.table) for result in (results[0], other)]
+        if classes[0] != classes[1]:
+            raise ValueError(
+                f"{results[0].run.name} and {other.run.name} cannot be compared: the classes are "
+                f"{', '.join(classes[0])} in one and {', '.join(classes[1])} in the other"
+            )
         if key := differing_fact(results[0], other):
             raise ValueError(
                 f"{results[0].run.name} and {other.run.name} cannot be compared: {key} is "
@@ -367,13 +385,20 @@ def detection_table(groups: Mapping[str, Sequence[Evaluation]]) -> pd.DataFrame:
     """How well wrong labels were detected in runs with `label_noise`, mean and range over seeds.
 
     Returns:
-        One row per noise and measure: noise_kind, label_noise, measure, auroc (mean), min, max,
-        seeds. Empty without such runs.
+        One row per noise and measure: noise_kind, label_noise, measure ("loss", or "loss, linear
+        head" where variants differ in more than the noise), auroc (mean), min, max, seeds. Empty
+        without such runs.
     """
     keys = ["noise_kind", "label_noise", "measure"]
+    noisy = {name: side for name, side in groups.items() if side[0].config.label_noise}
+    others = {
+        name: ", ".join(p for p in name.split(", ") if not p.startswith(("label_noise ", "noise_")))
+        for name in noisy
+    }
+    several = len(set(others.values())) > 1
     rows = [
-        (r.config.noise_kind, r.config.label_noise, name, value)
-        for members in groups.values() for r in members
+        (r.config.noise_kind, r.config.label_noise, name + f", {others[who]}" * several, value)
+        for who, members in noisy.items() for r in members
         for name, value in r.saved.get("label_detection", {}).items()
     ]  # fmt: skip
     noise = pd.DataFrame(rows, columns=[*keys, "auroc"]).groupby(keys, sort=False)["auroc"]
@@ -448,6 +473,12 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
         FileExistsError: A run of that name exists already, with other predictions.
     """
     check_same_faces(results)
+    names = [result.run.path.name for result in results]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(
+            f"{names.count(min(twice))} runs are called {min(twice)}, and would be one folder; "
+            f"rename them, or publish one parent's at a time"
+        )
     for run in (result.run for result in results):
         there = destination / run.path.name
         if there.resolve() == run.path.resolve() and (there / "checkpoints").is_dir():

@@ -106,6 +106,7 @@ class Evaluation:
         surest_on_validation (the measure that detects them best there), per_class; and for the
         headline, where known: people (annotator accuracy), copies (accuracy on faces that
         also occur in training), attributes (accuracy by demographic group), label_detection.
+        What can no longer be computed, as published runs keep only some predictions, is as saved.
 
         Raises:
             ValueError: The checkpoints were scored on different images.
@@ -131,7 +132,16 @@ class Evaluation:
         }
         if self.training is not None:
             content["label_detection"] = label_detection(self.training)
-        return content
+        checkpoints = self.saved.get("checkpoints", {})
+        known = {name: checkpoints.get(name, {}) for name in self.predictions}
+        return _completed(content, {**self.saved, "checkpoints": known})
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """`metrics`, and the saved numbers of checkpoints whose predictions are not there."""
+        return self.metrics | {
+            "checkpoints": {**self.saved.get("checkpoints", {}), **self.metrics["checkpoints"]}
+        }
 
     def in_order(self, names: Sequence[str]) -> "Evaluation":
         """A copy with the classes in another order, for figures and tables.
@@ -185,6 +195,14 @@ class Evaluation:
         if (rows < 0).any():
             raise ValueError(f"{(rows < 0).sum()} of {len(rows)} faces are not among those kept")
         return attention_maps(self.inside["attention"][rows], self.config)
+
+
+def _completed(computed: Any, saved: Any) -> Any:
+    """The computed values, completed by saved ones where they are missing."""
+    if isinstance(computed, Mapping) and isinstance(saved, Mapping):
+        both = {key: _completed(value, saved.get(key)) for key, value in computed.items()}
+        return both | {key: value for key, value in saved.items() if key not in computed}
+    return saved if computed is None else computed
 
 
 def _checkpoint_metrics(table: pd.DataFrame, validation: pd.DataFrame | None) -> dict[str, Any]:
@@ -247,6 +265,8 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
     nets = {name: trained.model for name, trained in models.items()}
     tables: dict[str, dict[str, pd.DataFrame]] = {"val": {}}
     for part in dict.fromkeys((split, "val")):
+        if not len(faces.split(part)):  # all were copies of test faces: there is no temperature
+            continue
         tables[part] = {
             name: _written(results, table, "predictions", f"{part}_{name}")
             for name, table in predict_each(nets, faces.split(part), config).items()
@@ -278,7 +298,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         sample = faces.split(split).sample(config.robustness_images)
         rows = evaluate_corruptions(net, sample, config)
         extra["robustness"] = _written(results, pd.DataFrame(list(rows)), "robustness")
-    if split != "train":
+    if split != "train" and not other_faces(facts):  # copies of faces that it has learned
         whole = load_faces(config.replace(drop_leaks=False))
         extra["copies"] = _written(results, find_copies(whole, split), "copies")
     if results.path != run.path:
@@ -300,6 +320,13 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         saved_in, run.config, facts, tables[split], validation, read_table(run, "history"),
         inside=inside, **extra,
     )  # fmt: skip
+
+
+def other_faces(facts: Mapping[str, Any]) -> bool:
+    """Whether the scored faces are of another data set, or other files, than those learned."""
+    trained, scored = facts.get("training_fingerprint"), facts.get("fingerprint")
+    other = facts.get("training_dataset", facts["dataset"]) != facts["dataset"]
+    return other or not same_data(trained, scored)
 
 
 def pooled_name(config: Config) -> str:

@@ -63,7 +63,7 @@ def evaluate_corruptions(
     """Score every corruption at every severity, starting with the clean faces.
 
     Yields:
-        corruption, severity (0: clean), accuracy, mean_class_accuracy, ece.
+        corruption, severity (0: clean), faces, accuracy, mean_class_accuracy, ece.
     """
     clean = faces.gather(np.arange(len(faces)))
     names = ("accuracy", "mean_class_accuracy", "ece")
@@ -72,7 +72,8 @@ def evaluate_corruptions(
         table = faces.table.assign(row=np.arange(len(faces)))
         spoiled = FaceSet(images, table, faces.targets, faces.class_names, faces.info)
         metrics = compute_metrics(predict(net, spoiled, config))
-        yield {"corruption": kind, "severity": severity, **{name: metrics[name] for name in names}}
+        about = {"corruption": kind, "severity": severity, "faces": len(faces)}
+        yield about | {name: metrics[name] for name in names}
 
 
 def with_clean(table: pd.DataFrame) -> pd.DataFrame:

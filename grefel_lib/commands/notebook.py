@@ -42,7 +42,14 @@ from grefel_lib.environment import openmp_settings, pick_device
 from grefel_lib.faces import load_faces
 from grefel_lib.files import Folder, atomic, only_one, read_facts, read_json, reading, relative
 from grefel_lib.fit import fit
-from grefel_lib.report.tables import SPLITS, TITLES, class_table, data_title, with_intervals
+from grefel_lib.report.tables import (
+    SPLITS,
+    TITLES,
+    class_table,
+    data_title,
+    split_title,
+    with_intervals,
+)
 from grefel_lib.run import (
     Run,
     check_run,
@@ -143,7 +150,7 @@ def evaluation_lines(folder: Path) -> str:
     classes = class_table(content["checkpoints"][headline]["per_class"])
     shown = [TITLES[name] for name in ("accuracy", "mean_class_accuracy", "macro_f1")]
     lines = [
-        f"\n{data_title(content['dataset'], content['protocol'])}, {SPLITS[split]}; "
+        f"\n{data_title(content['dataset'], content['protocol'])}, {split_title(content)}; "
         f"95% intervals in brackets",
         table.loc[shown].to_string(),
         f"\n{headline}, chosen by {content['selection']}",

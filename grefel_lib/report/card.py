@@ -6,12 +6,12 @@ from typing import Any
 import pandas as pd
 
 from grefel_lib.analysis.calibration import temperature_words
-from grefel_lib.analysis.evaluation import Evaluation
+from grefel_lib.analysis.evaluation import Evaluation, other_faces
 from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
 from grefel_lib.backbone import reads_earlier
 from grefel_lib.files import without_paths
 from grefel_lib.report.figures import FEW
-from grefel_lib.report.tables import SPLITS, class_table, with_intervals
+from grefel_lib.report.tables import class_table, split_title, with_intervals
 
 DATA = {  # description and terms of each data set
     "synthetic": "drawn faces; they test the code, not its performance on real people",
@@ -69,10 +69,9 @@ def model_card(evaluation: Evaluation) -> str:
         f"- At most {config.epochs} epochs, batch {config.batch_size}, seed {config.seed}, initial "
         f"weights: {_start(evaluation)}. All settings are in config.json.",
         f"- {_checkpoint(evaluation)} by {facts['selection']} ({headline['val_accuracy']:.2%}). "
-        f"{CHOICE[facts['split']]}",
+        f"{CHOICE['test' if other_faces(facts) else facts['split']]}",
         "",
-        f"## Results on {facts['dataset']}, {SPLITS[facts['split']]} "
-        f"({len(evaluation.table)} faces)",
+        f"## Results on {facts['dataset']}, {split_title(facts)} ({len(evaluation.table)} faces)",
         "",
         *["Each face is averaged with its mirror image.", ""] * (facts["tta"] == "flip"),
         _markdown(with_intervals({evaluation.headline: headline}, split=facts["split"])),
@@ -113,7 +112,7 @@ def _data(evaluation: Evaluation) -> list[str]:
     ):
         count = facts.get(f"{key}dropped")
         lines.append(f"- {what}: {'not recorded' if count is None else count}.")
-    if scored[:2] != trained[:2]:
+    if scored[:2] != trained[:2] or other_faces(facts):
         lines.append(f"- {_files('Scored', *scored)} {DATA[scored[0]]}.")
     return lines
 
@@ -158,6 +157,7 @@ def _noise(evaluation: Evaluation) -> list[str]:
 
 def _markdown(table: pd.DataFrame) -> str:
     head = f"| {table.index.name} | {' | '.join(table.columns)} |"
+    table = table.rename(index=lambda name: str(name).replace("|", "\\|"))
     rows = [f"| {name} | {' | '.join(map(str, row))} |" for name, row in table.T.items()]
     return "\n".join([head, "|---" * (1 + table.shape[1]) + "|", *rows])
 
@@ -204,7 +204,8 @@ def _robust(evaluation: Evaluation) -> list[str]:
     clean = table.loc[table["severity"] == 0, "accuracy"].item()
     worst = table[table["severity"] == 3].set_index("corruption")["accuracy"]
     parts = ", ".join(f"{kind} {value:.1%}" for kind, value in worst.sort_values().items())
-    return [f"Accuracy at severity 3 of 5 ({clean:.1%} uncorrupted): {parts}.", ""]
+    faces = f", on {table['faces'].max()} faces" if "faces" in table else ""
+    return [f"Accuracy at severity 3 of 5 ({clean:.1%} uncorrupted{faces}): {parts}.", ""]
 
 
 def _attributes(evaluation: Evaluation) -> list[str]:

@@ -1,6 +1,7 @@
 """Figures of a comparison: every seed, the mean, its interval."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from grefel_lib.labels import COLOURS
 from grefel_lib.report.style import (
     EMA,
     FAINT,
@@ -87,7 +89,9 @@ def detection_curves(table: pd.DataFrame, axes: Sequence[Axes]) -> Sequence[Axes
     The band spans the seeds; an AUROC of one half is chance.
     """
     for ax, (kind, rows) in zip(axes, table.groupby("noise_kind", sort=False), strict=True):
-        looks = zip((VAL, EMA), ("-", "--"), "os", strict=True)
+        looks = zip(cycle(COLOURS.values()), cycle(("-", "--", ":")), cycle("os^D"))
+        if rows["measure"].nunique() < 3:
+            looks = zip((VAL, EMA), ("-", "--"), "os", strict=True)
         for (name, line), (colour, ls, marker) in zip(
             rows.groupby("measure", sort=False), looks, strict=False
         ):

@@ -20,7 +20,7 @@ from grefel_lib.analysis.calibration import (
     with_temperature,
 )
 from grefel_lib.analysis.compare import Comparison, write_comparison
-from grefel_lib.analysis.evaluation import INSIDE, Evaluation
+from grefel_lib.analysis.evaluation import INSIDE, Evaluation, other_faces
 from grefel_lib.analysis.explain import Explained
 from grefel_lib.analysis.groups import attribute_accuracy, copy_accuracy
 from grefel_lib.analysis.robustness import SEVERITIES, with_clean
@@ -67,6 +67,7 @@ from grefel_lib.report.tables import (
     data_title,
     interval_table,
     latex_table,
+    split_title,
     with_intervals,
 )
 from grefel_lib.run import Run, event_writer
@@ -120,7 +121,7 @@ def write_report(
     bar.close()
     if isinstance(source, Comparison):
         return _write_comparison(source, folder)
-    folder.write_json(source.metrics, "metrics.json")
+    folder.write_json(source.record, "metrics.json")
     if source.config.log and importlib.util.find_spec("tensorboard"):
         for name, numbers in source.metrics["checkpoints"].items():
             shutil.rmtree(folder.path / "tensorboard" / name, ignore_errors=True)
@@ -140,7 +141,7 @@ def write_report(
     for name, table in tables.items():
         folder.write_table(table, "tables", f"{name}.csv", index=True)
         decimals = {"calibration": 2, "sureness": 3}.get(name, 1)
-        words = f"{TABLE_TITLES[name]}: {caption(source, paper)}"
+        words = f"{TABLE_TITLES[name]}: {caption(source, paper, table=name)}"
         if "[" in table.to_csv(index=False, header=False):
             words += " Brackets: 95% intervals over faces."
         latex = latex_table(
@@ -148,7 +149,7 @@ def write_report(
             caption=words,
             label=f"tab:{name}",
             decimals=decimals,
-            bold=BEST,
+            bold=None if name in ("copies", "attributes") else BEST,  # groups do not compete
         )
         folder.write_text(latex, "tables", f"{name}.tex")
     if source.training is not None:
@@ -163,13 +164,24 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
     words = (
         f"{data_title(about['dataset'], about['protocol'])}, {SPLITS[about['split']]}, "
         f"{about['faces']:,} faces. Mean ± standard deviation over seeds [95% interval over "
-        f"faces]. Checkpoints chosen by {about['selection']}."
+        f"faces]. {_seeds(comparison)}. Checkpoints chosen by {about['selection']}."
     )
+    if about.get("tta") == "flip":
+        words += " Each face is averaged with its mirror image."
     shown = ("accuracy", "mean_class_accuracy", "macro_f1")
     table = interval_table({metric: comparison.summary[metric] for metric in shown})
     latex = latex_table(table, caption=words, label="tab:ablation", wide=True, bold=BEST)
     folder.write_text(latex, "tables", "ablation.tex")
     return {"ablation": table}
+
+
+def _seeds(comparison: Comparison) -> str:
+    """ "3 seeds of each variant", or "2 to 3 seeds of a variant"."""
+    counts = comparison.seeds.groupby("variant")["seed"].size()
+    least, most = counts.min(), counts.max()
+    if least < most:
+        return f"{least} to {most} seeds of a variant"
+    return f"{most} seed{'s' if most > 1 else ''} of each variant"
 
 
 def show_figure(source: Source, name: str, faces: FaceSet | None = None) -> None:
@@ -229,19 +241,33 @@ def _remove(folder: Folder, kind: str, name: str) -> None:
         old.unlink()
 
 
-def caption(evaluation: Evaluation, paper: Paper | None = None) -> str:
-    """Caption with the provenance of the numbers: data, protocol, split, faces, selection rule."""
+def caption(evaluation: Evaluation, paper: Paper | None = None, *, table: str = "") -> str:
+    """Caption with the provenance of the numbers: data, protocol, split, faces, selection rule.
+
+    Args:
+        evaluation: Whose numbers they are.
+        paper: Names the model.
+        table: A key of TABLE_TITLES, for those of other faces than the scored ones.
+    """
     facts, model = evaluation.facts, (paper or Paper()).model
     data = data_title(facts["dataset"], facts["protocol"])
-    words = [f"{model and model + ' on '}{data}, {SPLITS[facts['split']]}, "
-             f"{len(evaluation.table):,} faces"]  # fmt: skip
-    if evaluation.config.folds and not evaluation.pooled:
+    split, faces = split_title(facts), f"{len(evaluation.table):,} faces"
+    if table == "class_offsets":
+        split = split_title({**facts, "split": "val"})
+        faces = f"{len(evaluation.validation[evaluation.headline]):,} faces"
+    if table == "robustness":
+        faces = evaluation.robustness.get("faces", pd.Series()).max()
+        faces = "a sample" if pd.isna(faces) else f"{faces:,} faces"
+    words = [f"{model and model + ' on '}{data}, {split}, {faces}"]
+    if evaluation.config.folds and not evaluation.pooled and not other_faces(facts):
         words.append(f"fold {evaluation.config.fold} of {evaluation.config.folds}")
     if facts["tta"] == "flip":
         words.append("each face averaged with its mirror image")
     trained = facts["training_dataset"], facts["training_protocol"]
     if trained != (facts["dataset"], facts["protocol"]):
         words.append(f"trained on {data_title(*trained)}")
+    elif other_faces(facts):
+        words.append("trained on other faces")
     words.append(Paper().checkpoint(evaluation.headline))
     return f"{'; '.join(words)}, chosen by {facts['selection']}."
 
@@ -403,6 +429,8 @@ def _embedding_map(evaluation: Evaluation, paper: Paper) -> Figure | None:
     anchors = evaluation.inside["anchors"].astype(float)  # in float32, the last digits that are
     embeddings = evaluation.inside["embeddings"].astype(float)  # drawn vary with the threads
     names = table_classes(evaluation.table)
+    if len(embeddings) < 2:
+        return None
     plane = PCA(2, svd_solver="full").fit(embeddings)
     places = plane.transform(anchors.reshape(-1, anchors.shape[-1])).round(6)
     places = places.reshape(*anchors.shape[:2], 2)
@@ -478,7 +506,8 @@ def _differences(comparison: Comparison, paper: Paper) -> Figure | None:
 def _label_noise(comparison: Comparison, paper: Paper) -> Figure | None:
     if comparison.detection.empty:
         return None
-    fig, axes = _subplots(paper.size("full", 2.3), ncols=2, sharey=True)
+    kinds = comparison.detection["noise_kind"].nunique()
+    fig, axes = _subplots(paper.size("full", 2.3), ncols=kinds, sharey=True)
     detection_curves(comparison.detection, axes[0])
     return fig
 

@@ -121,7 +121,7 @@ def risk_coverage_curves(
         scores: From `error_detection`; its AURC goes into the legend.
     """
     for (name, curve), colour, line in zip(curves.items(), (VAL, EMA), LINES, strict=False):
-        label = f"{name} (AURC {100 * scores.loc[name, 'aurc']:.1f})"
+        label = f"{name} (AURC {scores.loc[name, 'aurc']:.3f})"
         ax.plot(curve["coverage"], curve["risk"], color=colour, linestyle=line, label=label)
     whole = next(iter(curves.values()))["risk"].iloc[-1]
     ax.axhline(whole, color=FAINT, linewidth=0.8, zorder=0, label="all faces")
@@ -269,12 +269,19 @@ def confusion_figure(
     given = pd.Series([*y_true, *y_pred])
     positions = bool(names) and pd.api.types.is_numeric_dtype(given)
     known = range(len(names)) if positions else list(names) or sorted(given.unique(), key=str)
+    if len(set(known)) < len(known):
+        raise ValueError(f"a class is named twice among {', '.join(map(str, known))}")
     codes = pd.Index(known).get_indexer(given)
     if (codes < 0).any():
         raise ValueError(f"{given[codes < 0].iloc[0]!r} is not among the {len(known)} classes")
     counts = np.zeros((len(known), len(known)), dtype=int)
     np.add.at(counts, tuple(codes.reshape(2, -1)), 1)
-    names = [paper.class_names.get(str(name), str(name)) for name in names or known]
+    before = [str(name) for name in names or known]
+    if unknown := set(paper.class_names) - set(before):
+        raise ValueError(f"no class {min(unknown)!r}; there are: {', '.join(before)}")
+    names = [paper.class_names.get(name, name) for name in before]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two classes would have one name: {', '.join(names)}")
     with paper_style(paper.font):
         fig = Figure(figsize=paper.size("column", 3.0))
         confusion_matrix(counts, names, fig.subplots(), **paper.cell_texts)

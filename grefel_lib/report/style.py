@@ -44,6 +44,7 @@ BLUES = LinearSegmentedColormap.from_list("blues", _RAMP)
 _STYLE = {
     "font.size": 8, "mathtext.fontset": "stix", "axes.titlesize": 8, "axes.labelsize": 8,
     "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "text.usetex": False,
+    "text.parse_math": False,  # a class may be called $5
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK,
     "ytick.color": INK, "axes.linewidth": 0.6, "axes.axisbelow": True, "axes.spines.top": False,
     "axes.spines.right": False, "axes.titlepad": 4, "axes.labelpad": 3, "axes.grid": False,
@@ -151,7 +152,23 @@ def short_name(name: str) -> str:
 def short_names(names: Sequence[str]) -> list[str]:
     """`short_name` of all; where some are a user's own, the others are not abbreviated either."""
     own = any(name not in COLOURS for name in names)
-    return [name if own and name in COLOURS else short_name(name) for name in names]
+    short = [name if own and name in COLOURS else short_name(name) for name in names]
+    for alike in {text for text in short if short.count(text) > 1}:  # tell them apart
+        places = [place for place, text in enumerate(short) if text == alike]
+        same = [names[place] for place in places]
+        start = _alike(same)
+        end = _alike([name[start:][::-1] for name in same])
+        for place, name in zip(places, same, strict=True):
+            middle = f"…{name[start : len(name) - end]}…"
+            short[place] = middle if 2 < len(middle) < 13 else name
+    return short
+
+
+def _alike(texts: Sequence[str]) -> int:
+    """With how many equal letters all texts begin."""
+    return sum(
+        1 for _ in itertools.takewhile(lambda x: len(set(x)) == 1, zip(*texts, strict=False))
+    )
 
 
 def class_colours(names: Sequence[str]) -> list[str]:

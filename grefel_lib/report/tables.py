@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from grefel_lib.analysis.evaluation import other_faces
+
 PERCENT = (
     "accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "ece_plain",
     "ece_mass", "classwise_ece",
@@ -71,6 +73,16 @@ def with_intervals(
         .rename(index=TITLES)
         .rename_axis("metric" if split == "test" else f"metric ({split} split)")
     )
+
+
+def split_title(facts: Mapping[str, Any]) -> str:
+    """The scored split in words; that of other faces than a run's own had no part in its training.
+
+    Args:
+        facts: Of an evaluation, or metrics.json.
+    """
+    words = SPLITS[facts["split"]]
+    return words.partition(",")[0] if other_faces(facts) else words
 
 
 def bracketed(
