@@ -497,6 +497,7 @@ def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys, mo
     assert main(["report", f"{other_outputs.name}/cv"]) == 0
     metrics = json.loads((other_outputs / "cv" / "metrics.json").read_text())
     assert list(metrics["checkpoints"]) == ["3 folds"]
+    assert not {"copies", "label_detection"} & metrics.keys(), "those of one fold are not of all"
     counts = confusion_counts(pd.concat(
         load_evaluation(open_run(f"cv/fold{fold}")).table for fold in (1, 2, 3)))  # fmt: skip
     stored = np.load(other_outputs / "cv" / "confusion_matrix_3 folds.npy")

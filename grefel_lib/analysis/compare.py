@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from grefel_lib.analysis.evaluation import (
+    FACTS,
     Evaluation,
     load_evaluation,
     pooled_name,
@@ -211,7 +212,7 @@ def _pooled(results: Sequence[Evaluation]) -> Evaluation:
         facts=dict(first.facts) | checkpoints,
         predictions={name: pd.concat(tables, ignore_index=True)},
         validation={},
-        saved=dict(first.saved) | checkpoints,
+        saved={key: first.saved[key] for key in FACTS if key in first.saved} | checkpoints,
     )
 
 
