@@ -36,7 +36,7 @@ def test_a_photo_is_a_small_jpeg():
         face_grid(grain, fig, ncols=10)
     shown = as_photo(fig)
     picture = Image.open(io.BytesIO(shown.data))
-    assert (picture.format, picture.size) == ("JPEG", (576, 115))
+    assert (picture.format, picture.size) == ("JPEG", (504, 101))
     assert shown.width == 600
     assert len(shown.data) < 60_000
 
@@ -47,7 +47,7 @@ def test_a_drawing_is_a_small_sharp_png_shown_in_the_size_of_its_figure():
         fig.subplots().plot(np.linspace(0, 1, 50) ** 2, color=VAL)
     shown = as_drawing(fig)
     picture = Image.open(io.BytesIO(shown.data))
-    assert (picture.format, picture.mode, picture.size) == ("PNG", "P", (720, 240))
+    assert (picture.format, picture.mode, picture.size) == ("PNG", "P", (624, 208))
     assert shown.width == 600
     assert len(shown.data) < 20_000
     colours = {tuple(c) for c in np.asarray(picture.convert("RGB")).reshape(-1, 3)}

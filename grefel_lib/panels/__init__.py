@@ -44,5 +44,5 @@ def show_panel(name: str, *arguments: Any) -> None:
     if picture.is_file():
         small, content = PillowImage.open(picture).convert("RGB"), io.BytesIO()
         small.thumbnail((WIDTH, WIDTH))
-        small.save(content, "JPEG", quality=36)
+        small.save(content, "JPEG", quality=30, optimize=True)
         display(Image(content.getvalue(), format="jpeg"))
