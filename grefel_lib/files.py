@@ -109,6 +109,17 @@ def same_data(one: str | None, other: str | None) -> bool:
     return one == other or kinds[0] != kinds[1]
 
 
+def other_faces(facts: Mapping[str, Any]) -> bool:
+    """Whether the scored faces are of another data set, or other files, than those learned.
+
+    Args:
+        facts: Of an evaluation, or metrics.json.
+    """
+    trained, scored = facts.get("training_fingerprint"), facts.get("fingerprint")
+    other = facts.get("training_dataset", facts["dataset"]) != facts["dataset"]
+    return other or not same_data(trained, scored)
+
+
 def _is_litter(temporary: Path) -> bool:
     writer, _, host = temporary.name.rpartition(".")[2].partition("@")
     if host == _HOST:

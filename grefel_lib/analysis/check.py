@@ -162,16 +162,17 @@ def describe(facts: dict[str, Any]) -> str:
         sizes = [f"{size} ({count:,})" for size, count in facts["sizes"].items()]
         sizes[3:] = [f"and {len(sizes) - 3} other sizes"] if len(sizes) > 3 else []
         lines.append(f"pictures {facts['pictures']:,}: {', '.join(sizes)}")
-    rows = dict(facts.get("counts", {}))
+    rows = list(facts.get("counts", {}).items())  # a class may be called "all"
     if rows:
-        rows["all faces"] = {split: sum(row[split] for row in rows.values()) for split in SPLITS}
-        rows |= {f"dropped: {why}": n for why, n in facts["dropped"].items() if any(n.values())}
+        rows.append(("all", {split: sum(row[split] for _, row in rows) for split in SPLITS}))
+        dropped = facts["dropped"].items()
+        rows += [(f"dropped: {why}", n) for why, n in dropped if any(n.values())]
     if "published" in facts:
-        rows |= {"published": facts["published"], "here, counted alike": facts["here"]}
-    width = max(map(len, rows), default=0) + 2
+        rows += [("published", facts["published"]), ("here, counted alike", facts["here"])]
+    width = max((len(name) for name, _ in rows), default=0) + 2
     if rows:
         lines.append("class".ljust(width) + "".join(f"{split:>9}" for split in SPLITS))
-    for name, row in rows.items():
+    for name, row in rows:
         lines.append(name.ljust(width) + "".join(f"{row.get(split, 0):>9,}" for split in SPLITS))
     for pair, count in facts.get("copies", {}).items():
         one, other = pair.split(", ")

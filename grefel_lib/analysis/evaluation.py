@@ -29,7 +29,15 @@ from grefel_lib.analysis.robustness import evaluate_corruptions
 from grefel_lib.analysis.suspects import label_detection
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
-from grefel_lib.files import Folder, read_facts, read_json, reading, relative, same_data
+from grefel_lib.files import (
+    Folder,
+    other_faces,
+    read_facts,
+    read_json,
+    reading,
+    relative,
+    same_data,
+)
 from grefel_lib.files import read_table as read_faces_table
 from grefel_lib.metrics import (
     bootstrap_intervals,
@@ -320,13 +328,6 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         saved_in, run.config, facts, tables[split], validation, read_table(run, "history"),
         inside=inside, **extra,
     )  # fmt: skip
-
-
-def other_faces(facts: Mapping[str, Any]) -> bool:
-    """Whether the scored faces are of another data set, or other files, than those learned."""
-    trained, scored = facts.get("training_fingerprint"), facts.get("fingerprint")
-    other = facts.get("training_dataset", facts["dataset"]) != facts["dataset"]
-    return other or not same_data(trained, scored)
 
 
 def pooled_name(config: Config) -> str:

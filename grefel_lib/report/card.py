@@ -6,10 +6,10 @@ from typing import Any
 import pandas as pd
 
 from grefel_lib.analysis.calibration import temperature_words
-from grefel_lib.analysis.evaluation import Evaluation, other_faces
+from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
 from grefel_lib.backbone import reads_earlier
-from grefel_lib.files import without_paths
+from grefel_lib.files import other_faces, without_paths
 from grefel_lib.report.figures import FEW
 from grefel_lib.report.tables import class_table, split_title, with_intervals
 

@@ -20,14 +20,14 @@ from grefel_lib.analysis.calibration import (
     with_temperature,
 )
 from grefel_lib.analysis.compare import Comparison, write_comparison
-from grefel_lib.analysis.evaluation import INSIDE, Evaluation, other_faces
+from grefel_lib.analysis.evaluation import INSIDE, Evaluation
 from grefel_lib.analysis.explain import Explained
 from grefel_lib.analysis.groups import attribute_accuracy, copy_accuracy
 from grefel_lib.analysis.robustness import SEVERITIES, with_clean
 from grefel_lib.analysis.suspects import most_suspect
 from grefel_lib.environment import progress_bar
 from grefel_lib.faces import FaceSet
-from grefel_lib.files import Folder
+from grefel_lib.files import Folder, other_faces
 from grefel_lib.metrics import (
     calibration_bins,
     confidence_bins,

@@ -79,7 +79,7 @@ def face_cards(
         sure = f"reliability {row['reliability']:.2f}" if "reliability" in row else ""
         name = re.sub(r"^.+(?=.{11}$)", "…", Path(row["id"]).stem)  # a path, of one's own faces
         title_lines = [row["label"], f"→ {row['predicted']}", name, sure]
-        face.set_title("\n".join(filter(None, title_lines)), size=6.5, pad=2, loc="left")
+        face.set_title("\n".join(filter(None, title_lines)), size=6.3, pad=2, loc="left")
         distributions = {}
         for name, prefix in (("people", "votes_"), ("primary", "primary_"), ("corrected", "p_")):
             columns = [prefix + label for label in class_names]

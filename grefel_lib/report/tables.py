@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from grefel_lib.analysis.evaluation import other_faces
+from grefel_lib.files import other_faces
 
 PERCENT = (
     "accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "ece_plain",
