@@ -96,9 +96,11 @@ def calibration_error(predictions: pd.DataFrame) -> tuple[float, float, float]:
     The plain ECE, sum_b w_b |g_b| over 15 bins of equal width (g_b = accuracy - confidence, w_b the
     share of faces), is biased upwards: a perfectly calibrated model has gaps by chance alone, and
     resampling adds more. The gaps are modelled as l h_b, with h_b half as observed and half the
-    same in every bin, and normal errors that depend on the bin's size. The value is the sum of
-    w_b l h_b for the l under which the observed plain ECE is the median; the interval holds the l
-    under which it is not among the 2.5% most extreme on either side.
+    same in every bin, and normal errors: those of an accuracy that is l h_b off the confidence, as
+    in Wilson's interval, on the observed side (for the upper end also below the confidence, where
+    errors are larger). The value is the sum of w_b l h_b for the l under which the observed plain
+    ECE is the median; the interval holds the l under which it is not among the 2.5% most extreme on
+    either side, give or take half a face.
 
     Returns:
         value, low, high; 0 to 1.
@@ -107,29 +109,34 @@ def calibration_error(predictions: pd.DataFrame) -> tuple[float, float, float]:
     """
     bins = confidence_bins(predictions)
     count, accuracy = bins["count"].to_numpy(), bins["accuracy"].to_numpy()
-    share, gaps = count / count.sum(), np.abs(accuracy - bins["confidence"].to_numpy())
-    smooth = (accuracy * count + 0.5) / (count + 1)  # no bin gets zero variance by chance
-    error = np.sqrt(smooth * (1 - smooth) / count)
-    observed = share @ gaps
+    confidence, share = bins["confidence"].to_numpy(), count / count.sum()
+    gaps, seen = np.abs(accuracy - confidence), np.where(accuracy > confidence, 1, -1)
+    observed, half_a_face = share @ gaps, 0.5 / count.sum()
     shape = (gaps + observed) / (2 * observed) if observed > 0 else np.ones_like(gaps)
 
-    def chance(size: float) -> float:
-        """P(plain ECE below the observed one); the sum over bins is approximated as a gamma."""
-        gap = size * shape  # mean and variance of the absolute value of a normal variable follow
+    def chance(size: float, ece: float, side: np.ndarray | int) -> float:
+        """P(plain ECE below this one); the sum over bins is approximated as a gamma."""
+        gap = size * shape
+        right = (np.clip(confidence + side * gap, 0, 1) * count + 0.5) / (count + 1)  # never 0 or 1
+        error = np.sqrt(right * (1 - right) / count)
+        # mean and variance of the absolute value of a normal variable
         means = error * np.sqrt(2 / np.pi) * np.exp(-((gap / error) ** 2) / 2)
         means += gap * (1 - 2 * special.ndtr(-gap / error))
         mean, variance = share @ means, share**2 @ (gap**2 + error**2 - means**2)
-        return float(special.gammainc(mean**2 / variance, observed * mean / variance))
+        return float(special.gammainc(mean**2 / variance, ece * mean / variance))
 
-    def size_at(level: float) -> float:
-        if chance(0) <= level:
+    def size_at(level: float, ece: float, side: np.ndarray | int = seen) -> float:
+        if chance(0, ece, side) <= level:
             return 0.0
         high = 1.0
-        while chance(high) > level:
+        while chance(high, ece, side) > level:
             high *= 2
-        return min(1.0, float(optimize.brentq(lambda size: chance(size) - level, 0, high)))
+        root = optimize.brentq(lambda size: chance(size, ece, side) - level, 0, high)
+        return min(1.0, float(root))
 
-    return size_at(0.5), size_at(0.975), size_at(0.025)
+    low, high = max(0, observed - half_a_face), observed + half_a_face
+    ends = size_at(0.975, low), max(size_at(0.025, high), size_at(0.025, high, -1))
+    return size_at(0.5, observed), *ends
 
 
 @dataclass(frozen=True)

@@ -304,29 +304,60 @@ def test_intervals_of_few_faces_do_not_collapse():
     assert wilson_interval(0, 0) == (0, 1)
 
 
+def one_bin(confidence: float, faces: int, right: int):
+    """Every face with one confidence, the first `right` of them right."""
+    probs = [[confidence, 1 - confidence]] * faces
+    return table(probs, [0] * right + [1] * (faces - right), ["cat", "dog"])
+
+
+@pytest.mark.parametrize(
+    ("confidence", "faces", "accuracy"),
+    [(0.99, 100, 0.97), (0.97, 100, 0.92), (0.97, 300, 0.97), (0.6, 100, 0.8), (0.999, 20, 0.9)],
+)
+def test_the_interval_of_the_calibration_error_holds_the_gap_of_one_bin(
+    confidence, faces, accuracy
+):
+    counts = np.arange(faces + 1)
+    chances = stats.binom.pmf(counts, faces, accuracy)
+    covered, true = 0.0, abs(accuracy - confidence)
+    for right, chance in zip(counts[chances > 1e-4], chances[chances > 1e-4], strict=True):
+        value, low, high = calibration_error(one_bin(confidence, faces, right))
+        assert low <= value <= high
+        covered += chance * (low - 1e-9 <= true <= high)
+    assert covered > 0.94
+
+
+def test_a_few_certain_and_right_faces_leave_the_calibration_error_open():
+    value, low, high = calibration_error(one_bin(1.0, 3, 3))
+    assert (value, low) == (0, 0)
+    assert 0.5 < high < wilson_interval(3, 3)[1]
+
+
 def test_the_debiased_calibration_error_and_its_ends_make_the_plain_one_likely_or_barely_so():
     rng = np.random.default_rng(0)
     confidence = rng.choice([0.58, 0.73, 0.95], size=900, p=[0.2, 0.3, 0.5])
     right = rng.random(900) < confidence - np.where(confidence > 0.9, 0.09, 0.02)
-    names = ["cat", "dog"]
     probs = np.stack([confidence, 1 - confidence], axis=1)
-    predictions = table(probs, (~right).astype(int), names)
-    share, gaps, errors = [], [], []
-    for level in (0.58, 0.73, 0.95):
-        inside = confidence == level
-        share.append(inside.mean())
-        gaps.append(abs(right[inside].mean() - level))
-        chance = (right[inside].sum() + 0.5) / (inside.sum() + 1)
-        errors.append(np.sqrt(chance * (1 - chance) / inside.sum()))
-    share, gaps, errors = map(np.array, (share, gaps, errors))
+    predictions = table(probs, (~right).astype(int), ["cat", "dog"])
+    level = np.array([0.58, 0.73, 0.95])
+    count = np.array([(confidence == one).sum() for one in level])
+    seen = np.array([right[confidence == one].mean() for one in level])
+    gaps, share = np.abs(seen - level), count / 900
     plain = share @ gaps
     shape = (gaps / plain + 1) / 2  # half as observed, half the same in every bin
-    noise = rng.normal(size=(200_000, 3)) * errors
     # the sum over bins is taken as a gamma variable, which it is not quite: less so in the middle
-    wanted = ((0.5, 0.03), (0.975, 0.01), (0.025, 0.01))
-    for size, (expected, apart) in zip(calibration_error(predictions), wanted, strict=True):
-        drawn = np.abs(size * shape + noise) @ share
-        assert (drawn <= plain).mean() == pytest.approx(expected, abs=apart)
+    side, half_a_face = np.sign(seen - level), 0.5 / 900
+    wanted = (
+        (0.5, side, 0, 0.03),
+        (0.975, side, -half_a_face, 0.01),
+        (0.025, -1, half_a_face, 0.01),
+    )
+    for size, (expected, side, moved, apart) in zip(
+        calibration_error(predictions), wanted, strict=True
+    ):
+        truth = level + side * size * shape
+        drawn = np.abs(rng.binomial(count, truth, size=(200_000, 3)) / count - level) @ share
+        assert (drawn <= plain + moved).mean() == pytest.approx(expected, abs=apart)
     assert 0 < calibration_error(predictions)[1] < calibration_error(predictions)[0] < plain
 
 
