@@ -222,6 +222,15 @@ def test_files_of_fixes_with_one_name_and_other_content_are_two_variants(tmp_pat
         }  # fmt: skip
 
 
+def test_weight_files_of_one_name_in_two_folders_are_two_variants(tmp_path):
+    for seed, place in enumerate(("a", "a", "b")):
+        evaluated(tmp_path, f"r{seed}", seed=seed, draw=seed, backbone_weights=f"{place}/vit.pth")
+    groups = group_variants(evaluated_runs(str(tmp_path)))
+    assert {name: len(members) for name, members in groups.items()} == {
+        "GReFEL, backbone_weights a/vit.pth": 2, "GReFEL, backbone_weights b/vit.pth": 1
+    }  # fmt: skip
+
+
 def test_a_run_from_scratch_is_no_seed_of_a_fine_tuned_one(tmp_path):
     evaluated(tmp_path, "A", seed=0)
     evaluated(tmp_path, "B", seed=1, checkpoint_path=str(tmp_path / "A"))

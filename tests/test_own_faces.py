@@ -482,12 +482,13 @@ def test_a_run_is_neither_tested_nor_continued_on_a_fold_that_it_has_learned(thi
 
 def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys, monkeypatch):
     root = in_folders(tmp_path / "faces", {"frown": 14, "smile": 16})
+    wrong = {1: 3, 2: 5, 3: 4}
     for fold in (1, 2, 3):
         config = Config.resolve({"profile": "demo", "dataset": "folder", "data_dir": str(root),
             "epochs": 1, "folds": 3, "fold": fold, "output_dir": str(other_outputs / "cv"),
             "run_name": f"fold{fold}"})  # fmt: skip
         faces = load_faces(config)
-        run = start_run(config, faces.info)
+        run = start_run(config, {**faces.info, "labels_made_wrong": wrong[fold]})
         fit(faces, run)
         write_report(evaluate_run(run, faces, config, run))
         if fold == 2:
@@ -507,6 +508,7 @@ def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys, mo
     assert card.startswith("# Model card: cv, 3 folds\n")
     told = "3 models, each scored on the part of the faces that it was not trained on"
     assert told in card
+    assert "Training labels corrupted on purpose (symmetric): 3 to 5, by fold." in card
     assert told not in (other_outputs / "cv" / "fold1" / "model_card.md").read_text()
     texts = [(other_outputs / "cv" / place / "tables/per_class.tex").read_text()
              for place in ("fold2", "")]  # fmt: skip

@@ -205,14 +205,18 @@ def _pooled(results: Sequence[Evaluation]) -> Evaluation:
     tables = [result.table for result in sorted(results, key=lambda r: r.config.fold)]
     chosen = pd.DataFrame([result.saved_headline for result in results])
     facts = {"epoch": round(chosen["epoch"].mean()), "val_accuracy": chosen["val_accuracy"].mean()}
-    checkpoints = {"headline": name, "checkpoints": {name: facts}}
+    own: dict[str, Any] = {"headline": name, "checkpoints": {name: facts}}
+    for key in ("training_leaks_dropped", "validation_copies_dropped", "labels_made_wrong"):
+        counts = {result.facts.get(key) for result in results} - {None}
+        if len(counts) > 1:
+            own[key] = f"{min(counts)} to {max(counts)}, by fold"
     return replace(
         first,
         run=Run(first.run.path.parent, first.config),
-        facts=dict(first.facts) | checkpoints,
+        facts=dict(first.facts) | own,
         predictions={name: pd.concat(tables, ignore_index=True)},
         validation={},
-        saved={key: first.saved[key] for key in FACTS if key in first.saved} | checkpoints,
+        saved={key: first.saved[key] for key in FACTS if key in first.saved} | own,
     )
 
 
@@ -259,6 +263,10 @@ def group_variants(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]
         _settings(result) | {"parent": parent or "none"}
         for result, parent in zip(results, _parents(results), strict=True)
     ]
+    places = [os.path.realpath(PROJECT_ROOT / r.config.backbone_weights) for r in results]
+    if len(set(places)) > len({own["backbone_weights"] for own in settings}):  # two of one name
+        for own, result in zip(settings, results, strict=True):
+            own["backbone_weights"] = result.config.backbone_weights
     values = {key: {own[key] for own in settings} - {None} for key in settings[0]}
     varying = [key for key, differing in values.items() if key != "head" and len(differing) > 1]
     groups: dict[str, list[Evaluation]] = {}

@@ -92,22 +92,21 @@ def human_ceiling(predictions: pd.DataFrame, *, draws: int = 200) -> pd.DataFram
         "a second panel" (ten votes resampled from the face's own, then the majority class; a
         tie is broken at random). Both are slightly optimistic: the label came from these votes.
     """
-    names = table_classes(predictions)
-    columns = [f"votes_{name}" for name in names]
-    others = [c for c in predictions if c.startswith("votes_") and c not in columns]
-    complete = len(columns + others) == len(VOTE_COLUMNS) and set(columns) <= set(predictions)
-    if not complete:
+    named = {f"votes_{name}": name for name in table_classes(predictions)}
+    columns = [c for c in predictions if c in named]  # in the table's order, whatever the view's
+    others = [c for c in predictions if c.startswith("votes_") and c not in named]
+    if len(columns + others) != len(VOTE_COLUMNS) or len(columns) < len(named):
         return None
     votes = predictions[columns + others].to_numpy(dtype=float)
     voted = votes.sum(axis=1) > 0
     shares = votes[voted] / votes[voted].sum(axis=1, keepdims=True)
-    label = pd.Index(names).get_indexer(predictions["label"])[voted]
+    label = pd.Index([named[c] for c in columns]).get_indexer(predictions["label"])[voted]
     rng = np.random.default_rng(0)
     accuracies: dict[str, list[float]] = {"one annotator": [], "a second panel": []}
     for _ in range(draws):
         panel = rng.multinomial(10, shares).astype(float)  # (N, 10)
         one = rng.multinomial(1, shares).argmax(axis=1)
-        untied = panel[:, : len(names)] + rng.random((len(panel), len(names))) / 2
+        untied = panel[:, : len(columns)] + rng.random((len(panel), len(columns))) / 2
         accuracies["one annotator"].append((one == label).mean())
         accuracies["a second panel"].append((untied.argmax(axis=1) == label).mean())
     table = pd.DataFrame(accuracies)
