@@ -473,9 +473,8 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
     """Copy what is needed to verify a result: settings, environment, history, metrics, predictions.
 
     Weights, images and local paths are left out. The predictions keep the columns the
-    comparison needs, with five significant digits. Numbers that an older version did not write to
-    metrics.json are added where the predictions allow it; so published runs can be
-    published again, in place.
+    comparison needs, with five significant digits. The numbers in metrics.json are computed anew
+    where the predictions allow it; so runs of an older version can be published again, in place.
 
     Raises:
         ValueError: The runs were scored on different faces, splits or protocols.
@@ -505,10 +504,9 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
         there = target.path / "predictions" / name
         if there.is_file() and _unzipped(there) != predictions:
             raise FileExistsError(f"{relative(there)} has other predictions; move it away first")
-        metrics = _filled(result.saved, result.metrics)
         share_record(result.run, target, *places)
         target.write_json(without_paths(config, *places), "config.json")
-        target.write_json(without_paths(metrics, *places), "metrics.json")
+        target.write_json(without_paths(result.record, *places), "metrics.json")
         content = gzip.compress(predictions.encode(), mtime=0)  # reproducible bytes
         target.write_bytes(content, "predictions", name)
         folders.append(target.path)
@@ -520,16 +518,6 @@ def _unzipped(path: Path) -> str | None:
         return gzip.decompress(path.read_bytes()).decode()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError):
         return None
-
-
-def _filled(saved: Any, computed: Any) -> Any:
-    """The saved values, completed by computed ones where missing."""
-    if isinstance(saved, Mapping) and isinstance(computed, Mapping):
-        both = {key: _filled(saved[key], computed.get(key)) for key in saved}
-        return both | {key: value for key, value in computed.items() if key not in saved}
-    if isinstance(saved, list) and isinstance(computed, list) and len(saved) == len(computed):
-        return [_filled(one, other) for one, other in zip(saved, computed, strict=True)]
-    return saved
 
 
 def _settings(result: Evaluation) -> dict[str, Any]:
