@@ -25,6 +25,7 @@ from grefel_lib.report.figures import (
     robustness_curves,
     training_curves,
 )
+from grefel_lib.report.method import anchor_map
 from grefel_lib.report.style import (
     BLUES,
     CELLS,
@@ -334,6 +335,16 @@ def test_every_column_is_drawn_over_all_epochs(small_run):
     assert all(ax.get_xlim() == (0.5, 7.5) for ax in fig.axes)
     names = [text.get_text() for text in fig.legends[0].get_texts()]
     assert len(names) == len(set(names)) == len(classes.lines) == 8
+
+
+def test_a_class_that_begins_with_an_underscore_stands_in_every_legend(small_run):
+    history = small_run.history().rename(columns={"ema_val_accuracy_fear": "ema_val_accuracy__x"})
+    votes = pd.DataFrame({"_x": [3], "smile": [7]})
+    classes, faces, one = Figure(), Figure(), np.zeros((1, 8, 8), np.uint8)
+    anchor_map(np.eye(2), np.arange(2), np.zeros((2, 1, 2)), ["_x", "smile"], classes.subplots())
+    face_grid(one, faces, votes=votes, row_labels=["a"])
+    for fig in (dashboard(history, 7), classes, faces):
+        assert "_x" in [text.get_text().strip() for text in fig.legends[0].get_texts()]
 
 
 def test_a_linear_head_has_one_loss_and_no_parts(small_run):

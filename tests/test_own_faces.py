@@ -1,5 +1,6 @@
 """A user's own faces: folders or a table, own classes, votes, subjects; then the whole way."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -260,7 +261,10 @@ def trained(tmp_path_factory):
 def test_own_classes_go_from_a_folder_to_the_confusion_matrix_and_the_card(trained):
     _, run = trained
     config = run.config.replace(robustness_images=0)
-    evaluation = evaluate_run(run, load_faces(config), config, run)
+    faces = load_faces(config)
+    people = faces.table.assign(subject=[f"s{i // 3}" for i in range(len(faces.table))])
+    shown = people.loc[people["split"] == "test", "subject"].nunique()
+    evaluation = evaluate_run(run, dataclasses.replace(faces, table=people), config, run)
     write_report(evaluation, paper=Paper("cvpr"))
     counts = confusion_counts(evaluation.table)
     assert counts.sum(axis=1).tolist() == [5, 7]
@@ -268,6 +272,7 @@ def test_own_classes_go_from_a_folder_to_the_confusion_matrix_and_the_card(train
     card = (run.path / "model_card.md").read_text()
     assert "the user's own faces and classes" in card
     assert "| the smile | 7 |" in card
+    assert f"The faces of {shown} people count as independent: they are too narrow." in card
     assert (run.path / "figures/confusion_matrix.pdf").is_file()
 
 

@@ -210,6 +210,8 @@ def _pooled(results: Sequence[Evaluation]) -> Evaluation:
         counts = {result.facts.get(key) for result in results} - {None}
         if len(counts) > 1:
             own[key] = f"{min(counts)} to {max(counts)}, by fold"
+    if "subjects" in first.facts:  # of whom each is in one fold
+        own["subjects"] = sum(result.facts["subjects"] for result in results)
     return replace(
         first,
         run=Run(first.run.path.parent, first.config),

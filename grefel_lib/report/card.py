@@ -52,6 +52,9 @@ def model_card(evaluation: Evaluation) -> str:
         head = "GReFEL, no correction"
     if config.head == "linear":
         head = "plain linear head"
+    independent = ""
+    if people := facts.get("subjects"):
+        independent = f" The faces of {people} people count as independent: they are too narrow."
     lines = [
         f"# Model card: {title}",
         "",
@@ -76,7 +79,7 @@ def model_card(evaluation: Evaluation) -> str:
         *["Each face is averaged with its mirror image.", ""] * (facts["tta"] == "flip"),
         _markdown(with_intervals({evaluation.headline: headline}, split=facts["split"])),
         "",
-        "Intervals: 95%, over faces; results on other seeds and data sets vary more.",
+        f"Intervals: 95%, over faces; results on other seeds and data sets vary more.{independent}",
         *_people(metrics),
         *_copies(metrics),
         "",

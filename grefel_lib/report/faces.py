@@ -21,6 +21,7 @@ from grefel_lib.report.style import (
     bare,
     check_one_each,
     class_colours,
+    legend_name,
     paper_style,
     short_name,
     short_names,
@@ -231,7 +232,8 @@ def face_grid(
         for ax, row in zip(whole[1::2].flat, votes.to_numpy(), strict=False):
             ax.bar(range(len(row)), row, 0.9, color=colours, ec=INK, lw=0.3)
             ax.set(ylim=(0, most), box_aspect=0.3)
-        keys = [Patch(fc=c, ec=INK, label=n) for n, c in zip(votes.columns, colours, strict=True)]
+        names = map(legend_name, votes.columns)
+        keys = [Patch(fc=c, ec=INK, label=n) for n, c in zip(names, colours, strict=True)]
         fig.legend(handles=keys, loc="outside lower center", ncols=5, handlelength=0.8)
     return axes
 

@@ -24,6 +24,7 @@ from grefel_lib.report.style import (
     check_one_each,
     class_colours,
     interval_ends,
+    legend_name,
     name_rows,
     paper_style,
     percent,
@@ -215,7 +216,7 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
         names = recall.columns.str.removeprefix("ema_val_accuracy_")
         for name, colour in zip(names, class_colours(names), strict=True):
             values = recall[f"ema_val_accuracy_{name}"]
-            classes.plot(epoch, values, color=colour, label=name, **few)
+            classes.plot(epoch, values, color=colour, label=legend_name(name), **few)
         norm.plot(epoch, history["grad_norm"], color=INK, **few)
         norm.axhline(2, color=FAINT, lw=0.8, zorder=0)
         lr, rate = history["lr"], history["images_per_second"]

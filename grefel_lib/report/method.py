@@ -7,7 +7,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from grefel_lib.report.style import INK, QUIET, class_colours, short_names, text_width
+from grefel_lib.report.style import INK, QUIET, class_colours, legend_name, short_names, text_width
 
 
 def anchor_map(
@@ -48,7 +48,7 @@ def anchor_map(
                     size=7, weight="bold", path_effects=halo, zorder=5)  # fmt: skip
     round_, square = {"ls": "", "marker": "o", "mew": 0}, {"ls": "", "marker": "D", "mfc": "white"}
     keys = [
-        Line2D([], [], color=colour, ms=4, label=name, **round_)
+        Line2D([], [], color=colour, ms=4, label=legend_name(name), **round_)
         for name, colour in zip(class_names, colours, strict=True)
     ]
     keys.append(Line2D([], [], color=QUIET, ms=3, alpha=0.6, label="a face", **round_))

@@ -139,6 +139,11 @@ class Paper:
         return ", ".join(filter(None, (self.model, CHECKPOINTS.get(name, name))))
 
 
+def legend_name(name: str) -> str:
+    """A class in a legend; matplotlib leaves out what begins with _."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def short_name(name: str) -> str:
     """An abbreviated class name: happiness -> hap, fearfully angry -> fea-ang.
 
