@@ -325,9 +325,9 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
         if key in inner:
             return _tensors(inner[key], path)
     tensors = {k: v for k, v in entries.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    found = [v for v in inner.values() if any(isinstance(t, Tensor) for t in v.values())]
-    if not tensors and len(found) == 1:
-        return _tensors(found[0], path)
+    groups = [v for v in inner.values() if any(isinstance(t, Tensor) for t in v.values())]
+    if not tensors and len(groups) == 1:
+        return _tensors(groups[0], path)
     if not tensors:
         raise ValueError(
             f"{path} holds no dict of tensors at the top or under {', '.join(_KEYS)}; it holds: "

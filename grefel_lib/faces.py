@@ -136,9 +136,9 @@ def load_faces(config: Config) -> FaceSet:
         votes = table[list(VOTE_COLUMNS)].to_numpy(dtype=float)
         targets, keep = ferplus_targets(votes, config.protocol, soft=False)
         protocol = config.train_protocol or config.protocol
-        learned, kept = ferplus_targets(votes, protocol, soft=config.use_soft_labels)
-        targets = np.where(train[:, None], learned, targets)
-        keep = np.where(train, kept, keep)
+        train_targets, train_keep = ferplus_targets(votes, protocol, soft=config.use_soft_labels)
+        targets = np.where(train[:, None], train_targets, targets)
+        keep = np.where(train, train_keep, keep)
         table["label"] = targets.argmax(axis=1)
         emotion_votes = votes[:, : len(EMOTIONS)]
         label_votes = emotion_votes[np.arange(len(votes)), table["label"]]

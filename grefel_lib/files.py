@@ -160,19 +160,19 @@ def _flush(file: int) -> None:
 
 
 @contextlib.contextmanager
-def only_one(path: Path, told: str) -> Iterator[None]:
+def only_one(path: Path, message: str) -> Iterator[None]:
     """Hold a lock file inside the block; the system releases it if the process is killed.
 
     On a file system without locks, nothing is held.
 
     Raises:
-        ValueError: With the message `told`: another process holds it.
+        ValueError: With `message`: another process holds it.
     """
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ValueError(told) from None
+        raise ValueError(message) from None
     except OSError as error:
         if error.errno not in (*_UNKNOWN, errno.ENOLCK):
             raise

@@ -157,10 +157,10 @@ def launch_processes(run: Run, *, say: Callable[[str], None]) -> None:
                 raise
         if process.returncode:
             errors.seek(0)
-            told = f"{who} failed: it was killed by signal {-process.returncode}"
+            message = f"{who} failed: it was killed by signal {-process.returncode}"
             if process.returncode > 0:  # else the processes failed only as a consequence
-                told = _first_error(Path(logs), errors.read(), count)
-            error = ProcessError(told)
+                message = _first_error(Path(logs), errors.read(), count)
+            error = ProcessError(message)
             run.write_ending({"status": "failed", "error": str(error)})
             raise error
 

@@ -165,9 +165,9 @@ class Run(Folder):
                 with contextlib.suppress(OSError):
                     self._write_status(facts | {"status": "running"})
 
-        told = (f"run {self.name} is being trained by another process; wait, or choose another "
+        message = (f"run {self.name} is being trained by another process; wait, or choose another "
                 f"name (if there is none, delete {self.name}/.lock)")  # fmt: skip
-        with only_one(self.path / ".lock", told):
+        with only_one(self.path / ".lock", message):
             self.remove_litter("checkpoints")
             self._write_status(facts | {"status": "running"})
             heart, ending = threading.Thread(target=beat, daemon=True), {"status": "ok"}
@@ -302,8 +302,8 @@ def check_folds(run: Run, config: Config, data: Mapping[str, Any]) -> None:
     theirs = run.config
     if config.unmet("folds") or not (config.folds or theirs.folds) or not theirs.same_data(config):
         return
-    learned, asked = ({k: getattr(c, k) for k in ("folds", "fold")} for c in (theirs, config))
-    if learned != asked:
+    trained, asked = ({k: getattr(c, k) for k in ("folds", "fold")} for c in (theirs, config))
+    if trained != asked:
         raise ValueError(
             f"run {run.name} has learned from faces of this test split: it was trained with "
             f"folds={theirs.folds}, fold={theirs.fold}, not folds={config.folds}, "

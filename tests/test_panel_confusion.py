@@ -83,7 +83,7 @@ def test_names_in_a_shared_run_are_text_and_no_tags(found, faces, assert_escaped
 
 @pytest.mark.parametrize("split", ["test", "val"])
 def test_the_accuracy_above_a_matrix_names_its_split(explorer, found, split):
-    explorer.found = dataclasses.replace(found, facts={**found.facts, "split": split})
+    explorer.evaluation = dataclasses.replace(found, facts={**found.facts, "split": split})
     title = explorer._matrix(found.headline).children[0].value
     assert title.startswith(f"{found.headline} (headline), {split} split: ")
 

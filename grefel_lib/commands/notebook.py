@@ -237,9 +237,9 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
     except OSError as error:
         raise OSError(f"cannot create the folder {output.parent}: {error.strerror}") from error
     papermill_io.register(os.path.abspath(os.sep), writer := _Whole())
-    told = f"another command is writing {relative(output)}; wait until it ends"
+    message = f"another command is writing {relative(output)}; wait until it ends"
     try:
-        with only_one(_lock(output), told):
+        with only_one(_lock(output), message):
             papermill.execute_notebook(
                 _without_fields(notebook),
                 _without_fields(output),
@@ -529,8 +529,8 @@ def demo_run() -> Run:
         if (path / "config.json").is_file():
             run = open_run(path)
             if any(not SETTINGS[name].may_change for name in run.config.differences(config)):
-                kept = _set_aside(run)
-                log.warning("%s is another run, now called %s", run.name, kept.name)
+                old_run = _set_aside(run)
+                log.warning("%s is another run, now called %s", run.name, old_run.name)
             elif run.status() == "ok":
                 return run
         log.info("training the built-in demo run once ...")

@@ -70,12 +70,12 @@ class ConfusionPanel(Panel):
 
     title = "Confusion explorer: click a cell (rows true, columns predicted)"
 
-    def __init__(self, found: Evaluation, faces: FaceSet) -> None:
+    def __init__(self, evaluation: Evaluation, faces: FaceSet) -> None:
         super().__init__()
-        self.found, self.faces = found, faces
-        self.names = table_classes(found.table)
+        self.evaluation, self.faces = evaluation, faces
+        self.names = table_classes(evaluation.table)
         self.chosen: tuple[str, str, str] | None = None  # checkpoint, true, predicted
-        reliable = "reliability" in found.table
+        reliable = "reliability" in evaluation.table
         orders = [o for o, (column, _) in ORDERS.items() if reliable or column == "confidence"]
         self.order = dropdown("order", orders, 260)
         self.between = share_range("reliability")
@@ -97,8 +97,8 @@ class ConfusionPanel(Panel):
             )
             for share in np.linspace(0, 1, 51)
         ]
-        checkpoints = list(found.predictions)
-        self.checkpoint = widgets.ToggleButtons(options=checkpoints, value=found.headline)
+        checkpoints = list(evaluation.predictions)
+        self.checkpoint = widgets.ToggleButtons(options=checkpoints, value=evaluation.headline)
         self.cell_text = widgets.ToggleButtons(options=["percent", "counts"])
         for toggle in (self.checkpoint, self.cell_text):
             toggle.style.button_width = "auto"
@@ -118,7 +118,7 @@ class ConfusionPanel(Panel):
         self.react(self._show_fix, self.face, busy="")
         self.react(partial(self._fix, True), self.tag)
         self.react(partial(self._fix, False), self.untag)
-        self.choose(found.headline, *self._worst())
+        self.choose(evaluation.headline, *self._worst())
 
     def choose(self, checkpoint: str, true: str, predicted: str) -> None:
         """Show the faces of a cell, as clicking it does."""
@@ -139,7 +139,7 @@ class ConfusionPanel(Panel):
         self.choose(*next(key for key in keys if not self.cells[key].disabled))
 
     def _write_cells(self) -> None:
-        for checkpoint, table in self.found.predictions.items():
+        for checkpoint, table in self.evaluation.predictions.items():
             counts = confusion_counts(table)
             shares = normalise_rows(counts)
             for (i, j), count in np.ndenumerate(counts):
@@ -150,23 +150,23 @@ class ConfusionPanel(Panel):
     def _save(self) -> None:
         """Write the matrix for a paper into figures/ of the evaluation."""
         name, cells = self.chosen[0], self.cell_text.value
-        table = self.found.predictions[name]
+        table = self.evaluation.predictions[name]
         fig = confusion_figure(
             table["label"], table["predicted"], self.names, paper=Paper(cells=cells)
         )
-        stem = self.found.folder.file("figures", f"confusion_{name}_{cells}")
+        stem = self.evaluation.folder.file("figures", f"confusion_{name}_{cells}")
         paths = save_figure(fig, stem)
         self.tell_files(f"wrote {' and '.join(map(relative, paths))}", *paths)
 
     def _export(self) -> None:
         """Write the predictions of the faces of the chosen cell, all pages of them."""
         rows, name = self._rows(), "_".join(self.chosen).replace(" ", "-")
-        path = self.found.folder.write_table(rows, "selections", f"{name}.csv")
+        path = self.evaluation.folder.write_table(rows, "selections", f"{name}.csv")
         self.tell_files(f"wrote {count_faces(len(rows))} to {relative(path)}", path)
 
     @property
     def _fixes(self) -> Path:
-        return self.found.folder.path / "label_fixes.csv"
+        return self.evaluation.folder.path / "label_fixes.csv"
 
     def _show_fix(self) -> None:
         """Offer what can be done with the label of the chosen face."""
@@ -182,11 +182,11 @@ class ConfusionPanel(Panel):
         if wrong:
             self.fixes[face] = right if right in self.names else ""
         table = pd.DataFrame(list(self.fixes.items()), columns=["id", "label"])
-        path = self.found.folder.write_table(table, self._fixes.name)
+        path = self.evaluation.folder.write_table(table, self._fixes.name)
         self._draw()
         self.face.value = face
         self._show_fix()
-        split = self.found.facts["split"]
+        split = self.evaluation.facts["split"]
         other = "" if split == "train" else f" (it leaves faces of the {split} split as they are)"
         self.tell_files(
             f"labels tagged as wrong: {len(table)}; grefel train --label-fixes "
@@ -195,13 +195,15 @@ class ConfusionPanel(Panel):
 
     def _worst(self) -> tuple[str, str]:
         """The most frequent mistake; without mistakes, the first cell of the diagonal."""
-        wrong = self.found.table[self.found.table["label"] != self.found.table["predicted"]]
+        wrong = self.evaluation.table[
+            self.evaluation.table["label"] != self.evaluation.table["predicted"]
+        ]
         if wrong.empty:
             return self.names[0], self.names[0]
         return wrong.groupby(["label", "predicted"]).size().idxmax()
 
     def _matrix(self, checkpoint: str) -> widgets.VBox:
-        counts = confusion_counts(self.found.predictions[checkpoint])
+        counts = confusion_counts(self.evaluation.predictions[checkpoint])
         shares = normalise_rows(counts)
         short = [html.escape(short_name(name)) for name in self.names]
         children = [widgets.HTML(f"<center>{name}</center>", **self.text) for name in ("", *short)]
@@ -219,9 +221,9 @@ class ConfusionPanel(Panel):
                 children.append(button)
         columns = {"grid_template_columns": f"34px repeat({len(self.names)}, 34px)"}
         grid = widgets.GridBox(children, layout=columns | {"grid_gap": "1px"})
-        chosen = " (headline)" if checkpoint == self.found.headline else ""
+        chosen = " (headline)" if checkpoint == self.evaluation.headline else ""
         accuracy = counts.trace() / max(counts.sum(), 1)
-        title = f"{checkpoint}{chosen}, {self.found.facts['split']} split: {accuracy:.1%}"
+        title = f"{checkpoint}{chosen}, {self.evaluation.facts['split']} split: {accuracy:.1%}"
         title = widgets.HTML(html.escape(title))
         return widgets.VBox([title, grid], layout={"margin": "0 16px 8px 0"})
 
@@ -232,7 +234,7 @@ class ConfusionPanel(Panel):
     def _rows(self) -> pd.DataFrame:
         checkpoint, true, predicted = self.chosen
         return select_cell(
-            self.found.predictions[checkpoint], true, predicted,
+            self.evaluation.predictions[checkpoint], true, predicted,
             order=self.order.value, between=self.between.value,
         )  # fmt: skip
 
@@ -248,7 +250,7 @@ class ConfusionPanel(Panel):
             self.shown.value = ""
             self.tell(f"{text} in this reliability range; widen it")
             return
-        self.shown.value = _cards(self.found, self.faces, checkpoint, page_rows, self.fixes)
+        self.shown.value = _cards(self.evaluation, self.faces, checkpoint, page_rows, self.fixes)
         self.tell(text)
 
 

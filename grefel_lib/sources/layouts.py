@@ -202,8 +202,8 @@ def _check_rows(path: Path, good: pd.Series, values: pd.Series, rule: str) -> No
     """Every row of a table keeps a rule; the index of its values is the line in the file."""
     if not good.all():
         line = good.index[~good][0]
-        found = "an empty cell" if pd.isna(values[line]) else repr(str(values[line]))
-        raise ValueError(f"{path}, line {line}: {rule}; found {found}")
+        cell = "an empty cell" if pd.isna(values[line]) else repr(str(values[line]))
+        raise ValueError(f"{path}, line {line}: {rule}; found {cell}")
 
 
 def _read_votes(path: Path) -> pd.DataFrame:
@@ -592,10 +592,10 @@ def _own(root: Path) -> Source:
     splits = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in OWN_SPLITS]
     if tables:
         kind, table = "folder-table", pd.concat(_own_rows(*item) for item in tables.items())
-        found = [name.removeprefix("votes_") for name in table if name.startswith("votes_")]
-        found = found or table["label"].dropna()
+        labels = [name.removeprefix("votes_") for name in table if name.startswith("votes_")]
+        labels = labels or table["label"].dropna()
     elif len(listing := _own_listing(root, folders := _own_folders(splits or [root]))) or splits:
-        kind, table, found = "folder-classes", listing, [folder.name for folder in folders]
+        kind, table, labels = "folder-classes", listing, [folder.name for folder in folders]
     else:
         content = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
         raise FileNotFoundError(
@@ -605,7 +605,7 @@ def _own(root: Path) -> Source:
     repeated = table["file"].duplicated()
     if repeated.any():
         raise ValueError(f"the tables in {root} list {table['file'][repeated].iloc[0]} twice")
-    classes = own_classes(found)
+    classes = own_classes(labels)
     names = tuple(dict.fromkeys(classes.values()))
     if len(names) < 2:
         raise ValueError(f"{root} has {len(names)} class ({', '.join(names)}); two are needed")
