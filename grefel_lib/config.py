@@ -225,7 +225,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value = _convert(field.name, getattr(self, field.name), field.type)
+            value = convert(field.name, getattr(self, field.name))
             object.__setattr__(self, field.name, value)
             _check(field.name, value)
         for name in ("run_name", "finetune_name"):
@@ -451,6 +451,9 @@ FINETUNE_PROFILES: dict[str, dict[str, Any]] = {
     "finetune_lite": {
         "epochs": 2, "lr": 2e-4, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 0.2,
     },
+    "finetune_mobile": {
+        "epochs": 4, "lr": 5e-4, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 0.2,
+    },
     "finetune_demo": {
         "epochs": 2, "lr": 8e-4, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 0.2,
     },
@@ -470,7 +473,7 @@ def from_here(path: str) -> str:
 def absolute_paths(overrides: Mapping[str, Any]) -> dict[str, str]:
     """Of the given settings, where the data lie; see `from_here`."""
     names = [name for name in ("data_dir", "label_fixes") if overrides.get(name)]
-    return {name: from_here(_convert(name, overrides[name], str)) for name in names}
+    return {name: from_here(convert(name, overrides[name])) for name in names}
 
 
 def command_settings(command: str) -> dict[str, Setting]:
@@ -500,8 +503,13 @@ def _wrapped(head: str, words: list[str]) -> list[str]:
     return lines
 
 
-def _convert(name: str, value: Any, kind: type) -> Any:
-    """Convert what papermill and shells pass (numbers and `false` as strings)."""
+def convert(name: str, value: Any) -> Any:
+    """A value as the setting's type: papermill and shells pass numbers and `false` as strings.
+
+    Raises:
+        ValueError: It is not of that type.
+    """
+    kind = FIELDS[name].type
     if kind is bool:
         text = str(value).lower()
         if text in ("true", "yes", "on", "1"):

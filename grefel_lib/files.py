@@ -9,7 +9,9 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
+import tempfile
 import time
 import uuid
 import zipfile
@@ -149,6 +151,37 @@ def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def whole_folder(dest: Path) -> Iterator[Path]:
+    """Give the block a path beside `dest` to write a folder to, which then becomes `dest`.
+
+    If the block fails, or writes nothing, `dest` is left as it was.
+
+    Args:
+        dest: A new or empty folder.
+
+    Raises:
+        NotADirectoryError: `dest` is a file.
+        ValueError: `dest` is not empty.
+    """
+    if dest.exists() and not dest.is_dir():
+        raise NotADirectoryError(f"{dest} is a file; give a new or empty folder")
+    if dest.is_dir() and any(dest.iterdir()):
+        raise ValueError(f"{dest} is not empty; nothing is overwritten, so give an empty folder")
+    beside = dest.absolute().parent
+    beside.mkdir(parents=True, exist_ok=True)
+    for unfinished in beside.glob(f".unfinished-{dest.name}-*"):  # its process was killed
+        shutil.rmtree(unfinished, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=f".unfinished-{dest.name}-") as temporary:
+        whole = Path(temporary, "whole")
+        yield whole
+        if whole.is_dir() and dest.exists():  # it stays: it may be a mount, or the current folder
+            for child in whole.iterdir():
+                child.rename(dest / child.name)
+        elif whole.is_dir():
+            whole.rename(dest)
 
 
 def _flush(file: int) -> None:

@@ -123,6 +123,10 @@ class Run(Folder):
                 raise ValueError(f"status {facts['status']!r}")
             return "died" if facts["status"] == "running" and not _alive(facts) else facts["status"]
 
+    def process_started(self) -> float:
+        """When the process that trains it began, in seconds since 1970; 0 if not known."""
+        return float(self._facts().get("process_started", 0))
+
     def _facts(self) -> dict[str, Any]:
         path = self.path / "status.json"
         return read_json(path) if path.is_file() else {}

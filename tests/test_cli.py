@@ -491,15 +491,18 @@ BAD |= {
         ("sweep train", "a sweep needs --name", "got ''"),
         ("sweep train --name ..", "a sweep needs --name", "got '..'"),
         ("sweep test --name a", "sweep runs train or finetune; got 'test'"),
-        ("sweep train --name a --grid lr", "expected key=value", "got 'lr='"),
+        ("sweep train --name a --grid lr", "'lr=' has no value; write key=value"),
         ("sweep train --name a --grid lrr=1", "unknown setting 'lrr'; did you mean 'lr'"),
         ("sweep train --name a --grid lr=a", "lr must be a number; got 'a'"),
         ("sweep train --name a --seeds x", "seed must be a whole number; got 'x'"),
-        ("sweep train --name a --seeds 1,1", "two points of the sweep are identical"),
-        ("sweep train --name a --run-name b", "a sweep names its runs itself; remove --run-name"),
+        ("sweep train --name a --seeds 1,1", "two points of the sweep would be called seed=1"),
+        ("sweep train --name a --run-name b", "a sweep names its runs itself; remove run_name"),
         ("data check --dataset nope", "dataset must be one of", "got 'nope'"),
         ("data check --dataset ferplus --data-dir /nope", "see the problems printed above"),
         ("data synthetic {}/new --images 10000000000000", "too many", "1000000"),
+        ("data synthetic {}/new --seed -1", "seed=-1 is negative; use 0 or more"),
+        ("data check --data-dri x", "unknown argument --data-dri; did you mean --data-dir?"),
+        ("sweep --name a finetune --checkpoint-pat b", "did you mean --checkpoint-path?"),
     )
 }
 
@@ -526,7 +529,8 @@ def test_bad_input_gives_one_clear_line_and_loses_nothing(
     said = capsys.readouterr().err
     assert status not in (0, None)
     assert said.count("\n") == 1, said
-    assert said.startswith(f"grefel {command[0]}: error: "), said
+    words = command[: 2 if command[0] == "data" else 1]
+    assert said.startswith(f"grefel {' '.join(words)}: error: "), said
     for words in told:
         assert words in said
     assert tree(data) == before
@@ -795,6 +799,8 @@ def test_a_run_is_repeated_bit_by_bit_and_another_result_is_told(trained, capsys
     assert main(["rerun", str(trained / "small")]) == 0
     assert "every weight and every number" in capsys.readouterr().out
     again = trained / "small-rerun"
+    assert main(["rerun", str(trained / "small")]) == 1
+    assert "small-rerun has finished; move it away to repeat again" in capsys.readouterr().err
     record = (trained / "small/history.csv").read_text()
     shutil.rmtree(again)
     try:

@@ -184,7 +184,7 @@ def test_a_run_whose_kernel_could_not_record_its_end_has_ended(tiny, monkeypatch
 
 
 def test_a_setting_outside_the_parameters_cell_arrives_and_other_names_change_nothing(run_cells):
-    other = "image_size = 32\nseed: int = 5; print(seed)\ndef epochs():\n    return 3"
+    other = "image_size = 32\nseed = 5; print(seed)\ndef epochs():\n    return 3"
     (config,) = run_cells(PARAMETERS, other, RESOLVE, KEEP, mix_prob=0.25, lr=0.5)
     assert config == Config.resolve({"mix_prob": 0.25, "lr": 0.5})
     assert config.changes() == {"mix_prob": 0.25, "lr": 0.5}
@@ -317,6 +317,22 @@ def test_a_bad_value_in_the_cell_is_refused_before_anything_runs(edited, execute
     with pytest.raises(ValueError, match=told):  # a process under torchrun runs no notebook
         train_worker({"run_name": "a"})
     assert executed == []
+
+
+@pytest.mark.parametrize("line", ["import os", "'a word'", "lr: float", "epochs = batch_size = 3"])
+def test_a_parameters_cell_with_more_than_settings_is_refused(edited, executed, run_cells, line):
+    edited("train", lr=f"0.5\n{line}")
+    with pytest.raises(ValueError, match=r"03_training\.ipynb may hold nothing but lines like"):
+        run_command("train", {})
+    with pytest.raises(NotebookError, match="a cell that assigns settings may hold nothing but"):
+        run_cells(f"{PARAMETERS}\n{line}", RESOLVE, KEEP)
+    assert executed == []
+
+
+def test_settings_that_belong_together_are_given_together(executed, tmp_path):
+    given = {"output_dir": str(tmp_path), "embedding_dim": "96", "attention_heads": "6"}
+    run_command("train", given | {"synthetic_images": "200"})
+    assert (executed[0][1]["embedding_dim"], executed[0][1]["attention_heads"]) == (96, 6)
 
 
 def test_other_data_is_refused_before_the_record_of_the_run_is_touched(

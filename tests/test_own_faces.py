@@ -30,6 +30,7 @@ from grefel_lib.report.everything import caption, write_report
 from grefel_lib.report.style import Paper
 from grefel_lib.restore import load_model
 from grefel_lib.run import open_run, start_run
+from grefel_lib.sources import crops
 
 GREY, RED = "L", "RGB"
 
@@ -228,6 +229,31 @@ WRONG = [
 def test_a_wrong_table_is_refused_with_its_line(tmp_path, rows, words):
     with pytest.raises(ValueError, match=words):
         read(in_a_table(tmp_path, rows))
+
+
+def test_votes_in_one_table_and_labels_in_another_are_refused(tmp_path):
+    in_a_table(tmp_path, [{"image": "a.png", "smile": 3, "yawn": 1}], "train.csv")
+    in_a_table(tmp_path, [{"image": "b.png", "label": "yawn"}], "test.csv")
+    with pytest.raises(ValueError, match=r"test.csv has a column label and train.csv has none"):
+        read(tmp_path)
+
+
+def test_a_column_that_became_a_class_beside_emotions_is_said(tmp_path, caplog):
+    rows = [{"image": f"{i}.png", "happy": i % 3, "sad": 2, "age": 3 + i % 2, "split": split}
+            for i, split in enumerate(["train"] * 6 + ["val"] * 3)]  # fmt: skip
+    assert set(read(in_a_table(tmp_path, rows)).class_names) == {"happy", "sad", "age"}
+    assert "columns read as the votes for a class: age" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "a note\n", "a,b\n1,2,3\n", "caf\xe9"])
+def test_a_table_of_something_else_does_not_hide_class_folders(tmp_path, caplog, content):
+    in_folders(tmp_path, {"train/yawn": 3, "train/smile": 2, "val/smile": 2})
+    (tmp_path / "notes.csv").write_text(content, encoding="latin-1")
+    assert len(read(tmp_path)) == 7
+    assert "files not used: 1, the first: notes.csv" in caplog.text
+    (tmp_path / "notes.csv").write_text("image,label\na,b,c,d\n")
+    with pytest.raises(ValueError, match=r"notes\.csv"):
+        read(tmp_path)
 
 
 def test_missing_pictures_and_unknown_folders_are_refused(tmp_path):
@@ -528,6 +554,26 @@ def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys, mo
     assert comparison.seeds["checkpoint"].tolist() == ["3 folds"]
 
 
+def test_crops_that_were_interrupted_can_be_cut_again(tmp_path, monkeypatch):
+    source, dest = in_folders(tmp_path / "photographs", {"smile": 3, "yawn": 2}), tmp_path / "new"
+    cut, left = crops.is_crop, [1, 1]
+
+    def interrupted(picture):
+        if not left:
+            raise KeyboardInterrupt
+        left.pop()
+        return cut(picture)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(crops, "is_crop", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            crops.crop_faces(source, dest)
+    assert [path.name for path in tmp_path.iterdir()] == ["photographs"]
+    count, left_out = crops.crop_faces(source, dest)
+    assert count == len(list(dest.glob("*/*.png"))) == 5
+    assert left_out.empty
+
+
 def test_photographs_become_a_set_of_crops_as_predict_cuts_them(trained, tmp_path, capsys):
     source, dest = tmp_path / "photographs", tmp_path / "crops"
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
@@ -583,4 +629,4 @@ def test_photographs_become_a_set_of_crops_as_predict_cuts_them(trained, tmp_pat
     assert files == {path: path.stat().st_mtime_ns for path in dest.rglob("*")}
     for inside in (source / "more", tmp_path):
         assert main(["data", "crop", str(source), str(inside)]) == 1
-        assert "lie in each other" in capsys.readouterr().err
+        assert "lies inside the other" in capsys.readouterr().err

@@ -43,12 +43,17 @@ def test_a_path_as_a_value_gives_a_folder_name():
 @pytest.mark.parametrize(("options", "told"), [
     ({"grid": ["detla=1"]}, "did you mean 'delta'"),
     ({"grid": ["delta=0.5,wide"]}, "delta must be a number; got 'wide'"),
-    ({"grid": ["delta"]}, "expected key=value"),
-    ({"cases": ["head=linear,delta"]}, "expected key=value"),
-    ({"grid": ["delta=1,1"]}, "two points of the sweep are identical"),
+    ({"grid": ["delta"]}, "'delta=' has no value; write key=value"),
+    ({"cases": ["head=linear,delta"]}, "'delta' has no value"),
+    ({"cases": ["=1"]}, "'=1' has no name"),
+    ({"grid": ["delta=1,1"]}, "two points of the sweep would be called delta=1"),
+    ({"grid": ["label_fixes=a/f.csv,b/f.csv"]}, "called label_fixes=f.csv: .* other names"),
     ({"grid": ["delta=1", "delta=2"]}, "delta is set twice"),
     ({"grid": ["epochs=1"], "given": {"epochs": "2"}}, "epochs is set twice"),
-    ({"given": {"run_name": "x"}}, "remove --run-name"),
+    ({"given": {"run_name": "x"}}, "names its runs itself; remove run_name"),
+    ({"cases": ["run_name=x,lr=1"]}, "names its runs itself; remove run_name"),
+    ({"grid": ["resume=x,y"]}, "names its runs itself; remove resume"),
+    ({"grid": ["output_dir=a,b"]}, "give output_dir as --output-dir DIR"),
     ({"seeds": "0,one"}, "seed must be a whole number; got 'one'"),
 ])  # fmt: skip
 def test_a_bad_grid_is_refused_before_the_first_run(options, told):

@@ -73,8 +73,10 @@ def _pictures(files: list[Path], facts: dict[str, Any]) -> None:
         except ValueError as error:
             return str(error)
 
+    sizes: list[tuple[int, int] | str] = []
     with ThreadPoolExecutor(4) as pool:
-        sizes = list(pool.map(size, files))
+        for start in range(0, len(files), 256):  # so that Ctrl-C seldom meets it handing out work
+            sizes += pool.map(size, files[start : start + 256])
     unreadable = [text for text in sizes if isinstance(text, str)]
     common = Counter(pair for pair in sizes if not isinstance(pair, str)).most_common()
     facts |= {

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, unknown = parser.parse_known_args(argv)
     try:
         if unknown:
-            _refuse(unknown[0], commands[arguments.command])
+            _refuse(unknown[0], commands[" ".join(filter(None, _words(arguments)))])
         arguments.run(arguments)
     except KeyboardInterrupt:
         again = "with its --run-name " * (arguments.command in ("train", "finetune"))
@@ -48,9 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except (ValueError, OSError, NotebookError) as error:
         line = " ".join(str(error).split())
-        print(f"grefel {arguments.command}: error: {line}", file=sys.stderr)
+        print(f"grefel {' '.join(_words(arguments))}: error: {line}", file=sys.stderr)
         return 1
     return 0
+
+
+def _words(arguments: argparse.Namespace) -> list[str]:
+    """The words that name a command: "data", "check"."""
+    return [arguments.command, *filter(None, [getattr(arguments, "kind", "")])]
 
 
 def _with_dashes(word: str) -> str:
@@ -75,8 +80,9 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argpars
         command.usage = f"grefel {name} [--SETTING VALUE ...]"
         _add_settings(command, name)
     _add_sweep(subparsers, argv)
-    _add_others(subparsers)
-    return parser, subparsers.choices
+    kinds = _add_others(subparsers)
+    data = {f"data {name}": kind for name, kind in kinds.choices.items()}
+    return parser, {**subparsers.choices, **data}
 
 
 def _add(
@@ -103,11 +109,13 @@ def _add_sweep(subparsers: Any, argv: list[str]) -> None:
                        help="run through submitit (install the extra: cluster)")  # fmt: skip
     sweep.add_argument("--cluster-option", action="append", default=[], metavar="KEY=VALUE",
                        help="e.g. timeout_min=600 or slurm_partition=gpu")  # fmt: skip
-    command = argv[1] if argv[:1] == ["sweep"] and argv[1:2] and argv[1] in SWEEPABLE else "train"
-    _add_settings(sweep, command, leave_out=("seed",))
+    command = next((word for word in argv if word in SWEEPABLE), "train")
+    named_by_it = ("run_name", "finetune_name", "resume")
+    _add_settings(sweep, command, leave_out=("seed",), hidden=named_by_it)
 
 
-def _add_others(subparsers: Any) -> None:
+def _add_others(subparsers: Any) -> Any:
+    """Add the commands without a notebook; returns the kinds of `data`."""
     add = partial(_add, subparsers)
     predict = add("predict", "find the faces in pictures and videos and predict each", _predict)
     predict.add_argument("images", nargs="+", metavar="IMAGE",
@@ -116,10 +124,10 @@ def _add_others(subparsers: Any) -> None:
     predict.add_argument("--whole", action="store_true",
                          help="take every picture whole, as a face crop")  # fmt: skip
     predict.add_argument("--every", type=float, default=1.0, metavar="SECONDS",
-                         help="of a video, from one frame to the next (default 1)")  # fmt: skip
+                         help="time between two frames of a video (default 1)")  # fmt: skip
     predict.add_argument("--checkpoint-path", default="",
-                         help="run or checkpoint file (default: the model that comes with "
-                         "grefel, trained on FERPlus)")  # fmt: skip
+                         help="run, its folder or a checkpoint file (default: the model that "
+                         "comes with grefel, trained on FERPlus)")  # fmt: skip
     predict.add_argument("--output", default="", metavar="FILE",
                          help="also write the table to this .csv or .json file")  # fmt: skip
     predict.add_argument("--annotate", default="", metavar="DIR",
@@ -172,21 +180,33 @@ def _add_others(subparsers: Any) -> None:
     crop = _add(kinds, "crop", text, _crop)
     crop.add_argument("source", type=Path, metavar="SRC",
                       help="holds <class>/ or train/<class>/ with photographs")  # fmt: skip
-    crop.add_argument("dest", type=Path, metavar="DEST", help="a folder beside it")
+    crop.add_argument("dest", type=Path, metavar="DEST", help="a new or empty folder outside SRC")
     text = "copy evaluated runs for sharing, without weights and images"
     publish = add("publish", text, _publish)
     publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs, or one of them")
     publish.add_argument("dest", type=Path, metavar="DEST", help="receives one folder per run")
     again = add("rerun", "repeat a run from its record, and compare bit by bit", _rerun)
     again.add_argument("run_folder", metavar="RUN", help="run folder or its name")
-    add("doctor", "what is found here, what is fast, and what to do about the rest", _doctor)
+    add("doctor", "check the installation: packages, data, weights, speed", _doctor)
     add("demo", "run every notebook headless on the built-in faces", _demo)
+    return kinds
 
 
 def _add_settings(
-    parser: argparse.ArgumentParser, command: str, *, leave_out: Sequence[str] = ()
+    parser: argparse.ArgumentParser,
+    command: str,
+    *,
+    leave_out: Sequence[str] = (),
+    hidden: Sequence[str] = (),
 ) -> None:
-    """Add a flag for each setting the command accepts, in the settings' groups."""
+    """Add a flag for each setting the command accepts, in the settings' groups.
+
+    Args:
+        parser: Receives them.
+        command: Whose settings.
+        leave_out: Settings without a flag.
+        hidden: Settings whose flags are not in the help.
+    """
     groups: dict[str, Any] = {}
     for name, setting in command_settings(command).items():
         if name in leave_out:
@@ -196,6 +216,7 @@ def _add_settings(
         flag = name.replace("_", "-")
         about = "; ".join(filter(None, (setting.range, _default(name, command))))
         text = f"{setting.help} ({about})" if about else setting.help
+        text = argparse.SUPPRESS if name in hidden else text
         add, kind = groups[setting.group].add_argument, FIELDS[name].type
         if kind is bool:
             add(f"--{flag}", dest=name, nargs="?", const="true", help=text, metavar="true|false")
@@ -246,7 +267,11 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run_notebook(arguments: argparse.Namespace) -> None:
-    if arguments.command == "train" and "TORCHELASTIC_RUN_ID" in os.environ:  # one of many
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # one of many
+        if arguments.command != "train":
+            raise ValueError(
+                f"torchrun starts training only; run grefel {arguments.command} without it"
+            )
         from grefel_lib.commands.worker import train_worker
 
         train_worker(_settings(arguments))
@@ -364,12 +389,10 @@ def _report(arguments: argparse.Namespace) -> None:
     from grefel_lib.analysis.compare import evaluated_runs, pooled_folds
     from grefel_lib.analysis.evaluation import load_evaluation, scored_faces
     from grefel_lib.report.everything import write_report
-    from grefel_lib.run import open_run, outputs_folder
+    from grefel_lib.run import open_run
 
     paper = _paper(arguments)
-    name = arguments.run_folder
-    folders = [Path(from_here(name)), outputs_folder() / name]
-    folder = next((path for path in folders if any(path.glob("*/config.json"))), folders[0])
+    folder = _folder_of_runs(arguments.run_folder)
     if any(folder.glob("*/config.json")) and not (folder / "config.json").is_file():
         [evaluation, *others] = pooled_folds(evaluated_runs(str(folder)))
         if others or not evaluation.config.folds:
@@ -405,7 +428,9 @@ def _figure(arguments: argparse.Namespace) -> None:
     names = _listed(arguments.class_order) or table_classes(table)
     paper, path = _paper(arguments), arguments.output
     fig = confusion_figure(table["label"], table["predicted"], names, paper=paper)
-    stem = path.with_suffix("") if path.suffix in (".pdf", ".png") else path
+    if path.suffix.lower() not in ("", ".pdf", ".png"):
+        raise ValueError(f"--output {path} must end in .pdf or .png, or have no ending")
+    stem = path.with_suffix("")
     written = save_figure(fig, Folder(stem.parent).file(stem.name))
     print(f"wrote {' and '.join(map(str, written))}")
 
@@ -497,13 +522,21 @@ def _publish(arguments: argparse.Namespace) -> None:
     from grefel_lib.analysis.evaluation import load_evaluation
     from grefel_lib.run import open_run
 
-    source = Path(from_here(arguments.source))
-    if (source / "config.json").is_file():
-        results = [load_evaluation(open_run(source), headline_only=True)]
-    else:
+    source = _folder_of_runs(arguments.source)
+    if any(source.glob("*/config.json")) and not (source / "config.json").is_file():
         results = evaluated_runs(str(source))
+    else:
+        results = [load_evaluation(open_run(arguments.source), headline_only=True)]
     folders = publish_runs(results, arguments.dest)
-    print(f"wrote {len(folders)} runs to {arguments.dest}")
+    print(f"wrote {len(folders)} run{'s' * (len(folders) > 1)} to {arguments.dest}")
+
+
+def _folder_of_runs(name: str) -> Path:
+    """A folder here, in the project root or under outputs/, preferably one that holds runs."""
+    from grefel_lib.run import outputs_folder
+
+    folders = [Path(from_here(name)), outputs_folder() / name]
+    return next((path for path in folders if any(path.glob("*/config.json"))), folders[0])
 
 
 def _rerun(arguments: argparse.Namespace) -> None:

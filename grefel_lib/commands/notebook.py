@@ -37,6 +37,7 @@ from grefel_lib.config import (
     Config,
     absolute_paths,
     check_name,
+    convert,
 )
 from grefel_lib.environment import openmp_settings, pick_device
 from grefel_lib.faces import load_faces
@@ -64,6 +65,7 @@ from grefel_lib.run import (
 )
 
 log = logging.getLogger(__name__)
+_MORE = "may hold nothing but lines like lr: float = 0.001; move everything else to another cell"
 NOTEBOOKS = PROJECT_ROOT / "notebooks"
 _FRIENDLY = (
     "ValueError", "FileNotFoundError", "NotADirectoryError", "IsADirectoryError", "OSError",
@@ -97,7 +99,9 @@ def cell_parameters(command: str) -> dict[str, Any]:
         raise ValueError(
             f"the parameters cell of {relative(path)} fails: {type(error).__name__}: {error}"
         ) from error
-    return check_parameters(command, {n: values[n] for n in _assignments(source) or {}})
+    if (assignments := _assignments(source)) is None:
+        raise ValueError(f"the parameters cell of {relative(path)} {_MORE}")
+    return check_parameters(command, {name: values[name] for name in assignments})
 
 
 def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
@@ -123,7 +127,7 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
     folder = _prepared(command, settings)
     overrides = {name: value for name, value in settings.items() if cell.get(name) != value}
     for key, value in overrides.items():  # typed: papermill would pass text as text
-        overrides[key] = value if key == "profile" else getattr(Config(**{key: value}), key)
+        overrides[key] = value if key == "profile" else convert(key, value)
     source = notebook_path(command)
     split = settings.get("split", "test")
     where = "" if split == "test" else f", {SPLITS[split]}"
@@ -388,9 +392,10 @@ def notebook_parameters(command: str) -> dict[str, Any]:
     for source in cells:
         assignments = _assignments(source)
         if assignments is None:
+            if _annotated(source) & SETTINGS.keys():
+                raise ValueError(f"a cell that assigns settings {_MORE}")
             continue
-        annotated = {name for name, line in assignments.items() if isinstance(line, ast.AnnAssign)}
-        if annotated & SETTINGS.keys():
+        if _annotated(source) & SETTINGS.keys():
             parameters = {}
         elif not source.startswith("# Parameters"):
             continue
@@ -404,17 +409,27 @@ def notebook_parameters(command: str) -> dict[str, Any]:
 
 def _assignments(source: str) -> dict[str, ast.Assign | ast.AnnAssign] | None:
     """Name -> statement of a cell that consists of assignments to names; None of any other."""
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:
-        return None
     assignments = {}
-    for line in body:
-        target = getattr(line, "target", None) or next(iter(getattr(line, "targets", [])), None)
-        if not (isinstance(target, ast.Name) and isinstance(line, ast.Assign | ast.AnnAssign)):
+    for line in _statements(source):
+        targets = getattr(line, "targets", [getattr(line, "target", None)])
+        simple = isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None
+        if not (simple and len(targets) == 1 and isinstance(targets[0], ast.Name)):
             return None
-        assignments[target.id] = line
+        assignments[targets[0].id] = line
     return assignments
+
+
+def _annotated(source: str) -> set[str]:
+    """The names that a cell annotates, as `lr: float = 0.1` does."""
+    lines = [line for line in _statements(source) if isinstance(line, ast.AnnAssign)]
+    return {line.target.id for line in lines if isinstance(line.target, ast.Name)}
+
+
+def _statements(source: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(source).body
+    except SyntaxError:
+        return [ast.Pass()]  # some other cell
 
 
 def check_parameters(command: str, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,9 +4,19 @@ from collections.abc import Callable
 
 from grefel_lib.environment import describe_environment
 from grefel_lib.faces import load_faces
-from grefel_lib.files import read_facts, read_json, reading
+from grefel_lib.files import read_facts, read_json, reading, relative
 from grefel_lib.fit import fit
-from grefel_lib.run import BEST, BEST_EMA, LAST, Run, check_same_data, open_run, start_run
+from grefel_lib.run import (
+    BEST,
+    BEST_EMA,
+    LAST,
+    Run,
+    check_same_data,
+    open_run,
+    results_folder,
+    run_folder,
+    start_run,
+)
 
 _CLOCK = ["seconds", "images_per_second"]  # columns of the history that no two runs share
 
@@ -22,7 +32,7 @@ def rerun(name: str, *, say: Callable[[str], None]) -> list[str]:
         What differs, one line each; empty if every weight and every number is the same.
 
     Raises:
-        ValueError: The data are not those of the run, or the repetition is finished already.
+        ValueError: The data are not those of the run, or <run>-rerun has finished already.
     """
     run = open_run(name)
     faces = load_faces(run.config)
@@ -30,8 +40,12 @@ def rerun(name: str, *, say: Callable[[str], None]) -> list[str]:
     key = "finetune_name" if run.config.checkpoint_path else "run_name"
     again = {key: f"{run.config.folder_name or run.path.name}-rerun", "resume": ""}
     if not run.config.checkpoint_path:
-        again["output_dir"] = str(run.path.parent)
-    second = start_run(run.config.replace(**again), faces.info)
+        again["output_dir"] = str(results_folder(run.path).parent)
+    config = run.config.replace(**again)
+    there = run_folder(config)
+    if (there / "config.json").is_file() and open_run(there).status() == "ok":
+        raise ValueError(f"{relative(there)} has finished; move it away to repeat again")
+    second = start_run(config, faces.info)
     fit(faces, second, say=say)
     return differences(run, second)
 

@@ -79,13 +79,16 @@ def sweep_points(
         raise ValueError(
             f"a sweep needs --name, one folder name of letters, digits and . _ + -; got {name!r}"
         )
-    for key in ("run_name", "finetune_name", "resume"):
-        if key in given:
-            raise ValueError(f"a sweep names its runs itself; remove --{key.replace('_', '-')}")
     settings = command_settings(command)
     axes = [_axis(text, settings) for text in grid]
     alternatives = [[_setting(part, settings) for part in text.split(",")] for text in cases]
     seed_values = [[("seed", seed.strip())] for seed in seeds.split(",")] if seeds else [[]]
+    varied = {key for options in (*axes, *alternatives) for key, _ in options}
+    for key in ("run_name", "finetune_name", "resume"):
+        if key in given or key in varied:
+            raise ValueError(f"a sweep names its runs itself; remove {key}")
+    if "output_dir" in varied:
+        raise ValueError("a sweep lies in one folder; give output_dir as --output-dir DIR")
     outputs = outputs_folder(given.get("output_dir", "outputs"))
     chosen = any("checkpoint_path" in text for text in (*given, *grid, *cases))
     if command == "finetune" and not chosen:  # the same for all points, also when they are resumed
@@ -104,8 +107,12 @@ def sweep_points(
             where = {"finetune_name": f"{name}-{point_name}"}
         points.append(Point(point_name, command, {**given, **dict(pairs), **where}, evaluate))
         points[-1].config()  # a bad value is reported before the first run starts
-    if len({point.name for point in points}) < len(points):
-        raise ValueError("two points of the sweep are identical; check for duplicate values")
+    names = [point.name for point in points]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise ValueError(
+            f"two points of the sweep would be called {twice}: give each value once, and files of "
+            f"one name other names"
+        )
     return points
 
 
@@ -253,7 +260,7 @@ def _axis(text: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _setting(text: str, settings: Mapping[str, Any]) -> tuple[str, str]:
     key, value = map(str.strip, text.partition("=")[::2])
     if not key or not value:
-        raise ValueError(f"expected key=value, separated by commas; got {text!r}")
+        raise ValueError(f"{text!r} has no {'value' if key else 'name'}; write key=value,key=value")
     key = key.replace("-", "_")
     check_name(key, settings, "setting")
     return key, value

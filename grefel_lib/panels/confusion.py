@@ -23,6 +23,7 @@ from grefel_lib.panels.panel import (
     html_faces,
     row,
     share_range,
+    table_name,
     vote_words,
 )
 from grefel_lib.report.figures import confusion_figure
@@ -160,8 +161,8 @@ class ConfusionPanel(Panel):
 
     def _export(self) -> None:
         """Write the predictions of the faces of the chosen cell, all pages of them."""
-        rows, name = self._rows(), "_".join(self.chosen).replace(" ", "-")
-        path = self.evaluation.folder.write_table(rows, "selections", f"{name}.csv")
+        rows, name = self._rows(), table_name(*self.chosen)
+        path = self.evaluation.folder.write_table(rows, "selections", name)
         self.tell_files(f"wrote {count_faces(len(rows))} to {relative(path)}", path)
 
     @property

@@ -18,6 +18,7 @@ from grefel_lib.panels.panel import (
     dropdown,
     html_faces,
     share_range,
+    table_name,
     vote_words,
 )
 from grefel_lib.run import outputs_folder, relative
@@ -115,7 +116,7 @@ class DataPanel(Panel):
             layout={"width": "330px", "margin": "2px 2px 2px 24px"},
         )  # fmt: skip
         self.pager = Pager(PAGE, self.guard(self._draw))
-        self.export = widgets.Button(description="export as CSV", icon="download")
+        self.export = widgets.Button(description="export as CSV", icon="download", disabled=True)
         self.check = widgets.Button(description="what was read", icon="list")
         self.shown = widgets.HTML()
         hidden = {"display": "none", "width": "auto"}
@@ -203,9 +204,8 @@ class DataPanel(Panel):
             self.dataset.value, self.faces.info["protocol"], self.split.value, self.label.value,
             "" if self.agreement.disabled else agreement, "copies" if self.copies.value else "",
         ]  # fmt: skip
-        name = "-".join(filter(None, parts)).replace(" ", "_") + ".csv"
         labels = [self.faces.class_names[label] for label in self.rows["label"]]
         table = self.rows.assign(label=labels).drop(columns="row")
         folder = Folder(outputs_folder(self.config.output_dir))
-        path = folder.write_table(table, "selections", name)
+        path = folder.write_table(table, "selections", table_name(*parts))
         self.tell_files(f"wrote {count_faces(len(table))} to {relative(path)}", path)

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import html
 import io
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -186,6 +187,11 @@ def vote_words(names: Sequence[str], shares: Sequence[float]) -> str:
     whole = np.issubdtype(np.asarray(shares).dtype, np.integer)
     texts = ((n, str(s) if whole else f"{s:.0%}") for s, n in parts if s >= (1 if whole else 0.005))
     return ", ".join(f"{name} {text}" for name, text in texts)
+
+
+def table_name(*parts: str) -> str:
+    """The name of a CSV file, whatever characters a class name holds; empty parts are left out."""
+    return re.sub(r"[^\w.+-]+", "_", "-".join(filter(None, parts))) + ".csv"
 
 
 def count_faces(count: int) -> str:

@@ -77,7 +77,8 @@ class TrainingPanel(Panel):
         epochs, done = self.run.config.epochs, int(history["epoch"].max()) if len(history) else 0
         text = f"{status}: epoch {done} of {epochs}"
         if going:
-            left = seconds_left(history, epochs, time.time() - ended)
+            begun = max(ended, self.run.process_started())  # of this epoch, also after a resume
+            left = seconds_left(history, epochs, time.time() - begun)
             text += ", first epoch not finished" if left is None else f", {in_words(left)} left"
         self.bar.max, self.bar.value, self.state.value = epochs, done, text
         styles = {"running": "", "ok": "success", "stopped": "warning", "new": "info"}

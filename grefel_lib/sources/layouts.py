@@ -587,14 +587,14 @@ OWN_SPLITS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "val"), "tes
 def _own(root: Path) -> Source:
     """A table with a column image, or train/<class>/, val/<class>/, test/<class>/, or <class>/."""
     tables = [path for path in sorted(root.glob("*.csv")) if path.name != LEFT_OUT]
-    tables = {path: _known_in_lower_case(path, read_csv(path, (), dtype=str)) for path in tables}
-    tables = {path: table for path, table in tables.items() if "image" in table}
     splits = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in OWN_SPLITS]
+    listing = _own_listing(root, folders := _own_folders(splits or [root]))
+    tables = _own_tables(tables, needed=not len(listing))
     if tables:
         kind, table = "folder-table", pd.concat(_own_rows(*item) for item in tables.items())
         labels = [name.removeprefix("votes_") for name in table if name.startswith("votes_")]
         labels = labels or table["label"].dropna()
-    elif len(listing := _own_listing(root, folders := _own_folders(splits or [root]))) or splits:
+    elif len(listing) or splits:
         kind, table, labels = "folder-classes", listing, [folder.name for folder in folders]
     else:
         content = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
@@ -609,6 +609,7 @@ def _own(root: Path) -> Source:
     names = tuple(dict.fromkeys(classes.values()))
     if len(names) < 2:
         raise ValueError(f"{root} has {len(names)} class ({', '.join(names)}); two are needed")
+    notes = []
     if "label" in table:
         code = [names.index(classes[n]) if n in classes else NO_CLASS for n in table.pop("label")]
     else:
@@ -617,16 +618,44 @@ def _own(root: Path) -> Source:
             votes[:, names.index(emotion)] += table.pop(f"votes_{name}").fillna(0)
         code = np.where(votes.any(axis=1), votes.argmax(axis=1), NO_CLASS)
         table[[f"votes_{name}" for name in names]] = votes
+        other = [name for name in classes if name.lower() not in FOLDER_NAMES]
+        if 0 < len(other) < len(classes):
+            notes.append(f"columns read as the votes for a class: {', '.join(other)}")
     files = [root / name for name in table["file"]]
     absent = [file for file in files if not file.is_file()]
     if absent:
         raise FileNotFoundError(f"{len(absent)} images are missing, the first: {absent[0]}")
     table = table.assign(id=table["file"], code=code).reset_index(drop=True)
-    used, notes = {*tables, *files, root / LEFT_OUT}, []
+    used = {*tables, *files, root / LEFT_OUT}
     left = [f for f in root.rglob("[!.]*") if f.is_file() and f not in used]
     if left:
         notes.append(f"files not used: {len(left)}, the first: {min(left).relative_to(root)}")
     return Source(kind, root, [*tables, *files], partial(_read_own, table, files), notes, names)
+
+
+def _own_tables(paths: list[Path], *, needed: bool) -> dict[Path, pd.DataFrame]:
+    """The tables that have a column image.
+
+    One that cannot be read is an error if `needed`, or if its first line has the word image.
+    """
+    tables = {}
+    for path in paths:
+        try:
+            table = _known_in_lower_case(path, read_csv(path, (), dtype=str))
+        except ValueError:
+            with path.open("rb") as file:
+                if needed or b"image" in file.readline().lower():
+                    raise
+            continue
+        if "image" in table:
+            tables[path] = table
+    labelled = [path for path in tables if "label" in tables[path]]
+    if voted := [path for path in tables if labelled and path not in labelled]:
+        raise ValueError(
+            f"{labelled[0]} has a column label and {voted[0].name} has none; give labels in both, "
+            f"or votes in both"
+        )
+    return tables
 
 
 def _known_in_lower_case(path: Path, table: pd.DataFrame) -> pd.DataFrame:

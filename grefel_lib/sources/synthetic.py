@@ -1,7 +1,5 @@
 """The built-in synthetic data: drawn faces with simulated votes, in FERPlus layout."""
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from grefel_lib.files import whole_folder
 from grefel_lib.labels import EMOTIONS, VOTE_COLUMNS
 
 # fmt: off
@@ -70,23 +69,16 @@ def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
 
     Raises:
         NotADirectoryError: `dest` is a file.
-        ValueError: Too few or too many images, or `dest` is not empty.
+        ValueError: Too few or too many images, a negative seed, or `dest` is not empty.
     """
     dest = Path(dest)
     if images < 100:
         raise ValueError(f"images={images} is too few to cover every class; use 100 or more")
+    if seed < 0:
+        raise ValueError(f"seed={seed} is negative; use 0 or more")
     if images > 1_000_000:
         raise ValueError(f"images={images} is too many; use 1000000 or fewer")
-    if dest.exists() and not dest.is_dir():
-        raise NotADirectoryError(f"{dest} is a file; give a new or empty folder for drawn faces")
-    if dest.is_dir() and any(dest.iterdir()):
-        raise ValueError(f"{dest} is not empty; nothing is overwritten, so give an empty folder")
-    beside = dest.absolute().parent
-    beside.mkdir(parents=True, exist_ok=True)
-    for unfinished in beside.glob(f".unfinished-{dest.name}-*"):  # its process was killed
-        shutil.rmtree(unfinished, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=beside, prefix=f".unfinished-{dest.name}-") as temporary:
-        whole = Path(temporary, "faces")
+    with whole_folder(dest) as whole:
         rows = []
         for usage, name, votes, face in ferplus_rows(images, seed):
             rows.append((usage, name, *votes))
@@ -96,11 +88,6 @@ def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
                 Image.fromarray(face).save(path)
         table = pd.DataFrame(rows, columns=["Usage", "Image name", *VOTE_COLUMNS])
         table.to_csv(whole / "fer2013new.csv", index=False, lineterminator="\n")
-        if dest.exists():  # the folder itself stays: it may be a mount, or the current folder
-            for child in whole.iterdir():
-                child.rename(dest / child.name)
-        else:
-            whole.rename(dest)
     return dest
 
 
