@@ -88,7 +88,7 @@ class Config:
     protocol: str = _data("official", "which FERPlus rows count, and with which label",
                           choices=("official", "argmax", "all"), needs=_VOTES,
                           commands=("explore", *_TRAIN, "evaluate"))  # fmt: skip
-    train_protocol: str = _data("", "the same of training rows alone; empty: as protocol",
+    train_protocol: str = _data("", "protocol of the training rows only; empty: as protocol",
                                 choices=("", "official", "argmax", "all"),
                                 needs=_VOTES)  # fmt: skip
     use_soft_labels: bool = _data(True, "train on vote distributions where there are votes",
@@ -105,7 +105,8 @@ class Config:
     synthetic_images: int = _data(3000, "number of built-in faces", low=200, high=1_000_000,
                                   needs=("dataset=synthetic",))  # fmt: skip
     label_fixes: str = _data("", "CSV file of wrongly labelled training faces: id, and the right "
-                             "label or nothing (left out)", commands=_TRAIN)  # fmt: skip
+                             "label or nothing (left out)", commands=_TRAIN,
+                             may_change=True)  # fmt: skip
     label_noise: float = _data(0.0, "share of training labels to corrupt (label noise)", low=0,
                                high=0.9, commands=_ONCE)  # fmt: skip
     noise_kind: str = _data("symmetric", "noisy labels: any other class, or by vote confusion",
@@ -119,7 +120,9 @@ class Config:
                             choices=("timm", "window_cross_attention"))  # fmt: skip
     landmark_backbone: str = _model("mobilenetv3_small_100", "landmark network; any timm pyramid",
                                     needs=_WINDOW)  # fmt: skip
-    landmark_weights: str = _model("hub", "hub, none, or the path of a weight file", needs=_WINDOW)
+    landmark_weights: str = _model(
+        "hub", "hub, none, face, or the path of a weight file", needs=_WINDOW
+    )
     image_size: int = _model(224, "side of the square input", low=16, high=1024, unit="pixels")
     output_stride: int = _model(0, "of a CNN; 0: its default, or 16 for inputs below 128 pixels",
                                 choices=(0, 8, 16, 32))  # fmt: skip
@@ -196,8 +199,7 @@ class Config:
                             may_change=True, commands=(*_TRAIN, "evaluate"))  # fmt: skip
     processes: int = _run(1, "training processes, one per GPU of this machine", low=1, high=1024,
                           may_change=True)  # fmt: skip
-    save_every: int = _run(10, "keep a checkpoint every N epochs; 0: keep none", low=0,
-                           sets_apart=True)  # fmt: skip
+    save_every: int = _run(10, "keep a checkpoint every N epochs; 0: keep none", low=0)
     output_dir: str = _run("outputs", "folder for run folders; with evaluate: for the results",
                            commands=(*_TRAIN, "evaluate", "compare"), may_change=True)  # fmt: skip
     log: str = _run("", "tensorboard: also write each epoch and the results as its event files",
@@ -237,7 +239,7 @@ class Config:
                 f"batch_size {self.batch_size} is too small for {self.processes} processes; each "
                 f"needs at least two faces of each batch"
             )
-        if self.embedding_dim % self.attention_heads:
+        if self.embedding_dim % self.attention_heads and not self.unmet("attention_heads"):
             raise ValueError(
                 f"embedding_dim must be a multiple of attention_heads; "
                 f"got {self.embedding_dim} and {self.attention_heads}"
@@ -279,7 +281,8 @@ class Config:
         profile = overrides.pop("profile", "auto")
         if parent is not None:
             values = dataclasses.asdict(parent)
-            values |= {"run_name": "", "finetune_name": "", "resume": ""} | WITHOUT_WEIGHTS
+            values |= dict.fromkeys(("run_name", "finetune_name", "resume", "variant"), "")
+            values |= WITHOUT_WEIGHTS
             profile = "finetune" if profile == "auto" else profile
             check_name(profile, FINETUNE_PROFILES | PROFILES, "profile")
             settings = FINETUNE_PROFILES.get(profile) or PROFILES[profile]
@@ -287,6 +290,11 @@ class Config:
                 settings = FINETUNE_PROFILES.get(f"finetune_{parent.profile}", settings)
             config = cls.from_dict(values | settings)
             config = config.on_data(**overrides, profile=parent.profile)
+            if config.label_noise and config.seed != parent.seed:
+                raise ValueError(
+                    f"the parent's wrong labels were drawn with seed {parent.seed}; with seed "
+                    f"{config.seed} other faces would be mislabelled; use seed {parent.seed}"
+                )
             return config._with_room_after_warmup("warmup_epochs" in overrides)
         if profile == "auto":
             profile = "demo" if overrides.get("dataset", "synthetic") == "synthetic" else "vit_base"
@@ -342,7 +350,7 @@ class Config:
         return dataclasses.replace(self, **changes)
 
     def on_data(self, **changes: Any) -> "Config":
-        """Like `replace`; another dataset has its folder, no folds, teacher, fixes, noise."""
+        """Like `replace`; another data set has its folder, no folds, teacher, fixes or noise."""
         if changes.get("dataset", self.dataset) != self.dataset:
             changes = {"data_dir": ""} | changes
         if not self.same_data(self.replace(**changes)):
@@ -350,7 +358,7 @@ class Config:
         return self.replace(**changes)
 
     def same_data(self, other: "Config") -> bool:
-        """Whether both name one data set: a folder that is gone may have moved, under its name."""
+        """Whether both name one data set; a missing folder of the same name counts as moved."""
         if (self.dataset, other.dataset) != ("folder", "folder"):
             return self.dataset == other.dataset
         mine, theirs = (PROJECT_ROOT / Path(c.data_dir).expanduser() for c in (self, other))

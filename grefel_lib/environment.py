@@ -73,13 +73,13 @@ def openmp_settings() -> dict[str, str]:
 
 
 def progress_bar(total: int, what: str, **settings: Any) -> tqdm:
-    """A progress bar with the time left, where somebody looks (`progress_bars`); else disabled.
+    """A progress bar with the time left, if somebody is watching (`progress_bars`).
 
-    A kernel that a command runs draws it in the terminal of the command, not in the notebook.
+    A kernel started by a command draws it in that command's terminal, not in the notebook.
 
     Args:
         total: Number of things to do.
-        what: They are for; stands before the bar.
+        what: What is being done; shown before the bar.
         settings: Of tqdm, e.g. unit.
     """
     settings = {"desc": what, "leave": False, "dynamic_ncols": True} | settings
@@ -116,7 +116,7 @@ def pick_device(name: str, *, occupy: bool = True) -> torch.device:
 
     Args:
         name: As in `Config.device`.
-        occupy: False: only see whether it is there, and leave a GPU to the process that trains.
+        occupy: False: only check that it exists, and leave a GPU to the process that trains.
 
     Raises:
         ValueError: torch does not know the device, or it is not available.

@@ -104,8 +104,9 @@ def load_faces(config: Config) -> FaceSet:
     """Read the data set that a config names.
 
     Args:
-        config: dataset, data_dir, protocol, use_soft_labels, drop_leaks, rafdb_images,
-            label_fixes, label_noise, noise_kind.
+        config: dataset, data_dir, protocol, train_protocol, use_soft_labels, drop_leaks, folds,
+            fold, rafdb_images, synthetic_images, label_fixes, label_noise, noise_kind, and seed
+            (of the label noise).
 
     Returns:
         All splits. Validation and test targets are one-hot; training targets are vote
@@ -405,8 +406,9 @@ def taught(train: FaceSet, config: Config) -> FaceSet:
     """
     logs = []
     for name in filter(None, map(str.strip, config.teacher.split(","))):
-        outputs = PROJECT_ROOT / config.output_dir
-        places = (Path(name).expanduser(), outputs / name, PROJECT_ROOT / name)
+        folders = ("", PROJECT_ROOT / Path(config.output_dir).expanduser(),
+                   PROJECT_ROOT / "outputs", PROJECT_ROOT)  # fmt: skip
+        places = [folder / Path(name).expanduser() for folder in map(Path, folders)]
         tables = [file for p in places for file in sorted(p.glob("predictions/train_*.csv*"))]
         if not tables:
             raise FileNotFoundError(
@@ -448,7 +450,7 @@ def content_fingerprint(table: pd.DataFrame) -> str:
 
 
 def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
-    """Raw table and images of a source, decoded once until its files change."""
+    """Raw table and images of a source, decoded once and kept until its files change."""
     digest = hashlib.sha256(" ".join([f"{VERSION} {source.kind}", *source.class_names]).encode())
     root = os.path.join(source.root, "")
     for file in source.files:  # up to 100,000 files: pathlib would take seconds

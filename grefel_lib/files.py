@@ -63,7 +63,7 @@ class Folder:
 
     def write_text(self, text: str, *parts: str) -> Path:
         """Write a text file atomically."""
-        return atomic(self.file(*parts), lambda temporary: temporary.write_text(text))
+        return self.write_bytes(text.encode(), *parts)
 
     def write_bytes(self, content: bytes, *parts: str) -> Path:
         """Write a binary file atomically."""
@@ -92,7 +92,7 @@ class Folder:
     def remove_litter(self, *subfolders: str) -> None:
         """Remove what `atomic` left here, and in subfolders, when its process was killed.
 
-        What a process of another machine left goes after an hour without a change.
+        What another machine left is removed after an hour without a change.
         """
         for folder in (self.path, *(self.path / name for name in subfolders)):
             for path in folder.glob(".*.*.*"):
@@ -105,7 +105,7 @@ def same_data(one: str | None, other: str | None) -> bool:
     """Whether two fingerprints can be of the same data.
 
     Those of the content begin with FINGERPRINT. Older ones were of names, sizes and times of the
-    files; whether one of each kind is of the same data is not known, so they are not told apart.
+    files; two of different kinds cannot be compared, and count as the same.
     """
     kinds = [str(value).startswith(FINGERPRINT) for value in (one, other)]
     return one == other or kinds[0] != kinds[1]
@@ -123,9 +123,11 @@ def other_faces(facts: Mapping[str, Any]) -> bool:
 
 
 def _is_litter(temporary: Path) -> bool:
-    writer, _, host = temporary.name.rpartition(".")[2].partition("@")
-    if host == _HOST:
-        return not psutil.pid_exists(int(writer.partition("-")[0]))
+    ours = re.fullmatch(r"\..+\.(\d+)-[0-9a-f]{8}@(.*)", temporary.name)
+    if not ours:
+        return False
+    if ours[2] == _HOST:
+        return not psutil.pid_exists(int(ours[1]))
     return time.time() - temporary.stat().st_mtime > 3600
 
 
@@ -237,7 +239,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: It is damaged, or holds something else; see `reading`.
+        ValueError: It is damaged, or is not a JSON object; see `reading`.
     """
     with reading(path):
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -241,16 +241,30 @@ def start_training(
     )  # fmt: skip
     torch.manual_seed(config.seed)
     training.updates_per_epoch = len(training.batches())
+    if not training.updates_per_epoch or len(val) < world.size:
+        raise ValueError(
+            f"{len(train)} training and {len(val)} validation faces are too few for {world.size} "
+            f"processes, batches of {config.batch_size} and balanced_sampling="
+            f"{config.balanced_sampling}"
+        )
 
     if resumed:
         check_same_data(run, faces.info)
         run.check_folder(BEST, BEST_EMA)
         tensors, facts = run.load_checkpoint(LAST)
         with reading(run.checkpoint(LAST)):
-            restore_training_state(tensors, net, ema.module, training.optimizer)
+            try:
+                restore_training_state(tensors, net, ema.module, training.optimizer)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"run {run.name} was trained with another network than this one; pass the same "
+                    f"net, or take another run name: {str(error).splitlines()[-1].strip()}"
+                ) from error
             training.epoch, training.update = facts["epoch"], facts["update"]
             training.history = facts["history"]
-            training.micro = min(training.micro, facts["micro"])
+            before = Config.from_dict(facts["config"])
+            if facts["micro"] < (before.micro_batch_size or before.batch_size):  # memory ran out
+                training.micro = min(training.micro, facts["micro"])
         if is_first_process():
             run.write_table(pd.DataFrame(training.history), "history.csv")
         say(f"continuing {run.name} after epoch {training.epoch}")
@@ -269,7 +283,9 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
     net.train()
     head = getattr(net, "head", None)
     if config.correction == "trust" and head is not None:
-        head.trust = training.ema.module.head.trust = epoch / max(1, config.epochs - 1)
+        head.trust = training.ema.module.head.trust = (
+            epoch / (config.epochs - 1) if config.epochs > 1 else 1.0
+        )
     loader = batch_loader(
         training.train,
         training.batches(),
@@ -331,7 +347,7 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
         if bar.disable and now > last_line + SECONDS_BETWEEN_LINES:
             last_line = now
             say(
-                f"  epoch {epoch + 1}, {count / len(training.train):.0%}: loss {loss:.3f}, "
+                f"  epoch {epoch + 1}, {count / faces:.0%}: loss {loss:.3f}, "
                 f"accuracy {accuracy:.2%}, lr {lr:.1e}, {count / (now - started):.0f} images/s"
             )
     bar.close()

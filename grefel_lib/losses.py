@@ -28,7 +28,7 @@ def classification_loss(log_probs: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         log_probs: (B, C) log-probabilities.
-        targets: (B, C) target mass, class weights already applied.
+        targets: (B, C) distributions, times the weight of each face.
 
     Returns:
         Scalar: -mean_b sum_c y_bc log q_bc.
@@ -109,9 +109,11 @@ def total_loss(
         output: The model's output for the batch.
         targets: (B, C) distributions after mixing (y0).
         config: Holds the lambdas and the label smoothing.
-        class_weights: (C,) factors on the target mass; with `logit_adjusted` the classes' shares of
-            the training targets, whose logarithm is added to every logit (Menon et al. 2021,
-            Long-Tail Learning via Logit Adjustment); or None. See `optim.class_weights`.
+        class_weights: (C,) weights: a face counts as much as its target has of each class, and its
+            target stays as it is (weights on the smoothed classes one by one would teach a rare
+            class on every face); with `logit_adjusted`, each class's share of the training
+            targets, whose logarithm is added to every logit (Menon et al. 2021, Long-Tail Learning
+            via Logit Adjustment); or None. See `optim.class_weights`.
 
     Returns:
         Scalars by name: loss (the weighted sum), and the unweighted parts cls, branch, anchor,
@@ -122,7 +124,7 @@ def total_loss(
     if class_weights is not None and config.class_weights == "logit_adjusted":
         shift = class_weights.clamp(min=1e-6).log()
     elif class_weights is not None:
-        y = y * class_weights
+        y = y * (targets @ class_weights)[:, None]
 
     def cross_entropy(log_probs: Tensor) -> Tensor:
         if shift is not None:

@@ -44,11 +44,11 @@ def parameter_groups(net: nn.Module, config: Config) -> list[dict]:
 
 
 def class_weights(faces: FaceSet, config: Config) -> Tensor | None:
-    """(C,) what `losses.total_loss` needs of the training faces' classes; None without weights.
+    """(C,) the class factors that `losses.total_loss` needs; None without weights.
 
-    With `balanced` weights inverse to the class share, mean 1 over the faces and 0 for absent
-    classes; with `logit_adjusted` the mean of the targets that an epoch trains on, after label
-    smoothing: votes and smoothing give a rare class several times its share of the labels.
+    With `balanced`, weights inverse to the class share in an epoch, mean 1 over its faces and 0 for
+    absent classes; with `logit_adjusted`, the mean of the targets that an epoch trains on, after
+    label smoothing, which with votes can give a rare class far more than its share of the labels.
     """
     if config.class_weights == "none":
         return None
@@ -58,8 +58,9 @@ def class_weights(faces: FaceSet, config: Config) -> Tensor | None:
         targets = torch.from_numpy(np.average(faces.targets, axis=0, weights=often)).float()
         return smooth_targets(targets[None], config.label_smoothing)[0]
     present = counts > 0
-    weights = np.zeros(len(counts))
-    weights[present] = len(faces) / (present.sum() * counts[present])
+    weights = present.astype(float)
+    if not config.balanced_sampling:  # which has made the classes equal
+        weights[present] = len(faces) / (present.sum() * counts[present])
     return torch.tensor(weights, dtype=torch.float32)
 
 

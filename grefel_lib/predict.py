@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -133,6 +134,8 @@ def predict_each(
     nets: Mapping[str, GReFEL], faces: FaceSet, config: Config
 ) -> dict[str, pd.DataFrame]:
     """`predict` with several models of one architecture, in one pass over the faces."""
+    if not len(faces):
+        raise ValueError("there are no faces to predict")
     columns_by_net: dict[str, dict[str, list[torch.Tensor]]] = {name: {} for name in nets}
     for outputs in outputs_of_each(nets, faces, config):
         for name, output in outputs.items():
@@ -219,7 +222,7 @@ def score_images(trained: Trained, images: Sequence[np.ndarray]) -> Output:
     """Score single face crops of any size, each converted to the format of the training faces.
 
     Args:
-        trained: From `load`.
+        trained: From `load_model`.
         images: B arrays (H, W) or (H, W, 3), uint8.
 
     Returns:
@@ -367,9 +370,11 @@ def annotate_files(
                     )
                 ]
                 stem = path.stem if frame is None else f"{path.stem}_frame{frame}"
-                name, content = f"{stem}.jpg", io.BytesIO()
-                while name in written:  # of the same name elsewhere, or with another ending
-                    name = f"{stem}_{len(written) + 1}.jpg"
+                names = itertools.chain(
+                    [f"{stem}.jpg"], (f"{stem}_{n}.jpg" for n in itertools.count(2))
+                )
+                name = next(name for name in names if name not in written)
+                content = io.BytesIO()
                 draw_boxes(picture, boxes, labels).save(content, "jpeg", quality=90)
                 Folder(folder).write_bytes(content.getvalue(), name)
                 written.add(name)

@@ -23,8 +23,8 @@ FACE_TEST = "face_test/"  # prefix of its arrays in a checkpoint
 class FaceTest:
     """Whether pooled features are like those of training faces.
 
-    Scaled to norm 1, the features of faces lie near a subspace; what is no face lies farther from
-    it.
+    Scaled to norm 1, the features of faces lie near a subspace; those of anything else lie
+    farther away.
 
     Source: Wang et al., ViM: Out-of-Distribution with Virtual-logit Matching, 2022 (the residual).
     """
@@ -176,6 +176,8 @@ def start_from(
 
 def _class_layers(net: GReFEL) -> set[str]:
     """Names of the tensors whose size depends on the class count."""
+    if not isinstance(net, GReFEL):
+        return set()
     if net.head is None:
         return net.classifier_names()
     last = [f"primary.{len(net.head.primary) - 1}", "attentive"]

@@ -200,14 +200,14 @@ class Run(Folder):
 
 
 def event_writer(folder: Folder, *parts: str, step: int = 0) -> Any:
-    """A writer of TensorBoard's files, whose earlier values from a step on no longer count."""
+    """A TensorBoard writer that discards earlier values from the given step onwards."""
     from torch.utils.tensorboard import SummaryWriter  # of an extra
 
     return SummaryWriter(str(folder.file("tensorboard", *parts)), purge_step=step)
 
 
 def check_run(config: Config) -> Path:
-    """The folder a run with these settings would use, if it may be started or continued there.
+    """The folder for a run with these settings, provided it may start or continue there.
 
     Raises:
         ValueError: The run is finished, is running now, or has other settings; or a package that
@@ -329,7 +329,7 @@ def start_run(config: Config, data: Mapping[str, Any] | None = None) -> Run:
         config: The resolved settings; `run_name` or `finetune_name` names the folder.
         data: The data set's description (`FaceSet.info`), stored in environment.json.
 
-    Without a name it is a new folder, also if another run starts in the same second.
+    Without a name, a new folder is created, even if another run starts in the same second.
 
     Raises:
         ValueError, NotADirectoryError: See `check_run` and `check_same_data`.
@@ -351,7 +351,7 @@ def start_run(config: Config, data: Mapping[str, Any] | None = None) -> Run:
 
 
 def open_run(name: str | Path, output_dir: str = "outputs") -> Run:
-    """Open a run by its name or folder; a model of PRETRAINED by its name, if no run has it.
+    """Open a run by its name or folder, or a model of PRETRAINED if no run has that name.
 
     Raises:
         FileNotFoundError: No such run; the message lists where it was looked for.
@@ -423,7 +423,7 @@ def checkpoint_file(name: str | Path, output_dir: str = "outputs", *, which: str
     path = Path(name).expanduser()
     for candidate in (path, PROJECT_ROOT / path):
         if candidate.is_file():
-            return candidate
+            return candidate.absolute()
     return open_run(name, output_dir).best_checkpoint(which)
 
 
@@ -470,7 +470,7 @@ def outputs_folder(output_dir: str = "outputs") -> Path:
 
 
 def run_id(config: Config) -> str:
-    """A descriptive run name: ferplus-vit_base_patch16_224-grefel-seed0-20261201-1412."""
+    """A descriptive run name: ferplus-vit_base_patch16_224-grefel-seed0-20261201-141207."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     return f"{config.dataset}-{config.backbone}-{config.head}-seed{config.seed}-{stamp}"
 

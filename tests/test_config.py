@@ -259,6 +259,27 @@ def test_a_run_that_is_named_decides_what_the_warm_up_is_of(caplog):
     assert not caplog.text
 
 
+def test_wrong_labels_are_those_of_the_parent_or_refused():
+    parent = Config(label_noise=0.3, seed=4)
+    with pytest.raises(ValueError, match="wrong labels were drawn with seed 4; with seed 5 other"):
+        Config.resolve({"seed": 5}, parent=parent)
+    assert Config.resolve({"seed": 4}, parent=parent).label_noise == 0.3
+    assert Config.resolve({"seed": 5, "dataset": "fer2013"}, parent=parent).label_noise == 0
+
+
+@pytest.mark.parametrize("changes", [{"head": "linear"}, {"branches": "anchors"}])
+def test_heads_of_attention_matter_only_where_there_is_attention(changes):
+    assert Config(embedding_dim=10, attention_heads=4, **changes).embedding_dim == 10
+    with pytest.raises(ValueError, match="multiple of attention_heads"):
+        Config(embedding_dim=10, attention_heads=4)
+
+
+def test_fine_tuning_is_as_long_as_its_parents_profile_asks():
+    epochs = {name: Config.resolve({}, parent=Config(profile=name, **PROFILES[name])).epochs
+              for name in PROFILES}  # fmt: skip
+    assert epochs == {"demo": 2, "lite": 2, "mobile": 4, "vit_base": 50}
+
+
 def test_another_data_set_is_learned_without_the_teacher_and_the_folds_of_the_first():
     first = Config(dataset="folder", data_dir="/d", teacher="t", folds=3, fold=2)
     other = Config.resolve({"dataset": "ferplus"}, parent=first)

@@ -1100,6 +1100,13 @@ def _(lab, one, other):
     np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-6)
     with pytest.raises(FileNotFoundError, match="teacher nobody has no predictions of training"):
         taught(train, one.replace(teacher="nobody"))
+    for folder, name in (("outputs", "t1"), ("elsewhere/runs", "t2")):  # also in a sweep's folder
+        shutil.copytree(other.teacher, lab.tmp_path / folder / name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("grefel_lib.faces.PROJECT_ROOT", lab.tmp_path)
+            patch.setenv("HOME", str(lab.tmp_path / "elsewhere"))
+            found = taught(train, other.replace(teacher=name, output_dir="~/runs"))
+        np.testing.assert_array_equal(found.targets, mixed)
     path = Path(other.teacher) / "predictions/train_best_model.csv"
     table = read_table(path)
     table.iloc[1:].to_csv(path, index=False)

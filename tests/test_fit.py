@@ -1,5 +1,6 @@
 """Training: accumulation, checkpoints, resume, refusals."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -507,6 +508,62 @@ def test_a_network_of_ones_own_trains_resumes_and_is_read_back(faces_dir, tmp_pa
     assert torch.equal(trained.model.layer.weight, state["layer.weight"])
     with pytest.raises(ValueError, match=r"trained with a custom network \(pixels\)"):
         load_model(run)
+
+
+def test_another_network_than_the_one_that_was_trained_is_refused(faces_dir, tmp_path):
+    config = small(faces_dir, tmp_path, variant="pixels")
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+    fit(faces, run, net=Pixels(8), say=lambda line: run.ask_to_stop())
+    with pytest.raises(ValueError, match="run small was trained with another network than this"):
+        fit(faces, run)
+    child = Config.resolve(
+        {"checkpoint_path": str(run.path), "finetune_name": "f", "variant": "pixels"},
+        parent=run.config,
+    )
+    assert Config.resolve({"checkpoint_path": "x"}, parent=run.config).variant == ""
+    other = dataclasses.replace(faces, class_names=(*faces.class_names[:-1], "boredom"))
+    with pytest.raises(ValueError, match="does not fit the model"):
+        fit(other, start_run(child, faces.info), net=Pixels(8))
+
+
+def test_a_larger_micro_batch_after_a_stop_is_taken(faces_dir, tmp_path, monkeypatch):
+    config = small(faces_dir, tmp_path, micro_batch_size=4)
+    faces = load_faces(config)
+    run = start_run(config, faces.info)
+    fit(faces, run, say=lambda line: run.ask_to_stop())
+    larger = start_run(config.replace(micro_batch_size=16), faces.info)
+    assert start_training(faces, larger).micro == 16
+    tensors, facts = run.load_checkpoint(LAST)
+    run.save_checkpoint(LAST, tensors, facts | {"micro": 2})  # memory ran out at 4
+    assert start_training(faces, larger).micro == 2
+
+
+@pytest.mark.parametrize("changes", [{"balanced_sampling": 1}, {"batch_size": 2, "processes": 1}])
+def test_an_epoch_without_a_batch_is_refused(faces_dir, tmp_path, changes):
+    config = small(faces_dir, tmp_path, **changes)
+    faces = load_faces(config)
+    train = np.flatnonzero(faces.table["split"] == "train")
+    one = train[faces.table["label"].to_numpy()[train] == 0][:2]
+    val = np.flatnonzero(faces.table["split"] == "val")
+    few = faces.take(np.concatenate([one, val]))
+    run = start_run(config, faces.info)
+    if "balanced_sampling" in changes:
+        with pytest.raises(
+            ValueError, match=r"2 training and \d+ validation faces are too few for 1"
+        ):
+            start_training(few, run)
+    else:
+        assert start_training(few, run).updates_per_epoch == 1
+
+
+def test_the_share_of_an_epoch_is_of_the_faces_it_has(faces_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("grefel_lib.fit.SECONDS_BETWEEN_LINES", 0)
+    config, said = small(faces_dir, tmp_path, balanced_sampling=20, epochs=1), []
+    train(config.replace(warmup_epochs=0.1), said.append)
+    shares = [int(line.partition(", ")[2].partition("%")[0]) for line in said if "%: loss" in line]
+    assert shares == sorted(shares)
+    assert shares[-1] == 100
 
 
 def test_a_loss_of_ones_own_is_the_one_that_is_minimised(faces_dir, tmp_path):

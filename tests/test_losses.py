@@ -206,6 +206,25 @@ def test_class_weights_scale_each_class():
     torch.testing.assert_close(total_loss(output, torch.eye(C), config, weights)["loss"], by_hand)
 
 
+def test_class_weights_leave_the_best_answer_to_a_face_as_it_is():
+    targets = torch.tensor([[0.9, 0.1, 0.0, 0.0], [0.0, 0.6, 0.3, 0.1]])
+    weights, config = torch.tensor([0.4, 0.5, 5.0, 27.0]), Config(label_smoothing=0.11)
+    logits = torch.zeros(2, C, requires_grad=True)
+    optimizer = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-9)
+
+    def cost():
+        optimizer.zero_grad()
+        loss = total_loss(Output(logits.log_softmax(1)), targets, config, weights)["loss"]
+        loss.backward()
+        return loss
+
+    optimizer.step(cost)
+    torch.testing.assert_close(logits.softmax(1), smooth_targets(targets, 0.11), atol=1e-3, rtol=0)
+    by_hand = [0.9 * 0.4 + 0.1 * 0.5, 0.6 * 0.5 + 0.3 * 5 + 0.1 * 27]  # what each face counts
+    uniform = total_loss(Output(torch.full((2, C), 1 / C).log()), targets, config, weights)
+    assert uniform["loss"].item() == pytest.approx(math.log(C) * sum(by_hand) / 2)
+
+
 def test_logit_adjustment_asks_more_of_a_rare_class():
     config = Config(label_smoothing=0, class_weights="logit_adjusted")
     logits = torch.randn(C, C)

@@ -96,6 +96,11 @@ def test_class_weights_by_hand_have_mean_one_over_the_faces():
     assert weights[torch.tensor(faces.table["label"].to_numpy())].mean().item() == pytest.approx(1)
 
 
+def test_classes_that_sampling_has_made_equal_have_equal_weights():
+    config = Config(class_weights="balanced", balanced_sampling=3)
+    assert class_weights(labelled([6, 2, 0, 1]), config).tolist() == [1, 1, 0, 1]
+
+
 def test_the_last_class_may_be_absent():
     assert class_weights(labelled([2, 2, 0]), Config(class_weights="balanced")).tolist() == [
         1,

@@ -266,6 +266,16 @@ def test_a_video_has_a_row_for_each_face_of_each_frame_looked_at(trained, film, 
     assert annotate_files(both, [picture, film], tmp_path / "marked") == 4
     names = sorted(file.name for file in (tmp_path / "marked").iterdir())
     assert names == ["film_frame0.jpg", "film_frame10.jpg", "film_frame20.jpg", "one.jpg"]
+    files = [tmp_path / name for name in ("x/a.png", "x/a_3.png", "y/a.png", "z/a.png")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40)).save(file)
+    table, _, _ = predict_files(trained, files)
+    assert annotate_files(table, files, tmp_path / "all") == 4
+    names = sorted(file.name for file in (tmp_path / "all").iterdir())
+    assert names == ["a.jpg", "a_2.jpg", "a_3.jpg", "a_4.jpg"]
+    with pytest.raises(ValueError, match="there are no faces to predict"):
+        predict(trained.model, load_faces(Config()).take([]), trained.config)
     with Image.open(tmp_path / "marked/film_frame20.jpg") as image:
         assert image.size == (512, 600)
         yellow = (np.asarray(image) > (200, 200, 0)).all(axis=2) & (np.asarray(image)[..., 2] < 90)

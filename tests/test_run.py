@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import time
 
@@ -152,15 +153,21 @@ def test_litter_of_a_killed_process_is_removed_at_the_next_start(config):
     assert of_another_process != names[0]
     killed = [run.file(of_another_process), run.file("checkpoints", of_another_process)]
     elsewhere = run.file(of_another_process.partition("@")[0] + "@elsewhere")
-    kept = [run.file("checkpoints", names[0]), run.file(".DS_Store"), elsewhere]
+    foreign = (
+        run.file(".history.csv.swp"),
+        run.file(f".a.b.c@{socket.gethostname()}"),
+    )  # an editor's
+    kept = [run.file("checkpoints", names[0]), run.file(".DS_Store"), elsewhere, *foreign]
     for path in killed + kept:
         path.touch()
     with run.recording():
         assert not any(path.exists() for path in killed)
         assert all(path.exists() for path in kept)
-    os.utime(elsewhere, (0, 0))  # long ago
+    for path in (elsewhere, *foreign):
+        os.utime(path, (0, 0))  # long ago
     with run.recording():
         assert not elsewhere.exists()
+        assert all(path.exists() for path in foreign)
 
 
 def test_runs_without_a_name_get_a_folder_each_even_in_the_same_second(config, monkeypatch):
