@@ -143,6 +143,6 @@ def autocast(config: Config, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bf16)
 
 
-def memory_layout(images: torch.Tensor, config: Config) -> torch.Tensor:
-    """Channels-last memory where the config asks for it."""
-    return images.contiguous(memory_format=torch.channels_last) if config.channels_last else images
+def memory_format(config: Config) -> torch.memory_format:
+    """Of a network and its inputs: channels-last where the config asks for it."""
+    return torch.channels_last if config.channels_last else torch.contiguous_format

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from grefel_lib.batches import augment, batch_loader, mix_batch, prepare_input, to_float
 from grefel_lib.config import WITHOUT_WEIGHTS, Config
-from grefel_lib.environment import autocast, keep_memory, memory_layout, pick_device, progress_bar
+from grefel_lib.environment import autocast, keep_memory, memory_format, pick_device, progress_bar
 from grefel_lib.faces import FEWEST, FaceSet, taught
 from grefel_lib.files import reading
 from grefel_lib.grefel import Output, build_model
@@ -104,7 +104,7 @@ class Training:
             prob=config.mix_prob,
         )
         faces = prepare_input(faces[share], config.image_size, self.net.mean, self.net.std)
-        return memory_layout(faces, config), targets[share]
+        return faces.contiguous(memory_format=memory_format(config)), targets[share]
 
     def batches(self) -> list[np.ndarray]:
         """Index batches of one epoch: identical in every process, at least two faces for each."""
@@ -217,10 +217,9 @@ def start_training(
     if config.checkpoint_path and not resumed:
         path = checkpoint_file(config.checkpoint_path, config.output_dir)
         start_from(net, path, faces.class_names, say=say)
-    memory = torch.channels_last if config.channels_last else torch.contiguous_format
-    net.to(device, memory_format=memory)
+    net.to(device, memory_format=memory_format(config))
     ema = ModelEmaV3(net, decay=config.ema_decay, use_warmup=True, warmup_power=0.9)
-    ema.module.to(memory_format=memory)
+    ema.module.to(memory_format=memory_format(config))
     parallel = DistributedDataParallel(net) if world.size > 1 else net  # averages the gradients
     weights = class_weights(train, config)
     fewest = 1 + any(isinstance(module, _BatchNorm) for module in net.modules())
@@ -257,7 +256,7 @@ def start_training(
                 restore_training_state(tensors, net, ema.module, training.optimizer)
             except RuntimeError as error:
                 raise ValueError(
-                    f"run {run.name} was trained with another network than this one; pass the same "
+                    f"{run.checkpoint(LAST)} is of another network than this one; pass the same "
                     f"net, or take another run name: {str(error).splitlines()[-1].strip()}"
                 ) from error
             training.epoch, training.update = facts["epoch"], facts["update"]

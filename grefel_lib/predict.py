@@ -15,7 +15,7 @@ import torch
 
 from grefel_lib.batches import batch_loader, prepare_input, to_float
 from grefel_lib.config import Config
-from grefel_lib.environment import autocast, memory_layout, progress_bar
+from grefel_lib.environment import autocast, memory_format, progress_bar
 from grefel_lib.faces import FaceSet, ferplus_targets, like_training
 from grefel_lib.files import Folder, relative
 from grefel_lib.grefel import GReFEL, Output, confidence
@@ -46,7 +46,8 @@ def to_input(
 ) -> torch.Tensor:
     """uint8 faces (B, H, W[, 3]) -> normalised backbone input (B, 3, S, S), no augmentation."""
     floats = to_float(images, device)
-    return memory_layout(prepare_input(floats, config.image_size, net.mean, net.std), config)
+    inputs = prepare_input(floats, config.image_size, net.mean, net.std)
+    return inputs.contiguous(memory_format=memory_format(config))
 
 
 def model_outputs(net: GReFEL, faces: FaceSet, config: Config) -> Iterator[Output]:

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.preprocessing import normalize
 from torch import nn
 
 from grefel_lib.config import PRETRAINED, WITHOUT_WEIGHTS, Config
-from grefel_lib.environment import pick_device
+from grefel_lib.environment import memory_format, pick_device
 from grefel_lib.files import load_checkpoint, reading, under_prefix
 from grefel_lib.grefel import Calibration, GReFEL, build_model
 from grefel_lib.labels import FORMATS
@@ -107,8 +106,7 @@ def load_model(
         if arrays := under_prefix(tensors, FACE_TEST):
             arrays = {name: tensor.float().numpy() for name, tensor in arrays.items()}
             face_test = FaceTest(**arrays, limit=facts["face_test_limit"])
-    memory = torch.channels_last if config.channels_last else torch.contiguous_format
-    net = net.to(pick_device(device), memory_format=memory).eval()
+    net = net.to(pick_device(device), memory_format=memory_format(config)).eval()
     return Trained(net, config, class_names, facts, path, face_test)
 
 
@@ -150,6 +148,11 @@ def start_from(
     own = net.state_dict()
     with reading(path):
         theirs = tuple(facts["class_names"])
+    if theirs != class_names and not isinstance(net, GReFEL):
+        raise ValueError(
+            f"{path.name} knows the classes {', '.join(theirs)}, not {', '.join(class_names)}; "
+            f"which layers of your own network belong to them is not known: use the same classes"
+        )
     if theirs != class_names:
         shared = [name for name in class_names if name in theirs]
         fresh = [name for name in class_names if name not in theirs]
@@ -176,8 +179,6 @@ def start_from(
 
 def _class_layers(net: GReFEL) -> set[str]:
     """Names of the tensors whose size depends on the class count."""
-    if not isinstance(net, GReFEL):
-        return set()
     if net.head is None:
         return net.classifier_names()
     last = [f"primary.{len(net.head.primary) - 1}", "attentive"]

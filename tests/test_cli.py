@@ -133,7 +133,7 @@ def no_image_folder(data):
     (data / "fer2013.csv").unlink(missing_ok=True)
 
 
-@bad(FERPLUS, "3 images are missing")
+@bad(FERPLUS, "missing images: 3 of")
 def missing_images(data):
     for file in sorted((data / "ferplus/Images/FER2013Valid").iterdir())[:3]:
         file.unlink()
@@ -166,7 +166,7 @@ def two_files_for_one_id(data):
     shutil.copy(folder / "train_00001_aligned.jpg", folder / "train_00001.jpg")
 
 
-@bad(RAFDB, "1 images are missing", "train_00002")
+@bad(RAFDB, "missing images: 1 of", "train_00002")
 def a_missing_rafdb_image(data):
     (data / "rafdb/basic/Image/aligned/train_00002_aligned.jpg").unlink()
 

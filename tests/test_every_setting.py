@@ -7,6 +7,7 @@ A row is a function of two configs that differ in one setting, and in nothing el
 import dataclasses
 import itertools
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np

@@ -342,7 +342,7 @@ def test_a_stale_cache_is_noticed_and_replaced(mutable, tmp_path, monkeypatch, c
         os.utime(mutable / "fer2013new.csv", (time.time() + 9, time.time() + 9))
     else:
         file.unlink()
-        with pytest.raises(FileNotFoundError, match="1 images are missing"):
+        with pytest.raises(FileNotFoundError, match="missing images: 1 of"):
             load(mutable)
         return
     after = load(mutable)

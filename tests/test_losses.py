@@ -142,7 +142,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts_by_hand():
         label_smoothing=0.2, lambda_branch=2, lambda_anchor=3, lambda_center=5, lambda_rel=7
     )
     weights = torch.tensor([0.5, 1.0, 2.0, 4.0])
-    y = (0.8 * targets + 0.2 / C) * weights
+    y = (0.8 * targets + 0.2 / C) * (targets * weights).sum(dim=1, keepdim=True)
 
     def cross_entropy(log_probs):
         return -(y * log_probs).sum() / B

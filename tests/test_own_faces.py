@@ -261,7 +261,7 @@ def test_missing_pictures_and_unknown_folders_are_refused(tmp_path):
         read(tmp_path)
     in_a_table(tmp_path, [ROW, ROW | {"image": "b.png", "label": "yawn"}])
     (tmp_path / "b.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 images are missing, the first: .*b\.png"):
+    with pytest.raises(FileNotFoundError, match=r"missing images: 1 of 2, the first: .*b\.png"):
         read(tmp_path)
 
 

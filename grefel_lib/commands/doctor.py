@@ -11,7 +11,7 @@ from torch.utils.benchmark import Timer
 
 from grefel_lib.backbone import check_backbone
 from grefel_lib.config import DATA_DIRS, PRETRAINED, PROFILES, Config
-from grefel_lib.environment import autocast, describe_environment, memory_layout, pick_device
+from grefel_lib.environment import autocast, describe_environment, memory_format, pick_device
 from grefel_lib.faces import cache_root, load_faces
 from grefel_lib.files import relative
 from grefel_lib.grefel import build_model
@@ -45,9 +45,9 @@ def step_times(device: torch.device, *, repeats: int = 3) -> dict[str, float]:
     for precision, last in itertools.product(("fp32", "bf16"), (False, True)):
         settings = {"backbone_weights": "none", "precision": precision, "channels_last": last}
         config = Config.resolve({"profile": "lite", **settings})
-        memory = torch.channels_last if last else torch.contiguous_format
+        memory = memory_format(config)
         net = build_model(config, 8).to(device, memory_format=memory).train()
-        faces = memory_layout(torch.randn(16, 3, 96, 96, device=device), config)
+        faces = torch.randn(16, 3, 96, 96, device=device).contiguous(memory_format=memory)
         targets = torch.full((16, 8), 1 / 8, device=device)
 
         def step(config=config, net=net, faces=faces, targets=targets) -> None:

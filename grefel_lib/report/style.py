@@ -118,7 +118,7 @@ class Paper:
     def __post_init__(self) -> None:
         for name, names, kind in ((self.venue, VENUES, "venue"), (self.cells, CELLS, "cells")):
             if name not in names:
-                raise ValueError(f"no {kind} {name!r}; there are: {', '.join(names)}")
+                raise ValueError(f"{kind} must be one of {', '.join(names)}; got {name!r}")
 
     @property
     def font(self) -> str:

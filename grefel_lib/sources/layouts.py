@@ -548,11 +548,7 @@ def decode(
     files: list[Path], mode: str, *, size: int | None = None, boxes: list[Path] | None = None
 ) -> Iterator[np.ndarray]:
     """Decode image files in order, all resized to `size` or to the size of the first image."""
-    absent = [file for file in files if not file.is_file()]
-    if absent:
-        raise FileNotFoundError(
-            f"{len(absent)} images are missing in {absent[0].parent}, first: {absent[0].name}"
-        )
+    _check_present(files)
 
     def read(file: Path, box: Path | None) -> Image.Image:
         image = open_image(file, mode)
@@ -565,6 +561,13 @@ def decode(
             for image in pool.map(read, *zip(*work[start : start + 1024], strict=True)):
                 side = side or image.size
                 yield np.asarray(image if image.size == side else image.resize(side))
+
+
+def _check_present(files: list[Path]) -> None:
+    if absent := [file for file in files if not file.is_file()]:
+        raise FileNotFoundError(
+            f"missing images: {len(absent)} of {len(files)}, the first: {absent[0]}"
+        )
 
 
 def _box(path: Path) -> tuple[float, ...]:
@@ -622,9 +625,7 @@ def _own(root: Path) -> Source:
         if 0 < len(other) < len(classes):
             notes.append(f"columns read as the votes for a class: {', '.join(other)}")
     files = [root / name for name in table["file"]]
-    absent = [file for file in files if not file.is_file()]
-    if absent:
-        raise FileNotFoundError(f"{len(absent)} images are missing, the first: {absent[0]}")
+    _check_present(files)
     table = table.assign(id=table["file"], code=code).reset_index(drop=True)
     used = {*tables, *files, root / LEFT_OUT}
     left = [f for f in root.rglob("[!.]*") if f.is_file() and f not in used]

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 
 from grefel_lib.config import Config
-from grefel_lib.environment import autocast, memory_layout, pick_device
+from grefel_lib.environment import autocast, memory_format, pick_device
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import Training, fit, start_training, train_epoch
 from grefel_lib.grefel import build_model
@@ -161,7 +161,8 @@ def _step(config: Config, few: int):
     memory = torch.channels_last if config.channels_last else torch.contiguous_format
     net.to(device, memory_format=memory)
     forward = torch.compile(net) if config.compile else net
-    images = memory_layout(torch.rand(few, 3, config.image_size, config.image_size), config)
+    images = torch.rand(few, 3, config.image_size, config.image_size)
+    images = images.contiguous(memory_format=memory_format(config))
     images, targets = images.to(device), torch.rand(few, 8).softmax(1).to(device)
 
     def step() -> None:

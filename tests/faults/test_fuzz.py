@@ -180,7 +180,7 @@ DETECTED = {  # layout, mutation: the change of a line, and what must be said
     ("ferplus", "no vote"): (cell(""), VOTE),
     ("ferplus", "votes that do not add up"): (cell("11"), "have more than 10 votes in all"),
     ("ferplus", "an unknown usage"): (cells(lambda p, rng: ["Holdout", *p[1:]]), USAGE),
-    ("ferplus", "another image"): (cell("fer9999999.png", 1), "1 images are missing"),
+    ("ferplus", "another image"): (cell("fer9999999.png", 1), "missing images: 1 of"),
     ("ferplus", "a missing row"): (lambda line, rng: None, "1 images are not in fer2013new.csv"),
     ("ferplus", "a doubled row"): (lambda line, rng: f"{line}\n{line}", "repeat an earlier row"),
     ("rafdb", "an unknown label"): (lambda line, rng: line[:-1] + "8", "label must be one of"),
