@@ -486,7 +486,8 @@ BAD |= {
         ("export small --output small.pt", "--output small.pt must end in .onnx"),
         ("export small --output /proc/none/small", "/proc/none"),
         ("figure confusion {}/none.csv", "none.csv is not there", "a csv file is needed"),
-        ("publish {}/nothing {}/shared", "no evaluated run under", "first: grefel evaluate"),
+        ("publish {}/nothing {}/shared", "no run", "nothing", "latest runs there: small"),
+        ("publish {}/ferplus {}/shared", "no evaluated run under", "first: grefel evaluate"),
         ("predict {}/ferplus --output t.txt", "--output t.txt must end in .csv or .json"),
         ("sweep train", "a sweep needs --name", "got ''"),
         ("sweep train --name ..", "a sweep needs --name", "got '..'"),
@@ -586,8 +587,8 @@ def test_the_help_of_a_command_tells_each_of_its_settings_once(command, capsys, 
     own = command_settings(command.split()[-1])
     for name, setting in own.items():
         flag = name.replace("_", "-")
-        if command.startswith("sweep") and name == "seed":
-            assert flag not in told  # --seeds
+        if command.startswith("sweep") and name in ("seed", "run_name", "finetune_name", "resume"):
+            assert flag not in told  # --seeds, and a sweep names its runs itself
             continue
         assert told.count(flag) == 1, flag
         assert re.search(rf"--{flag} \S+ {re.escape(setting.help)} ", shown), flag

@@ -237,7 +237,7 @@ def test_the_report_writes_the_same_bytes_again(run, told, capsys):
     for path in kept:
         if path.name != "metrics.json":
             path.unlink()
-    killed = run.path / "figures/.confusion_matrices.pdf.12-ab@elsewhere"
+    killed = run.path / "figures/.confusion_matrices.pdf.12-0123abcd@elsewhere"
     killed.touch()
     os.utime(killed, (0, 0))
     assert main(["report", str(run.path)]) == 0

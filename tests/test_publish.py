@@ -151,7 +151,7 @@ def test_the_committed_runs_hold_the_settings_and_numbers_of_today():
 def test_one_run_is_published_from_among_others(evaluated, tmp_path, capsys):
     dest = tmp_path / "shared"
     assert main(["publish", str(evaluated), str(dest)]) == 0
-    assert "wrote 1 runs" in capsys.readouterr().out
+    assert "wrote 1 run to" in capsys.readouterr().out
     assert sorted(p.name for p in dest.iterdir()) == ["own"]
     published = load_evaluation(open_run(dest / "own"), headline_only=True)
     expected = load_evaluation(open_run(evaluated), headline_only=True)

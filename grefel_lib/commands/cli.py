@@ -523,7 +523,7 @@ def _publish(arguments: argparse.Namespace) -> None:
     from grefel_lib.run import open_run
 
     source = _folder_of_runs(arguments.source)
-    if any(source.glob("*/config.json")) and not (source / "config.json").is_file():
+    if source.is_dir() and not (source / "config.json").is_file():
         results = evaluated_runs(str(source))
     else:
         results = [load_evaluation(open_run(arguments.source), headline_only=True)]
