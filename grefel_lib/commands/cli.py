@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, unknown = parser.parse_known_args(argv)
     try:
         if unknown:
-            _refuse(unknown[0], commands[" ".join(filter(None, _words(arguments)))])
+            _refuse(unknown[0], commands[" ".join(_words(arguments))])
         arguments.run(arguments)
     except KeyboardInterrupt:
         again = "with its --run-name " * (arguments.command in ("train", "finetune"))
