@@ -282,10 +282,11 @@ def check_same_data(run: Run, data: Mapping[str, Any]) -> None:
         there = dict(_environment(run).get("data", {}))
     here = json.loads(json.dumps(dict(data)))
     other = [k for k in there if k in here and k != "warnings" and there[k] != here[k]]
+    other += ["label_fixes"] * (("label_fixes" in there) != ("label_fixes" in here))
     if same_data(there.get("fingerprint"), here.get("fingerprint")):
         other = [key for key in other if key != "fingerprint"]
     if other and any(map(run.has_checkpoint, (LAST, BEST))):
-        differing = ", ".join(f"{k} {there[k]!r} there, {here[k]!r} here" for k in other)
+        differing = ", ".join(f"{k} {there.get(k)!r} there, {here.get(k)!r} here" for k in other)
         raise ValueError(
             f"run {run.name} has learned from other data ({differing}); restore that data to "
             f"continue it, or choose another name for a new run"

@@ -382,6 +382,11 @@ def a_pipe_as_a_picture(data):
     pipe(data / "pipe.png")
 
 
+@bad("figure confusion {}/two.csv --output {}/x.svg", "x.svg must end in .pdf or .png")
+def _(data):
+    (data / "two.csv").write_text("label,predicted\na,b\nb,b\n")
+
+
 @bad("figure confusion {}/pipe.csv", "pipe.csv", "no regular file")
 def a_pipe_as_predictions(data):
     pipe(data / "pipe.csv")
@@ -813,6 +818,13 @@ def test_a_run_is_repeated_bit_by_bit_and_another_result_is_told(trained, capsys
     finally:
         (trained / "small/history.csv").write_text(record)
         shutil.rmtree(again)
+
+
+@pytest.mark.parametrize("command", ["finetune", "evaluate", "compare"])
+def test_under_torchrun_other_commands_than_train_are_refused(command, monkeypatch, capsys):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert main([command]) == 1
+    assert f"torchrun starts training only; run grefel {command}" in capsys.readouterr().err
 
 
 def test_doctor_tells_what_is_here_and_what_to_do(capsys, monkeypatch, faces_dir):

@@ -85,7 +85,8 @@ def test_every_unreadable_picture_is_found_and_the_command_fails(folder, capsys)
     facts = json.loads(out)
     assert len(facts["unreadable"]) == 2
     assert facts["problems"][0].startswith("unreadable pictures: 2, the first: ")
-    assert err.endswith("check: error: training could not start: see the problems printed above\n")
+    why = "training could not start: see the problems printed above"
+    assert err == f"grefel data check: error: {why}\n"
     assert main(arguments) == 1
     assert "problem: unreadable pictures: 2" in capsys.readouterr().out
 

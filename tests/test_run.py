@@ -9,6 +9,7 @@ import time
 
 import psutil
 import pytest
+import torch
 
 from grefel_lib.commands.notebook import demo_run, resolve, resolve_evaluation
 from grefel_lib.config import PROFILES, Config
@@ -37,7 +38,6 @@ def config(tmp_path):
 
 
 def touch_best(run, accuracy=0.5):
-    import torch
 
     facts = {"config": {}, "val_accuracy": accuracy}
     for name in (BEST, BEST_EMA):
@@ -138,6 +138,18 @@ def test_one_process_trains_a_run_and_the_other_is_told(config):
     assert run.status() == "ok"
 
 
+def test_label_fixes_may_move_but_not_go_or_come_while_a_run_trains(config):
+    fixes = {"label_fixes": {"relabelled": 2, "left_out": 1, "fingerprint": "content-1"}}
+    run = start_run(config.replace(label_fixes="a.csv"), fixes)
+    run.save_checkpoint(LAST, {"x": torch.zeros(1)}, {})
+    assert start_run(config.replace(label_fixes="moved/a.csv"), fixes).path == run.path
+    with pytest.raises(ValueError, match=r"learned from other data \(label_fixes .* None here\)"):
+        start_run(config, {})
+    other = {"label_fixes": fixes["label_fixes"] | {"fingerprint": "content-2"}}
+    with pytest.raises(ValueError, match="learned from other data"):
+        start_run(config.replace(label_fixes="b.csv"), other)
+
+
 def test_litter_of_a_killed_process_is_removed_at_the_next_start(config):
     run = start_run(config)
     names = []
@@ -233,7 +245,6 @@ def test_without_a_run_the_way_out_is_named(tmp_path):
 
 
 def test_the_better_checkpoint_on_validation_is_taken(config):
-    import torch
 
     run = start_run(config)
     run.save_checkpoint(BEST, {"x": torch.zeros(1)}, {"val_accuracy": 0.7})
@@ -320,7 +331,6 @@ def test_a_block_can_say_how_it_ended(config):
 
 
 def test_a_run_goes_on_with_the_data_it_has_learned_from_alone(config, monkeypatch):
-    import torch
 
     def record():
         return json.loads((run.path / "environment.json").read_text())
