@@ -383,7 +383,7 @@ def a_pipe_as_a_picture(data):
 
 
 @bad("figure confusion {}/two.csv --output {}/x.svg", "x.svg must end in .pdf or .png")
-def _(data):
+def an_ending_that_is_no_figure(data):
     (data / "two.csv").write_text("label,predicted\na,b\nb,b\n")
 
 
