@@ -109,11 +109,11 @@ def total_loss(
         output: The model's output for the batch.
         targets: (B, C) distributions after mixing (y0).
         config: Holds the lambdas and the label smoothing.
-        class_weights: (C,) weights: a face counts as much as its target has of each class, and its
-            target stays as it is (weights on the smoothed classes one by one would teach a rare
-            class on every face); with `logit_adjusted`, each class's share of the training
-            targets, whose logarithm is added to every logit (Menon et al. 2021, Long-Tail Learning
-            via Logit Adjustment); or None. See `optim.class_weights`.
+        class_weights: (C,) weights; each face counts as the mean weight of its target, which stays
+            as it is (weighting the smoothed classes one by one would teach a rare class on every
+            face). With `logit_adjusted`, each class's share of the training targets, whose
+            logarithm is added to every logit (Menon et al. 2021, Long-Tail Learning via Logit
+            Adjustment). None: no weights. See `optim.class_weights`.
 
     Returns:
         Scalars by name: loss (the weighted sum), and the unweighted parts cls, branch, anchor,

@@ -38,7 +38,6 @@ def config(tmp_path):
 
 
 def touch_best(run, accuracy=0.5):
-
     facts = {"config": {}, "val_accuracy": accuracy}
     for name in (BEST, BEST_EMA):
         run.save_checkpoint(name, {"x": torch.zeros(1)}, facts)
@@ -165,10 +164,8 @@ def test_litter_of_a_killed_process_is_removed_at_the_next_start(config):
     assert of_another_process != names[0]
     killed = [run.file(of_another_process), run.file("checkpoints", of_another_process)]
     elsewhere = run.file(of_another_process.partition("@")[0] + "@elsewhere")
-    foreign = (
-        run.file(".history.csv.swp"),
-        run.file(f".a.b.c@{socket.gethostname()}"),
-    )  # an editor's
+    names_of_others = (".history.csv.swp", f".a.b.c@{socket.gethostname()}")  # an editor's
+    foreign = [run.file(name) for name in names_of_others]
     kept = [run.file("checkpoints", names[0]), run.file(".DS_Store"), elsewhere, *foreign]
     for path in killed + kept:
         path.touch()

@@ -589,10 +589,10 @@ OWN_SPLITS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "val"), "tes
 
 def _own(root: Path) -> Source:
     """A table with a column image, or train/<class>/, val/<class>/, test/<class>/, or <class>/."""
-    tables = [path for path in sorted(root.glob("*.csv")) if path.name != LEFT_OUT]
+    paths = [path for path in sorted(root.glob("*.csv")) if path.name != LEFT_OUT]
     splits = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in OWN_SPLITS]
     listing = _own_listing(root, folders := _own_folders(splits or [root]))
-    tables = _own_tables(tables, needed=not len(listing))
+    tables = _own_tables(paths, needed=not len(listing))
     if tables:
         kind, table = "folder-table", pd.concat(_own_rows(*item) for item in tables.items())
         labels = [name.removeprefix("votes_") for name in table if name.startswith("votes_")]

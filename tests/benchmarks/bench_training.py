@@ -158,11 +158,11 @@ def switches(quick: bool) -> dict:
 def _step(config: Config, few: int):
     net = build_model(config, 8).train()
     device = pick_device("auto")
-    memory = torch.channels_last if config.channels_last else torch.contiguous_format
+    memory = memory_format(config)
     net.to(device, memory_format=memory)
     forward = torch.compile(net) if config.compile else net
     images = torch.rand(few, 3, config.image_size, config.image_size)
-    images = images.contiguous(memory_format=memory_format(config))
+    images = images.contiguous(memory_format=memory)
     images, targets = images.to(device), torch.rand(few, 8).softmax(1).to(device)
 
     def step() -> None:
