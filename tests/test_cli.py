@@ -801,8 +801,13 @@ def test_predict_reads_subfolders_when_asked(trained, tmp_path, capsys):
 # -- rerun and doctor
 
 
-def test_a_run_is_repeated_bit_by_bit_and_another_result_is_told(trained, capsys):
-    assert main(["rerun", str(trained / "small")]) == 0
+def test_a_run_is_repeated_bit_by_bit_and_another_result_is_told(
+    trained, faces_dir, tmp_path, capsys
+):
+    assert main(["rerun", str(trained / "small"), "--data-dir", str(tmp_path / "none")]) == 1
+    assert f"no folder {tmp_path / 'none'} for ferplus" in capsys.readouterr().err
+    (tmp_path / "moved").symlink_to(faces_dir)
+    assert main(["rerun", str(trained / "small"), "--data-dir", str(tmp_path / "moved")]) == 0
     assert "every weight and every number" in capsys.readouterr().out
     again = trained / "small-rerun"
     assert main(["rerun", str(trained / "small")]) == 1

@@ -187,6 +187,8 @@ def _add_others(subparsers: Any) -> Any:
     publish.add_argument("dest", type=Path, metavar="DEST", help="receives one folder per run")
     again = add("rerun", "repeat a run from its record, and compare bit by bit", _rerun)
     again.add_argument("run_folder", metavar="RUN", help="run folder or its name")
+    again.add_argument("--data-dir", default="", help="where the faces are now, if not there any "
+                       "more")  # fmt: skip
     add("doctor", "check the installation: packages, data, weights, speed", _doctor)
     add("demo", "run every notebook headless on the built-in faces", _demo)
     return kinds
@@ -542,7 +544,10 @@ def _folder_of_runs(name: str) -> Path:
 def _rerun(arguments: argparse.Namespace) -> None:
     from grefel_lib.commands.rerun import rerun
 
-    if different := rerun(arguments.run_folder, say=lambda line: print(line, flush=True)):
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    if different := rerun(arguments.run_folder, arguments.data_dir, say=say):
         print("\n".join(different))
         raise ValueError(f"{len(different)} differences from {arguments.run_folder}, printed above")
     print(f"every weight and every number of {arguments.run_folder} is the same")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from grefel_lib.config import absolute_paths
 from grefel_lib.environment import describe_environment
 from grefel_lib.faces import load_faces
 from grefel_lib.files import read_facts, read_json, reading, relative
@@ -21,11 +22,12 @@ from grefel_lib.run import (
 _CLOCK = ["seconds", "images_per_second"]  # columns of the history that no two runs share
 
 
-def rerun(name: str, *, say: Callable[[str], None]) -> list[str]:
+def rerun(name: str, data_dir: str = "", *, say: Callable[[str], None]) -> list[str]:
     """Train a run again in a folder beside it, named <run>-rerun.
 
     Args:
         name: A run folder or its name.
+        data_dir: Where its faces are now; empty: where they were.
         say: Receives the lines of the training.
 
     Returns:
@@ -35,13 +37,14 @@ def rerun(name: str, *, say: Callable[[str], None]) -> list[str]:
         ValueError: The data are not those of the run, or <run>-rerun has finished already.
     """
     run = open_run(name)
-    faces = load_faces(run.config)
+    here = run.config.replace(**absolute_paths({"data_dir": data_dir}))
+    faces = load_faces(here)
     check_same_data(run, faces.info)
     key = "finetune_name" if run.config.checkpoint_path else "run_name"
     again = {key: f"{run.config.folder_name or run.path.name}-rerun", "resume": ""}
     if not run.config.checkpoint_path:
         again["output_dir"] = str(results_folder(run.path).parent)
-    config = run.config.replace(**again)
+    config = here.replace(**again)
     there = run_folder(config)
     if (there / "config.json").is_file() and open_run(there).status() == "ok":
         raise ValueError(f"{relative(there)} has finished; move it away to repeat again")

@@ -101,11 +101,13 @@ def _layer(layer: dict, weights: h5py.Group | None) -> nn.Module | None:
 
 def main(path: str, *settings: str) -> None:
     """Train, choose by validation accuracy, and write predictions beside this file."""
+    given = {"dataset": "ferplus"} | dict(setting.split("=", 1) for setting in settings)
+    name = "facenet" if given["dataset"] == "ferplus" else f"facenet-{given['dataset']}"
     config = Config.resolve(
-        {"profile": "lite", "backbone": "facenet", "variant": "facenet", "dataset": "ferplus",
-         "train_protocol": "all", "image_size": 112, "epochs": 8, "batch_size": 64,
-         "backbone_lr_scale": 0.3, "ema_decay": 0.999, "tta": "flip", "run_name": "facenet-0"}
-        | dict(setting.split("=", 1) for setting in settings)
+        {"profile": "lite", "backbone": "facenet", "variant": "facenet",
+         "train_protocol": "all" if given["dataset"] == "ferplus" else "",
+         "image_size": 112, "epochs": 8, "batch_size": 64, "backbone_lr_scale": 0.3,
+         "ema_decay": 0.999, "tta": "flip", "run_name": f"{name}-0"} | given
     )  # fmt: skip
     faces = load_faces(config)
     run, net = start_run(config, faces.info), FaceNet(path, num_classes=len(faces.class_names))
@@ -113,7 +115,7 @@ def main(path: str, *settings: str) -> None:
     trained = load_model(run, net=net)
     rows = predict(trained.model, faces.split("train"), config)
     columns = ["id", "label", *(column for column in rows if column.startswith("p_"))]
-    folder = Path(__file__).with_name("facenet")
+    folder = Path(__file__).with_name(name)
     (folder / "predictions").mkdir(parents=True, exist_ok=True)
     rows[columns].to_csv(
         folder / "predictions" / f"train_{trained.path.stem}.csv.gz",
