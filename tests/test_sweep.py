@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -100,6 +101,10 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
         assert float(table.loc[point, "val_accuracy"]) > 0.1
         last = run.history().iloc[-1]
         assert float(table.loc[point, "val_nll"]) == pytest.approx(last["val_loss"])
+        recall = [last[column] for column in last.index if column.startswith("val_accuracy_")]
+        measured = float(table.loc[point, "val_mean_class_accuracy"])
+        assert measured == pytest.approx(np.nanmean(recall))
+        assert float(table.loc[point, "minutes"]) * 60 == pytest.approx(last["seconds"])
 
     ran = []
     monkeypatch.setattr(
@@ -127,7 +132,9 @@ def test_means_leave_unfinished_runs_out_and_tell_the_spread(monkeypatch, tmp_pa
         "point": ["head=linear-seed=0", "delta=1-seed=0", "head=linear-seed=1", "delta=1-seed=1"],
         "status": ["ok", "ok", "ok", "died"],
         "val_accuracy": [0.5, 0.7, 0.6, 0.1], "val_nll": [1.0, 0.5, 2.0, 9.0],
+        "val_mean_class_accuracy": 0.3, "ema_val_mean_class_accuracy": [0.2, 0.3, 0.4, 0.9],
         "ema_val_accuracy": [0.4, 0.8, 0.6, 0.1], "ema_val_nll": [1.0, 0.4, 3.0, 9.0],
+        "minutes": [2.0, 3.0, 5.0, 1.0],
     })  # fmt: skip
     means = over_seeds(table)
     assert list(means.index) == ["head=linear", "delta=1"]
@@ -136,6 +143,8 @@ def test_means_leave_unfinished_runs_out_and_tell_the_spread(monkeypatch, tmp_pa
     assert row["val_accuracy"] == pytest.approx(0.55)
     assert row["val_nll"] == pytest.approx(1.5)
     assert row["ema_val_nll"] == pytest.approx(2.0)
+    assert row["ema_val_mean_class_accuracy"] == pytest.approx(0.3)
+    assert row["minutes"] == pytest.approx(3.5)
     assert (row["lowest"], row["highest"]) == (0.5, 0.6)
     monkeypatch.setattr(
         "grefel_lib.commands.sweep.run_sweep", lambda *_, **__: table.assign(error="")

@@ -131,8 +131,8 @@ def run_sweep(
         options: submitit parameters, e.g. timeout_min or slurm_partition.
 
     Returns:
-        One row per point: point, status; validation accuracy and NLL of its best epoch and of the
-        best EMA epoch, and which epochs; error.
+        One row per point: point, status; minutes of training; validation accuracy, mean class
+        accuracy and NLL of its best epoch and of the best EMA epoch, and which epochs; error.
         Also written to the sweep's table.csv, with the folder of each run.
 
     Raises:
@@ -180,10 +180,11 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per point without its seed: seeds (number of finished runs), mean val_accuracy with
-        its lowest and highest, val_nll, ema_val_accuracy and ema_val_nll. Empty if no run has
-        finished an epoch.
+        its lowest and highest, and the means of the other measures and of the minutes. Empty if no
+        run has finished an epoch.
     """
-    measures = [f"{key}_{what}" for key in ("val", "ema_val") for what in ("accuracy", "nll")]
+    kinds = ("accuracy", "mean_class_accuracy", "nll")
+    measures = [f"{key}_{kind}" for key in ("val", "ema_val") for kind in kinds] + ["minutes"]
     if not set(measures) <= set(table):
         return pd.DataFrame()
     name = table["point"].str.replace(r"-?seed=\d+$", "", regex=True)
@@ -242,12 +243,16 @@ def _results(run: Run | None) -> dict[str, Any]:
     row: dict[str, Any] = {"status": run.status() if run else "not started"}
     written = run is not None and (run.path / "history.csv").is_file()  # after the checkpoints
     history = run.history().set_index("epoch") if written else pd.DataFrame()
+    if written:
+        row["minutes"] = history["seconds"].sum() / 60
     for key, name in (("val", BEST), ("ema_val", BEST_EMA)):
         if run and run.has_checkpoint(name):
             facts = read_facts(run.path / "checkpoints" / f"{name}.safetensors")
             row |= {f"{key}_accuracy": facts["val_accuracy"], f"{key}_epoch": facts["epoch"]}
             if facts["epoch"] in history.index:
-                row[f"{key}_nll"] = history.loc[facts["epoch"], f"{key}_loss"]
+                epoch = history.loc[facts["epoch"]]
+                recall = epoch.filter(regex=f"^{key}_accuracy_").mean()
+                row |= {f"{key}_mean_class_accuracy": recall, f"{key}_nll": epoch[f"{key}_loss"]}
     return row
 
 
