@@ -114,12 +114,14 @@ def same_data(one: str | None, other: str | None) -> bool:
 def other_faces(facts: Mapping[str, Any]) -> bool:
     """Whether the scored faces are of another data set, or other files, than those learned.
 
+    Without a record of what was learned they count as the same, if the data set is.
+
     Args:
         facts: Of an evaluation, or metrics.json.
     """
     trained, scored = facts.get("training_fingerprint"), facts.get("fingerprint")
     other = facts.get("training_dataset", facts["dataset"]) != facts["dataset"]
-    return other or not same_data(trained, scored)
+    return other or (trained is not None and not same_data(trained, scored))
 
 
 def _is_litter(temporary: Path) -> bool:

@@ -253,9 +253,10 @@ def predict_files(
     Returns:
         One row per face: file, frame and second (if there is a video), face (found, whole picture,
         unlike a face or no face found), left, top, width, height, predicted (NOT_SURE below the
-        model's threshold, and for what is unlike a face), probability, reliability, p_<class>, run,
-        checkpoint. Without a face, one row without a label. Then the embeddings (N, D) of the N
-        rows with a label, None if there are none; and a message for each file that cannot be read.
+        model's threshold, and for what is unlike a face), probability, reliability (empty if the
+        head has none), p_<class>, run, checkpoint. Without a face, one row without a label. Then
+        the embeddings (N, D) of the N rows with a label, None if there are none; and a message for
+        each file that cannot be read.
     """
     if trained.config.dataset == "synthetic":
         log.warning("this model has seen drawings only: its answers on photographs mean nothing")
@@ -286,7 +287,7 @@ def predict_files(
     names, size = np.asarray(trained.class_names), trained.config.batch_size
     parts = [_scores(trained, crops[start : start + size]) for start in range(0, len(crops), size)]
     embeddings = features = None
-    probs, sure = np.zeros((0, len(names))), np.zeros(0)
+    probs, sure = np.zeros((0, len(names))), None
     if parts:
         probs, sure, embeddings, features = (
             None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)
@@ -301,7 +302,7 @@ def predict_files(
         table.loc[strange, "face"] = UNLIKE
         unsure |= strange
     table.loc[unsure, "predicted"] = NOT_SURE
-    table["reliability"] = pd.Series(sure, labelled)
+    table["reliability"] = pd.Series(sure, labelled, dtype=float)
     table = table.join(pd.DataFrame(probs, labelled, [f"p_{name}" for name in names]))
     folder = trained.path.parent
     run = printable(relative(folder.parent)) if folder.name == "checkpoints" else ""
@@ -316,11 +317,9 @@ def _pictures(path: Path, every: float) -> Iterator[tuple[int | None, float | No
 
 
 def _scores(trained: Trained, crops: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-    """Of face crops: probabilities, reliability (else the largest probability), embeddings and
-    pooled features."""
+    """Of face crops: probabilities, reliability, embeddings and pooled features."""
     output = score_images(trained, crops)
-    sure = output.class_probs.amax(1) if output.reliability is None else output.reliability
-    values = (output.class_probs, sure, output.embeddings, output.features)
+    values = (output.class_probs, output.reliability, output.embeddings, output.features)
     return [None if value is None else value.float().cpu().numpy() for value in values]
 
 

@@ -21,7 +21,7 @@ import pandas as pd
 import psutil
 from torch import Tensor
 
-from grefel_lib.config import PRETRAINED, PROJECT_ROOT, SETTINGS, Config
+from grefel_lib.config import PRETRAINED, PROJECT_ROOT, SETTINGS, WITHOUT_WEIGHTS, Config
 from grefel_lib.environment import describe_environment
 from grefel_lib.files import (
     Folder,
@@ -481,11 +481,23 @@ def _environment(run: Run) -> dict[str, Any]:
     return read_json(path) if path.is_file() else {}
 
 
+def started_from(run: Run) -> set[str]:
+    """The weights that a run began with, and those that its parents began with."""
+    own = {getattr(run.config, name) for name in WITHOUT_WEIGHTS if not run.config.unmet(name)}
+    return (own | set(_environment(run).get("parents_weights", ()))) - {"none"}
+
+
 def _record_environment(run: Run, data: Mapping[str, Any]) -> None:
     """Write environment.json; when a run is resumed, keep it and add what has changed since."""
     now, first = describe_environment(), _environment(run)
     if not (first and run.has_checkpoint(LAST)):
-        run.write_json(now | {"data": dict(data)}, "environment.json")
+        weights = {}
+        if run.config.checkpoint_path:
+            source = run.parent_checkpoint()
+            with reading(source):
+                parent = Run(source.parents[1], Config.from_dict(read_facts(source)["config"]))
+            weights = {"parents_weights": sorted(started_from(parent))}
+        run.write_json(now | weights | {"data": dict(data)}, "environment.json")
     elif changed := {key: value for key, value in now.items() if first.get(key) != value}:
         continued = [*first.get("continued", []), changed]
         run.write_json(first | {"continued": continued}, "environment.json")

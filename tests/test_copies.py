@@ -49,6 +49,9 @@ def test_without_any_copy_the_table_is_empty_but_has_its_columns():
     found = find_copies(two_splits(noise[:6], noise[6:]))
     assert len(found) == 0
     assert list(found.columns)[:3] == ["id", "label", "copy"]
+    near = found[~found["exact"]]  # as notebook 01 does
+    assert list(near.columns) == list(found.columns)
+    assert len(find_copies(two_splits(noise[:6], noise[6:6]))) == 0
 
 
 def test_a_large_set_is_never_whole_in_memory(monkeypatch):

@@ -34,7 +34,7 @@ from grefel_lib.faces import load_faces
 from grefel_lib.files import Folder, load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
 from grefel_lib.metrics import compute_metrics, confusion_counts, table_classes
-from grefel_lib.report.card import _copies, model_card
+from grefel_lib.report.card import TERMS, _copies, model_card
 from grefel_lib.report.everything import (
     FIGURES,
     NEED_FACES,
@@ -95,7 +95,8 @@ def evaluation(tables, **parts) -> Evaluation:
         "headline": next(iter(tables)),
         "checkpoints": {name: {"epoch": 1, "val_accuracy": 0.5} for name in tables},
     }  # fmt: skip
-    return Evaluation(None, Config(dataset="ferplus"), facts, tables, {}, **parts)
+    config = Config(dataset="ferplus")
+    return Evaluation(Run(Path("nowhere"), config), config, facts, tables, {}, **parts)
 
 
 # -- each evaluation has its own folder, and fits its checkpoints
@@ -314,7 +315,7 @@ def test_a_report_draws_faces_only_of_the_data_that_were_scored(run, found, told
     assert "write anger=NAME" in capsys.readouterr().err
 
 
-def test_classes_come_in_any_order(found):
+def test_classes_come_in_any_order(found, tmp_path):
     names = table_classes(found.table)
     other = found.in_order(names[::-1])
     assert table_classes(other.table) == names[::-1]
@@ -322,6 +323,11 @@ def test_classes_come_in_any_order(found):
     np.testing.assert_array_equal(confusion_counts(other.table), counts[::-1, ::-1])
     np.testing.assert_array_equal(other.inside["anchors"], found.inside["anchors"][::-1])
     assert compute_metrics(other.table) == pytest.approx(compute_metrics(found.table))
+    write_report(found, Run(tmp_path, found.config), paper=Paper(class_order=names[::-1]))
+    first = (tmp_path / "tables/per_class.csv").read_text().splitlines()[1]
+    assert first.startswith(names[-1])
+    stored = np.load(tmp_path / f"confusion_matrix_{found.headline}.npy")
+    np.testing.assert_array_equal(stored, counts)  # as the predictions are
     with pytest.raises(ValueError, match=r"must contain each of neutral, .* once"):
         found.in_order(names[1:])
 
@@ -404,6 +410,31 @@ def test_the_card_says_what_a_reader_must_know(run, found, told):
         assert word in text, word
     assert "None" not in text
     assert "nan" not in text
+
+
+def test_the_card_names_only_the_branches_there_are(found):
+    for changes, said in (({}, ", 10 anchors per class"), ({"branches": "attention"}, "attention")):
+        config = found.config.replace(num_anchors=10, **changes)
+        card = model_card(dataclasses.replace(found, config=config))
+        assert said in card
+        assert ("anchors per class" in card) == (not changes)
+
+
+def test_the_card_of_a_child_has_the_terms_of_its_parents_weights(found, tmp_path):
+    record = {"parents_weights": ["face"]}
+    (tmp_path / "environment.json").write_text(json.dumps(record))
+    child = dataclasses.replace(found, run=Run(tmp_path, found.config))
+    assert TERMS["face"] in model_card(child)
+    assert TERMS["face"] not in model_card(found)
+
+
+def test_a_measure_alone_is_not_called_the_better_one(found, told):
+    assert "was better on validation" in model_card(found)
+    one = json.loads(json.dumps(told))
+    del one["checkpoints"][found.headline]["sureness"]["reliability"]
+    alone = dataclasses.replace(found)
+    vars(alone)["metrics"] = one
+    assert "was better on validation" not in model_card(alone)
 
 
 def test_captions_count_the_faces_of_their_own_table(run, found, told):
@@ -505,6 +536,34 @@ def test_models_are_built_and_tables_checked_and_resampled_once(run, tmp_path, m
         "fit_temperature": 2,
         "bootstrap_intervals": 2,
     }
+
+
+def test_an_evaluation_leaves_what_is_not_its_own(run, tmp_path):
+    own = tmp_path / "predictions/mine.csv"
+    Run(tmp_path, run.config).write_text("my,own\n", "predictions", own.name)
+    (tmp_path / "inside/folder").mkdir(parents=True)
+    stale = tmp_path / "predictions/train_other.csv"
+    stale.write_text("")
+    resolve = {"checkpoint_dir": str(run.path), "output_dir": str(tmp_path)}
+    _, results, config = resolve_evaluation(resolve)
+    config = config.replace(robustness_images=0, inspect_labels=False)
+    evaluate_run(run, load_faces(config), config, results)
+    assert own.read_text() == "my,own\n"
+    assert (tmp_path / "inside/folder").is_dir()
+    assert not stale.exists()
+    resolve_evaluation(resolve)  # once more into its own folder
+    other = run.config.replace(seed=run.config.seed + 1)
+    for name in ("other", "its-evaluation"):
+        Run(tmp_path / name, other).write_json(other.to_dict(), "config.json")
+    for given in (tmp_path / "other", tmp_path / "its-evaluation"):
+        with pytest.raises(ValueError, match=f"{given.name} holds another run than {run.name}"):
+            resolve_evaluation({"checkpoint_dir": str(run.path), "output_dir": str(given)})
+
+
+def test_wrong_labels_are_not_looked_for_among_other_rows(run):
+    assert run.config.label_noise
+    done = evaluate(run, protocol="argmax")
+    assert done.training is None
 
 
 def test_the_rows_that_were_trained_on_are_told_by_their_own_protocol(run):

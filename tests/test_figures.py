@@ -86,9 +86,12 @@ def test_counts_of_seven_digits_do_not_overlap(classes, options, assert_readable
 def test_a_matrix_counts_names_or_positions():
     by_name = confusion_figure(["a", "b", "b"], ["b", "b", "b"], ["b", "a"])
     by_place = confusion_figure([1, 0, 0], [0, 0, 0], ["b", "a"])
+    by_number = confusion_figure([3, 1, 1], [1, 1, 1], np.array([1, 3]))
     for fig in (by_name, by_place):
         cells = fig.axes[0].collections[0].get_array()
         np.testing.assert_array_equal(cells, [[1, 0], [1, 0]])
+    cells = by_number.axes[0].collections[0].get_array()
+    np.testing.assert_array_equal(cells, [[1, 0], [1, 0]])
     sorted_names = confusion_figure(["d", "c"], ["d", "d"]).axes[0].get_yticklabels()
     assert [text.get_text() for text in sorted_names] == ["c", "d"]
     with pytest.raises(ValueError, match="2 labels and 1 predictions"):

@@ -25,7 +25,7 @@ from grefel_lib.predict import NOT_SURE, UNLIKE, predict, predict_files
 from grefel_lib.report.card import TERMS, model_card
 from grefel_lib.report.everything import write_report
 from grefel_lib.restore import FACE_TEST, load_model, pretrained
-from grefel_lib.run import Run, open_run, run_folder, shipped_runs, start_run
+from grefel_lib.run import Run, open_run, run_folder, shipped_runs, start_run, started_from
 from grefel_lib.sources.photo import read_photo
 
 
@@ -211,6 +211,17 @@ def test_the_face_weights_fit_their_network_and_no_other():
         torch.testing.assert_close(value, stored[key].to(value.dtype))
     with pytest.raises(ValueError, match=f"face are weights of {FACE_NETWORK}, not of test_resnet"):
         check_backbone(config.replace(backbone="test_resnet"))
+
+
+def test_what_starts_from_it_inherits_the_terms_of_its_weights(tmp_path):
+    parent = pretrained("ferplus", device="cpu").config
+    config = Config.resolve(
+        {"checkpoint_path": "ferplus", "finetune_name": "child", "output_dir": str(tmp_path)},
+        parent=parent,
+    )
+    child = start_run(config)
+    assert config.backbone_weights == "none"
+    assert started_from(child) == {FACE}
 
 
 @pytest.fixture(scope="module")

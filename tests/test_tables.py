@@ -46,6 +46,12 @@ def test_special_characters_are_escaped_everywhere():
     assert found["caption"] == f"{escaped} {escaped}"
 
 
+@pytest.mark.parametrize("name", ["[happy]", "*happy"])
+def test_no_row_begins_with_what_belongs_to_the_line_break_before(name):
+    latex = latex_table(pd.DataFrame({"a": [1.0]}, index=[name]), caption="c", label="t")
+    assert f"\n{{}}{name} & 1.00" in latex
+
+
 def test_the_parser_of_this_test_is_strict():
     good = latex_table(pd.DataFrame({"a": [1.0]}), caption="c", label="tab:x")
     parse(good)

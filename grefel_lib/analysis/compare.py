@@ -427,6 +427,7 @@ def write_comparison(comparison: Comparison, folder: Folder) -> None:
     long = pd.concat(comparison.summary, names=["metric", "variant"])
     folder.write_table(long, "tables", "summary.csv", index=True)
     folder.write_table(comparison.differences, "tables", "differences.csv")
+    (folder.path / "tables/detection.csv").unlink(missing_ok=True)
     if len(comparison.detection):
         folder.write_table(comparison.detection, "tables", "detection.csv")
 

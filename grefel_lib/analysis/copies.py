@@ -15,7 +15,8 @@ AT_ONCE = 1000  # faces in memory; AffectNet's training faces would fill 11 GB
 def perceptual_hashes(images: np.ndarray) -> np.ndarray:
     """(N,) uint64 hashes of faces (N, H, W[, 3]): signs of their 64 lowest frequencies (pHash)."""
     hashes = [imagehash.phash(Image.fromarray(image)).hash for image in images]
-    return np.packbits(np.reshape(hashes, (len(images), 64)), axis=1).view(np.uint64)[:, 0]
+    bits = np.array(hashes, dtype=bool).reshape(len(images), 64)
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
 def find_copies(faces: FaceSet, split: str = "test") -> pd.DataFrame:
@@ -61,7 +62,7 @@ def find_copies(faces: FaceSet, split: str = "test") -> pd.DataFrame:
             }
         )
     columns = ["id", "label", "copy", "copy_label", "exact", "bits", "correlation"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=columns).astype({"exact": bool, "correlation": float})
 
 
 def _hashes(faces: FaceSet) -> np.ndarray:

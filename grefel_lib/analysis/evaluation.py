@@ -7,6 +7,7 @@ only reads files and is fast.
 import dataclasses
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ from grefel_lib.analysis.copies import find_copies
 from grefel_lib.analysis.groups import attribute_accuracy, copy_accuracy, human_ceiling
 from grefel_lib.analysis.robustness import evaluate_corruptions
 from grefel_lib.analysis.suspects import label_detection
-from grefel_lib.config import Config
+from grefel_lib.config import SETTINGS, Config
 from grefel_lib.faces import FaceSet, load_faces
 from grefel_lib.files import (
     Folder,
@@ -51,6 +52,7 @@ from grefel_lib.predict import attention_maps, look_inside, predict, predict_eac
 from grefel_lib.restore import load_model
 from grefel_lib.run import BEST, BEST_EMA, Run, check_folds, results_folder
 
+EVALUATED = re.compile(r"(train|val|test)_.+\.(csv|csv\.gz|npz)|(copies|robustness)\.csv")
 INSIDE = 1000  # faces whose embedding and attention are saved, for maps
 FACTS = (  # in metrics.json, but not in any predictions table
     "dataset", "fingerprint", "protocol", "split", "tta", "training_dataset",
@@ -301,7 +303,9 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
     inside = look_inside(net, faces.split(split).sample(INSIDE), config)
     path = results.write_arrays("inside", f"{split}_{headline}.npz", **inside)
     extra: dict[str, pd.DataFrame] = {}
-    if config.inspect_labels and split != "train":
+    learned = not other_faces(facts) and config.protocol == run.config.protocol
+    # label noise on other faces would make other labels wrong than those it learned
+    if config.inspect_labels and split != "train" and (learned or not config.label_noise):
         table = predict(net, faces.split("train"), config)
         extra["training"] = _written(results, table, "predictions", f"train_{headline}")
     if config.robustness_images:
@@ -322,7 +326,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
     written |= {f"{name}.csv" for name in extra}
     for pattern in ("predictions/*", "inside/*", "copies.csv", "robustness.csv"):
         for old in results.path.glob(pattern):
-            if old.name not in written:
+            if old.name not in written and EVALUATED.fullmatch(old.name):
                 old.unlink()
     validation = tables["val"] if split != "val" else {}
     saved_in = Run(results.path, run.config)
@@ -475,8 +479,16 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
 def _again(run: Run, facts: Mapping[str, Any] = MappingProxyType({})) -> str:
     """The command that writes an evaluation again."""
     again = f"grefel evaluate --checkpoint-dir {relative(trained_in(run))}"
-    flags = ("dataset", "protocol", "split", "tta") if trained_in(run) != run.path else ()
-    return again + "".join(f" --{key} {facts[key]}" for key in flags if facts.get(key))
+    if not facts or trained_in(run) == run.path:
+        return again
+    flags = _data_settings(facts) | {"split": facts["split"], "tta": facts.get("tta", "none")}
+    return again + "".join(f" --{key} {value}" for key, value in flags.items())
+
+
+def _data_settings(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Data set and protocol as settings; AffectNet's protocol is a sentence, not a setting."""
+    known = {"dataset": facts["dataset"], "protocol": facts.get("protocol")}
+    return {key: value for key, value in known.items() if value in SETTINGS[key].choices}
 
 
 def scored_faces(evaluation: Evaluation) -> FaceSet | None:
@@ -485,8 +497,7 @@ def scored_faces(evaluation: Evaluation) -> FaceSet | None:
     Of folds that were pooled, every face is in the split, in the order of the predictions.
     """
     facts = evaluation.facts
-    data = {key: facts[key] for key in ("dataset", "protocol") if facts.get(key)}
-    config = evaluation.config.on_data(**data, label_fixes="")
+    config = evaluation.config.on_data(**_data_settings(facts), label_fixes="")
     try:
         faces = load_faces(config.replace(drop_leaks=False) if evaluation.pooled else config)
     except (OSError, ValueError):

@@ -373,7 +373,8 @@ def _face_lines(table: Any) -> str:
     """The table of `predict_files` for a terminal of 100 columns; long paths lose their start."""
     from grefel_lib.predict import FOUND, NO_FACE, WHOLE
 
-    short = table[["predicted", "probability", "reliability"]].fillna({"predicted": NO_FACE})
+    known = ["reliability"] if table["reliability"].notna().any() else []
+    short = table[["predicted", "probability", *known]].fillna({"predicted": NO_FACE})
     boxes = table[["face", "left", "top", "width", "height"]].itertuples(index=False)
     words = {NO_FACE: "", WHOLE: "whole"}
     short.insert(0, "box", [f"{b.left},{b.top} {b.width}x{b.height}" if b.face == FOUND else
@@ -405,8 +406,6 @@ def _report(arguments: argparse.Namespace) -> None:
     else:
         run = open_run(arguments.run_folder)
         evaluation = load_evaluation(run)
-    if order := _listed(arguments.class_order):
-        evaluation = evaluation.in_order(order)
     faces = scored_faces(evaluation)
     write_report(evaluation, run, paper=paper, faces=faces)
     print(f"wrote metrics.json, model_card.md, figures/ and tables/ in {run.name}")
@@ -449,7 +448,7 @@ def _paper(arguments: argparse.Namespace) -> Any:
     if bad := next((old for old, new in pairs if not new), ""):
         raise ValueError(f"--class-names {bad!r} has no name; write {bad}=NAME")
     return Paper(arguments.venue, arguments.cells, getattr(arguments, "model_name", ""),
-                 dict(pairs))  # fmt: skip
+                 dict(pairs), _listed(arguments.class_order))  # fmt: skip
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -521,7 +521,19 @@ def resolve_evaluation(
     results = evaluation_folder(run, config).path
     if "output_dir" in overrides:
         results = outputs_folder(checked.output_dir)
+        _check_not_of_another(run, results)
     return run, Run(results, run.config), config
+
+
+def _check_not_of_another(run: Run, folder: Path) -> None:
+    """Refuse to write an evaluation over another run, or over the evaluation of one."""
+    if not (folder / "config.json").is_file() or folder.resolve() == run.path.resolve():
+        return
+    if (folder / "checkpoints").exists() or open_run(folder).config != run.config:
+        raise ValueError(
+            f"output_dir {relative(folder)} holds another run than {run.name}, or its evaluation; "
+            f"give a new folder"
+        )
 
 
 def resolve_comparison(parameters: Mapping[str, Any] | None = None) -> str:

@@ -6,12 +6,13 @@ from typing import Any
 import pandas as pd
 
 from grefel_lib.analysis.calibration import temperature_words
-from grefel_lib.analysis.evaluation import Evaluation
+from grefel_lib.analysis.evaluation import Evaluation, trained_in
 from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
 from grefel_lib.backbone import reads_earlier
 from grefel_lib.files import other_faces, without_paths
 from grefel_lib.report.figures import FEW
 from grefel_lib.report.tables import class_table, split_title, with_intervals
+from grefel_lib.run import Run, started_from
 
 DATA = {  # description and terms of each data set
     "synthetic": "drawn faces; they test the code, not its performance on real people",
@@ -28,6 +29,7 @@ TERMS = {  # of start weights; they come before everything else
     "network that tells the faces of VGGFace2 (CC BY-SA 4.0) apart; see grefel_lib/pretrained.",
 }
 CHOICE = {  # role of the scored split in checkpoint selection
+    "": "The faces scored below were not used for selection.",
     "test": "The test split was not used for selection.",
     "val": "The results below are on the split used for selection: expect less on new faces.",
     "train": "The results below are on the training faces: expect less on new faces.",
@@ -45,20 +47,25 @@ def model_card(evaluation: Evaluation) -> str:
     headline = metrics["checkpoints"][evaluation.headline]
     title = config.run_name or config.dataset
     title = f"{evaluation.run.path.name}, {evaluation.headline}" if evaluation.pooled else title
-    head = f"GReFEL, correction {config.correction}, {config.num_anchors} anchors per class"
+    head = f"GReFEL, correction {config.correction}"
+    if not config.unmet("num_anchors"):
+        head += f", {config.num_anchors} anchors per class"
+    if config.branches != "both":
+        head += f", of {config.branches} alone"
     if reads_earlier(config):
         head += ", branches on an earlier feature map"
     if config.correction == "none":
         head = "GReFEL, no correction"
     if config.head == "linear":
         head = "plain linear head"
+    weights = started_from(Run(trained_in(evaluation.run), config))
     independent = ""
     if people := facts.get("subjects"):
         independent = f" The faces of {people} people count as independent: they are too narrow."
     lines = [
         f"# Model card: {title}",
         "",
-        *([terms, ""] if (terms := TERMS.get(config.backbone_weights)) else []),
+        *(f"{TERMS[name]}\n" for name in sorted(TERMS.keys() & weights)),
         f"A classifier of facial expressions on face crops: {config.backbone} "
         f"({config.image_size} px), {head}.",
         "",
@@ -72,7 +79,7 @@ def model_card(evaluation: Evaluation) -> str:
         f"- At most {config.epochs} epochs, batch {config.batch_size}, seed {config.seed}, initial "
         f"weights: {_start(evaluation)}. All settings are in config.json.",
         f"- {_checkpoint(evaluation)} by {facts['selection']} ({headline['val_accuracy']:.2%}). "
-        f"{CHOICE['test' if other_faces(facts) else facts['split']]}",
+        f"{CHOICE['' if other_faces(facts) else facts['split']]}",
         "",
         f"## Results on {facts['dataset']}, {split_title(facts)} ({len(evaluation.table)} faces)",
         "",
@@ -195,7 +202,8 @@ def _sure(headline: dict[str, Any]) -> list[str]:
     for name, row in headline["sureness"].items():
         if row["auroc"] is not None:
             lines.append(f"- {name} detects errors with AUROC {row['auroc']:.3f}")
-    if best := headline.get("surest_on_validation"):
+    best = headline.get("surest_on_validation")
+    if best and len(headline["sureness"]) > 1:
         lines.append(f"- To reject doubtful predictions, use {best}: it was better on validation")
     return ["## Calibration and error detection", "", *(f"{line}." for line in lines), ""]
 

@@ -110,9 +110,11 @@ def write_report(
     """
     paper, folder = paper or Paper(), folder or source.folder
     folder.remove_litter("figures", "tables", "predictions")
-    shown = source  # under the paper's class names
+    shown = source  # under the paper's class names, and in its order
+    if isinstance(source, Evaluation) and paper.class_order:
+        shown = source.in_order(paper.class_order)
     if isinstance(source, Evaluation) and paper.class_names:
-        shown = source.with_class_names(paper.class_names)
+        shown = shown.with_class_names(paper.class_names)
     bar = progress_bar(len(FIGURES[type(source)]), "drawing", unit=" figures")
     for name in FIGURES[type(source)]:
         bar.update()
@@ -154,6 +156,8 @@ def write_report(
         folder.write_text(latex, "tables", f"{name}.tex")
     if source.training is not None:
         folder.write_table(most_suspect(source.training), "tables", "labels_to_check.csv")
+    else:
+        _remove(folder, "tables", "labels_to_check")
     folder.write_text(model_card(source), "model_card.md")
     return tables
 
@@ -161,10 +165,12 @@ def write_report(
 def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.DataFrame]:
     write_comparison(comparison, folder)
     about = comparison.about
+    several = comparison.seeds["variant"].duplicated().any()
+    mean = "Mean ± standard deviation over seeds " if several else ""
     words = (
         f"{data_title(about['dataset'], about['protocol'])}, {SPLITS[about['split']]}, "
-        f"{about['faces']:,} faces. Mean ± standard deviation over seeds [95% interval over "
-        f"faces]. {_seeds(comparison)}. Checkpoints chosen by {about['selection']}."
+        f"{about['faces']:,} faces. {mean}[95% interval over faces]. {_seeds(comparison)}. "
+        f"Checkpoints chosen by {about['selection']}."
     )
     if about.get("tta") == "flip":
         words += " Each face is averaged with its mirror image."

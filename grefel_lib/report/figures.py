@@ -256,7 +256,7 @@ def confusion_figure(
     """A confusion matrix from the labels and predictions of any model, one column wide.
 
     Args:
-        y_true: (N,) labels: classes, or their positions in `names`.
+        y_true: (N,) labels: classes, or, if they are not among `names`, positions in it.
         y_pred: (N,) predictions, likewise.
         names: The classes in their order; by default those that occur, sorted.
         paper: Its widths, font, names and cells.
@@ -268,8 +268,9 @@ def confusion_figure(
     if len(y_true) != len(y_pred) or not len(y_true):
         raise ValueError(f"{len(y_true)} labels and {len(y_pred)} predictions; give one for each")
     given = pd.Series([*y_true, *y_pred])
-    positions = bool(names) and pd.api.types.is_numeric_dtype(given)
-    known = range(len(names)) if positions else list(names) or sorted(given.unique(), key=str)
+    names = list(names)
+    positions = names and pd.api.types.is_numeric_dtype(given) and not given.isin(names).all()
+    known = range(len(names)) if positions else names or sorted(given.unique(), key=str)
     if len(set(known)) < len(known):
         raise ValueError(f"a class is named twice among {', '.join(map(str, known))}")
     codes = pd.Index(known).get_indexer(given)

@@ -105,6 +105,7 @@ class Paper:
         cells: What the cells of confusion matrices hold: counts, percent or both.
         model: Name of the model, for titles and captions.
         class_names: Class -> its name in figures and tables.
+        class_order: All classes (by their own names) in the order of figures and tables.
 
     Raises:
         ValueError: There is no such venue, or `cells` is something else.
@@ -114,6 +115,7 @@ class Paper:
     cells: str = "both"
     model: str = ""
     class_names: Mapping[str, str] = field(default_factory=dict)
+    class_order: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name, names, kind in ((self.venue, VENUES, "venue"), (self.cells, CELLS, "cells")):

@@ -211,6 +211,7 @@ def latex_table(
     numbers = [pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]
     rows = [" & ".join([escape(name), *row]) + r" \\" for name, row in zip(cells.index,
             cells.to_numpy(), strict=True)]  # fmt: skip
+    rows = ["{}" * row.startswith(("[", "*")) + row for row in rows]  # else read as part of \\
     head = " & ".join(map(escape, [table.index.name or "", *table.columns]))
     place = "table*" if wide else "table"
     return "\n".join(
