@@ -185,7 +185,8 @@ def over_seeds(table: pd.DataFrame) -> pd.DataFrame:
     """
     kinds = ("accuracy", "mean_class_accuracy", "nll")
     measures = [f"{key}_{kind}" for key in ("val", "ema_val") for kind in kinds] + ["minutes"]
-    if not set(measures) <= set(table):
+    measures = [name for name in measures if name in table]
+    if "val_accuracy" not in measures:
         return pd.DataFrame()
     name = table["point"].str.replace(r"-?seed=\d+$", "", regex=True)
     groups = table[table["status"] == "ok"].groupby(name, sort=False)
@@ -243,7 +244,7 @@ def _results(run: Run | None) -> dict[str, Any]:
     row: dict[str, Any] = {"status": run.status() if run else "not started"}
     written = run is not None and (run.path / "history.csv").is_file()  # after the checkpoints
     history = run.history().set_index("epoch") if written else pd.DataFrame()
-    if written:
+    if "seconds" in history:
         row["minutes"] = history["seconds"].sum() / 60
     for key, name in (("val", BEST), ("ema_val", BEST_EMA)):
         if run and run.has_checkpoint(name):
