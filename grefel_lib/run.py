@@ -101,6 +101,12 @@ class Run(Folder):
         """The checkpoint that this run was fine-tuned from."""
         return checkpoint_file(self.config.checkpoint_path, self.config.output_dir)
 
+    def parent(self) -> Run:
+        """The run that this one was fine-tuned from, with the config in its checkpoint."""
+        source = self.parent_checkpoint()
+        with reading(source):
+            return Run(source.parents[1], Config.from_dict(read_facts(source)["config"]))
+
     def history(self) -> pd.DataFrame:
         """history.csv, one row an epoch."""
         path = self.path / "history.csv"
@@ -274,10 +280,7 @@ def check_same_data(run: Run, data: Mapping[str, Any]) -> None:
         ValueError: Names what differs from environment.json; or see `check_folds`.
     """
     if run.config.checkpoint_path and not run.has_checkpoint(LAST):
-        source = run.parent_checkpoint()
-        with reading(source):
-            parent = Run(source.parents[1], Config.from_dict(read_facts(source)["config"]))
-        check_folds(parent, run.config, data)
+        check_folds(run.parent(), run.config, data)
     with reading(run.path / "environment.json"):
         there = dict(_environment(run).get("data", {}))
     here = json.loads(json.dumps(dict(data)))
@@ -493,10 +496,7 @@ def _record_environment(run: Run, data: Mapping[str, Any]) -> None:
     if not (first and run.has_checkpoint(LAST)):
         weights = {}
         if run.config.checkpoint_path:
-            source = run.parent_checkpoint()
-            with reading(source):
-                parent = Run(source.parents[1], Config.from_dict(read_facts(source)["config"]))
-            weights = {"parents_weights": sorted(started_from(parent))}
+            weights = {"parents_weights": sorted(started_from(run.parent()))}
         run.write_json(now | weights | {"data": dict(data)}, "environment.json")
     elif changed := {key: value for key, value in now.items() if first.get(key) != value}:
         continued = [*first.get("continued", []), changed]
