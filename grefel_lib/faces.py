@@ -400,7 +400,8 @@ def taught(train: FaceSet, config: Config) -> FaceSet:
 
     Raises:
         FileNotFoundError: A teacher has no predictions of its training faces.
-        ValueError: They are of other classes, or a training face is not among them.
+        ValueError: They are of other classes, a training face is not among them, or most labels
+            differ: they are of other faces that have the same ids.
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
     """
@@ -423,9 +424,17 @@ def taught(train: FaceSet, config: Config) -> FaceSet:
         if len(unknown):
             raise ValueError(
                 f"teacher {name} has no prediction of {len(unknown)} of {len(train)} training "
-                f"faces, the first {unknown.iloc[0]}; it needs the same rows: train_protocol"
+                f"faces, the first {unknown.iloc[0]}; it needs the same files and train_protocol"
             )
-        logs.append(np.log(table.loc[train.table["id"], columns].to_numpy().clip(1e-8)))
+        table = table.loc[train.table["id"]]
+        labels = np.asarray(train.class_names)[train.table["label"].to_numpy()]
+        same = (table.get("label", pd.Series(labels)).to_numpy() == labels).mean()
+        if same < 0.5:
+            raise ValueError(
+                f"teacher {name} has other faces under these ids: only {same:.0%} of the labels "
+                f"are the same; it needs the same files and train_protocol"
+            )
+        logs.append(np.log(table[columns].to_numpy().clip(1e-8)))
     if not logs:
         return train
     soft = np.exp(np.mean(logs, axis=0) / config.teacher_temperature)

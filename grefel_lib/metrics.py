@@ -167,21 +167,25 @@ class _Faces:
             times: (N,).
             extra: (2, C) faces of each class, right and wrong, added for the means over classes;
                 no correct ones for a class never predicted, no wrong ones for one always predicted.
+                Accuracy and weighted F1 have those of the first class alone, shared by all.
         """
         counts = np.bincount(self.cell, weights=times, minlength=self.classes**2)
         counts = counts.reshape(self.classes, self.classes)
         right, true, total = counts.diagonal(), counts.sum(axis=1), times.sum()
         predicted, occurs = counts.sum(axis=0), true > 0
-        f1 = 2 * right / np.maximum(true + predicted, 1e-12)
+        extra = np.broadcast_to(extra, (2, self.classes))
         more_right, more_wrong = extra * np.stack([predicted > 0, predicted < total * (1 - 1e-9)])
         likely = right + more_right, true + more_right + more_wrong
         recall = likely[0] / np.maximum(likely[1], 1e-12)
         class_f1 = 2 * likely[0] / np.maximum(likely[1] + predicted + more_right, 1e-12)
+        more_right, more_wrong = extra[:, :1] * true / total
+        right, faces = right + more_right, true + more_right + more_wrong
+        f1 = 2 * right / np.maximum(faces + predicted + more_right + more_wrong, 1e-12)
         return {
-            "accuracy": float(right.sum() / total),
+            "accuracy": float(right.sum() / faces.sum()),
             "mean_class_accuracy": float(recall[occurs].mean()),
             "macro_f1": float(class_f1[occurs].mean()),
-            "weighted_f1": float((f1 * true).sum() / total),
+            "weighted_f1": float((f1 * faces).sum() / faces.sum()),
             "nll": float(times @ self.nll / total),
             "brier": float(times @ self.brier / total),
         }
@@ -289,7 +293,8 @@ def _resampled(
     """The scores of each draw, averaged over the tables: the same weights for every table.
 
     With few faces in a class, resampling alone shows no uncertainty (0 of 10 in all draws), so
-    Jeffreys' prior adds one pseudo-face to each class, split into right and wrong for two models.
+    Jeffreys' prior adds one pseudo-face to each class, or to all faces where the metric is not a
+    mean over classes, split into right and wrong for two models.
     """
     faces = [_Faces.of(table) for table in tables]
     rng = np.random.default_rng(seed)

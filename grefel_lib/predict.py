@@ -18,7 +18,7 @@ from grefel_lib.config import Config
 from grefel_lib.environment import autocast, memory_format, progress_bar
 from grefel_lib.faces import FaceSet, ferplus_targets, like_training
 from grefel_lib.files import Folder, relative
-from grefel_lib.grefel import GReFEL, Output, confidence
+from grefel_lib.grefel import Calibration, GReFEL, Output, confidence
 from grefel_lib.labels import RAFDB_ATTRIBUTES, VOTE_COLUMNS
 from grefel_lib.restore import Trained
 from grefel_lib.sources.photo import (
@@ -123,10 +123,10 @@ def predict(net: GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
 
     Returns:
         N rows: id, label, predicted, agreed (share of the kept emotion votes for the predicted
-        class; without votes, 1 if correct and 0 if not), p_<class> (corrected), primary_<class>,
-        confidence_primary, confidence_geometric, confidence_attentive, reliability (as far as
-        the head has them); and data set columns: true_label (with `label_noise`), gender,
-        race and age_group (RAF-DB), votes_<column>.
+        class; without votes, 1 if correct and 0 if not), p_<class> (corrected), primary_<class>
+        (in a shipped model calibrated as p_ is), confidence_primary, confidence_geometric,
+        confidence_attentive, reliability (as far as the head has them); and data set columns:
+        true_label (with `label_noise`), gender, race and age_group (RAF-DB), votes_<column>.
     """
     return predict_each({"": net}, faces, config)[""]
 
@@ -140,16 +140,16 @@ def predict_each(
     columns_by_net: dict[str, dict[str, list[torch.Tensor]]] = {name: {} for name in nets}
     for outputs in outputs_of_each(nets, faces, config):
         for name, output in outputs.items():
-            for column, values in _output_columns(output).items():
+            for column, values in _output_columns(output, nets[name].calibration).items():
                 columns_by_net[name].setdefault(column, []).append(values)
     return {name: _predictions_table(outputs, faces) for name, outputs in columns_by_net.items()}
 
 
-def _output_columns(output: Output) -> dict[str, torch.Tensor]:
+def _output_columns(output: Output, calibration: Calibration | None) -> dict[str, torch.Tensor]:
     """What `predict` keeps of a batch, still on its device, to avoid synchronisation."""
     columns = {"p": output.class_probs}
-    if output.primary_log_probs is not None:
-        columns["primary"] = output.primary_log_probs.exp()
+    if (primary := output.primary_log_probs) is not None:
+        columns["primary"] = (calibration(primary) if calibration else primary).exp()
     for branch in ("primary", "geometric", "attentive"):
         log_probs = getattr(output, f"{branch}_log_probs")
         if log_probs is not None:
@@ -284,7 +284,8 @@ def predict_files(
     table = pd.DataFrame(rows, columns=["file", "frame", "second", "face", *BOX]).astype(kinds)
     if table["frame"].isna().all():
         table = table.drop(columns=["frame", "second"])
-    names, size = np.asarray(trained.class_names), trained.config.batch_size
+    names = np.asarray(trained.class_names)
+    size = trained.config.micro_batch_size or trained.config.batch_size
     parts = [_scores(trained, crops[start : start + size]) for start in range(0, len(crops), size)]
     embeddings = features = None
     probs, sure = np.zeros((0, len(names))), None

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,10 @@ class Run(Folder):
                 raise ValueError(f"status {facts['status']!r}")
             return "died" if facts["status"] == "running" and not _alive(facts) else facts["status"]
 
-    def process_started(self) -> float:
-        """When the process that trains it began, in seconds since 1970; 0 if not known."""
-        return float(self._facts().get("process_started", 0))
+    def started(self) -> float:
+        """When training began or was resumed, in seconds since 1970; 0 if not known."""
+        text = self._facts().get("started")
+        return datetime.strptime(text, _TIME).timestamp() if text else 0.0
 
     def _facts(self) -> dict[str, Any]:
         path = self.path / "status.json"

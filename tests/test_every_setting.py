@@ -1115,6 +1115,12 @@ def _(lab, one, other):
         ValueError, match=f"of 1 of {len(train)} training faces, the first {table['id'][0]}"
     ):
         taught(train, other)
+    labels = np.asarray(train.class_names)[train.table["label"]]
+    table.assign(label=labels).to_csv(path, index=False)
+    np.testing.assert_array_equal(taught(train, other).targets, mixed)
+    table.assign(label=labels[::-1]).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"other faces under these ids: only \d+% of the labels"):
+        taught(train, other)
     table.drop(columns="p_fear").to_csv(path, index=False)
     with pytest.raises(ValueError, match="knows no class fear"):
         taught(train, other)

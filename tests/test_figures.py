@@ -11,6 +11,7 @@ from PIL import Image
 
 from grefel_lib.analysis.calibration import aurc, risk_coverage
 from grefel_lib.analysis.robustness import SEVERITIES, with_clean
+from grefel_lib.labels import COMPOUND
 from grefel_lib.metrics import calibration_bins, normalise_rows
 from grefel_lib.report.faces import face_grid
 from grefel_lib.report.figures import (
@@ -315,7 +316,31 @@ def test_every_corruption_is_a_line_from_the_clean_score_on(ax):
     assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 6  # in grey too
 
 
+def test_thirty_classes_are_shaded_cells_without_text(rng, tmp_path, assert_readable):
+    names = [f"emotion {number}" for number in range(30)]
+    labels = rng.choice(names, 3000)
+    predicted = np.where(rng.random(3000) < 0.7, labels, rng.choice(names, 3000))
+    fig = confusion_figure(labels, predicted, names)
+    save_figure(fig, tmp_path / "many")
+    assert_readable(fig)
+    assert not fig.axes[0].texts
+    assert "darker" in fig.axes[0].get_xlabel()
+
+
 # -- the dashboard of a run
+
+
+@pytest.mark.parametrize("names", [COMPOUND, [f"my own emotion {i}" for i in range(30)]])
+def test_many_classes_have_a_legend_within_the_dashboard_and_lines_of_their_own(small_run, names):
+    history = small_run.history()
+    few = history.loc[:, ~history.columns.str.contains("val_accuracy_")]
+    fig = dashboard(few.assign(**{f"ema_val_accuracy_{name}": 0.5 for name in names}), 7)
+    fig.canvas.draw()
+    box = fig.legends[0].get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= fig.bbox.width
+    looks = {(line.get_color(), str(line._unscaled_dash_pattern)) for line in fig.axes[3].lines}
+    assert len(looks) == len(names)
 
 
 def test_every_column_is_drawn_over_all_epochs(small_run):

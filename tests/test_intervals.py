@@ -1,8 +1,10 @@
 """Do the 95% intervals hold the truth 95 times in a hundred? `interval_coverage` says how."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from interval_coverage import coverage, perfect_world, world
+from scipy import stats
 
 from grefel_lib.metrics import bootstrap_intervals, calibration_error, compute_metrics
 
@@ -59,3 +61,21 @@ def test_a_constant_answer_has_a_mean_class_accuracy_without_doubt():
     row = bootstrap_intervals(constant, draws=200).loc["mean_class_accuracy"]
     assert list(row) == pytest.approx([1 / 8] * 3)
     assert compute_metrics(constant)["mean_class_accuracy"] == pytest.approx(1 / 8)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "weighted_f1"])
+@pytest.mark.parametrize("share", [0.9, 0.97])
+def test_intervals_of_few_faces_cover(share, metric):
+    faces, inside = 30, 0.0
+    for right in range(faces + 1):
+        if (chance := stats.binom.pmf(right, faces, share)) < 1e-4:
+            continue
+        labels = np.arange(faces) % 2
+        predicted = np.where(np.arange(faces) < right, labels, 1 - labels)
+        names = np.array(["a", "b"])
+        table = pd.DataFrame({"id": np.arange(faces), "label": names[labels],
+                              "predicted": names[predicted], "p_a": np.where(predicted, 0.1, 0.9),
+                              "p_b": np.where(predicted, 0.9, 0.1)})  # fmt: skip
+        low, high = bootstrap_intervals(table).loc[metric, ["low", "high"]]
+        inside += chance * (low <= share <= high)
+    assert inside > 0.93  # resampling alone: 0.6 at 97%, where most samples have no mistake

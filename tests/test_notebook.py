@@ -3,6 +3,7 @@
 import ast
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -125,10 +126,13 @@ def test_the_kernel_is_this_python_whatever_is_called_python3(tmp_path, monkeypa
     other.parent.mkdir(parents=True)
     other.write_text(json.dumps({"argv": ["false"], "display_name": "P", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.delenv("GREFEL_PANELS", raising=False)
     which = tmp_path / "which"
-    cell = f"import pathlib, sys\npathlib.Path({str(which)!r}).write_text(sys.executable)"
+    cell = f"import os, pathlib, sys\npathlib.Path({str(which)!r}).write_text(sys.executable)"
+    cell += "\nassert os.environ['GREFEL_PANELS'] == '0'"
     execute_notebook(notebook(tmp_path / "n.ipynb", "a: int = 1", cell), tmp_path / "o/n.ipynb", {})
     assert which.read_text() == sys.executable
+    assert "GREFEL_PANELS" not in os.environ, "a command in an open notebook leaves its panels"
 
 
 def test_a_killed_kernel_is_one_line(tmp_path, capfd):

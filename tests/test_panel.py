@@ -60,14 +60,22 @@ def test_after_an_error_the_controls_are_those_of_what_is_shown():
     assert one.message.value == ""
 
 
-def test_what_is_not_busy_leaves_the_message_but_for_an_error():
-    one = Counter()
-    one.tell("5 faces")
-    one.guard(lambda: None, busy="")()
-    assert "5 faces" in one.message.value
-    one.tell("no such run", wrong=True)
-    one.guard(lambda: None, busy="")()
+def test_what_is_not_busy_leaves_all_messages_but_its_own_error():
+    one, errors = Counter(), [ValueError("no such run")]
+
+    def look():
+        if errors:
+            raise errors.pop()
+
+    polled = one.guard(look, busy="")
+    polled()
+    assert "no such run" in one.message.value
+    polled()
     assert "no such run" not in one.message.value
+    for said in ("5 faces", "the folder is gone"):
+        one.tell(said, wrong=said != "5 faces")
+        polled()
+        assert said in one.message.value
 
 
 def test_a_file_is_offered_for_download(tmp_path):
@@ -119,6 +127,10 @@ def test_a_pager_shows_everything_once_and_stops_at_both_ends():
     assert pager.where.value == "7 to 8 of 8"
     pager.back.click()
     assert pager.page(8) == slice(3, 6)
+    for _ in range(2):  # a double click, before the page is drawn
+        pager.back.click()
+    assert pager.page(8) == slice(0, 3)
+    pager.on.click()
     assert pager.page(2) == slice(0, 2)  # fewer things now
     assert pager.page(0) == slice(0, 0)
     assert (pager.back.disabled, pager.on.disabled, pager.where.value) == (True, True, "none")

@@ -128,6 +128,25 @@ def test_a_label_is_tagged_as_wrong_and_the_tag_taken_back(explorer, found, face
     assert read_label_fixes(file) == {other: "fear"} if other == face else {other: ""}
 
 
+def test_a_tag_written_by_hand_with_an_unknown_label_can_be_mended(explorer, found, faces):
+    face = explorer.face.value
+    found.folder.write_text(f"id,label\n{face},bored\n", "label_fixes.csv")
+    again = ConfusionPanel(found, faces)
+    assert (again.face.value, again.right.value) == (face, again.right.options[0])
+    assert not again.untag.disabled
+    again.untag.click()
+    assert read_label_fixes(found.folder.path / "label_fixes.csv") == {}
+
+
+def test_a_deleted_run_is_not_created_again(explorer, found):
+    moved = found.folder.path.rename(found.folder.path.with_name("moved"))
+    for button in (explorer.save, explorer.export, explorer.tag):
+        button.click()
+        assert "is not there (any more)" in explorer.message.value
+        assert not found.folder.path.exists()
+    moved.rename(found.folder.path)
+
+
 def test_a_range_without_faces_is_said(explorer):
     explorer.between.value = (0, 0)
     assert "in this reliability range; widen it" in explorer.message.value

@@ -84,8 +84,10 @@ def test_an_uploaded_picture_is_taken_too(panel, photo):
     content = png(Image.fromarray(photo))
     file = {"name": "two.png", "type": "image/png", "size": len(content), "content": content,
             "last_modified": datetime.datetime.now()}  # fmt: skip
-    panel.upload.value = (file,)
-    assert panel.photo.found == 2
+    for _ in range(2):  # the same file may come again
+        panel.look_at(photo[:, : photo.shape[1] // 2])
+        panel.upload.value = (file,)
+        assert panel.photo.found == 2
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,15 @@ def test_a_run_that_is_gone_is_said(panel):
     panel.chosen.options = (*panel.chosen.options, "gone")
     panel.chosen.value = "gone"
     assert "no run &#x27;gone&#x27;" in panel.message.value
+
+
+def test_a_first_run_that_cannot_be_loaded_is_said_again_with_a_picture(
+    small_run, photo, other_outputs
+):
+    gone = dataclasses.replace(small_run, path=other_outputs / "gone")
+    panel = FacePanel(gone)
+    panel.guard(lambda: panel.look_at(photo))()
+    assert "could not be loaded; choose another run" in panel.message.value
 
 
 def test_without_a_picture_it_waits(small_run, other_outputs):

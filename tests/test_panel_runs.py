@@ -90,6 +90,42 @@ def test_runs_on_other_faces_are_named_not_compared(table):
     assert "split" in table.message.value
 
 
+def test_two_runs_of_one_name_are_two_lines(table, other_outputs):
+    for place in ("first", "second"):
+        shutil.copytree(PROJECT_ROOT / PUBLISHED / "head=linear-seed=0",
+                        other_outputs / place / "finetune_a")  # fmt: skip
+        shutil.copy(other_outputs / place / "finetune_a/config.json", other_outputs / place)
+    both = ComparisonPanel(str(other_outputs))
+    names = [line.partition(" · ")[0] for line in both.picked.options]
+    assert names == ["first/finetune_a", "second/finetune_a"]
+    assert "linear head: the same seed occurs twice" in both.message.value
+    assert both.picked.value == both.picked.options[:1]
+    both.picked.value = both.picked.options[1:]
+    assert "1 runs, 1 variants" in both.message.value
+
+
+def test_a_folder_that_cannot_be_compared_leaves_everything_as_it_was(
+    table, other_outputs, monkeypatch
+):
+    before = (table.folder.value, table.picked.options, table.picked.value, table.shown.value)
+    groups, other = table.groups, other_outputs / "other"
+    shutil.copytree(PROJECT_ROOT / PUBLISHED / "head=linear-seed=0", other / "one")
+
+    def refuse(_):
+        raise ValueError("these runs cannot be compared")
+
+    table.folder.options = (*table.folder.options, str(other))
+    with monkeypatch.context() as patch:
+        patch.setattr("grefel_lib.panels.runs.summarise_variants", refuse)
+        table.folder.value = str(other)
+    assert "these runs cannot be compared" in table.message.value
+    after = (table.folder.value, table.picked.options, table.picked.value, table.shown.value)
+    assert after == before
+    assert table.groups is groups
+    table.picked.value = lines(table, "linear")
+    assert "3 runs, 1 variants" in table.message.value
+
+
 def test_an_empty_folder_says_what_to_do(other_outputs):
     table = ComparisonPanel(str(other_outputs))
     assert "grefel evaluate" in table.message.value

@@ -1,10 +1,13 @@
 """The training monitor: time left, status in words, a stop that loses nothing."""
 
+import os
+import shutil
 import time
 
 import pandas as pd
 import pytest
 from conftest import TAG
+from matplotlib.figure import Figure
 
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
@@ -82,6 +85,26 @@ def test_a_damaged_status_is_one_line_and_other_runs_are_shown(
     panel.run = small_run
     panel.guard(panel.look)()
     assert (panel.message.value, panel.state.value) == ("", "ok: epoch 1 of 1")
+
+
+def test_a_deleted_run_is_said_and_is_not_new(tiny):
+    run = start_run(tiny)
+    panel = TrainingPanel(run)
+    shutil.rmtree(run.path)
+    panel.guard(panel.look)()
+    assert "config.json is not there (any more)" in panel.message.value
+
+
+def test_time_left_counts_from_the_resume_also_in_the_same_process(tiny, monkeypatch):
+    run = start_run(tiny)
+    history(600.0).assign(train_loss=1.0, val_accuracy=0.5, ema_val_accuracy=0.5).to_csv(
+        run.path / "history.csv", index=False
+    )
+    an_hour_ago = time.time() - 3600
+    os.utime(run.path / "history.csv", (an_hour_ago, an_hour_ago))
+    monkeypatch.setattr("grefel_lib.panels.training.dashboard", lambda *_: Figure(figsize=(1, 1)))
+    with run.recording():
+        assert "10 min left" in TrainingPanel(run).state.value
 
 
 def test_nothing_is_drawn_again_while_nothing_changed(small_run, monkeypatch):

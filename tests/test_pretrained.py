@@ -90,6 +90,10 @@ def test_its_answers_are_those_of_the_run_calibrated_on_validation(evaluated, sh
     by_hand = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(after[columns], by_hand, atol=5e-3)
     assert np.abs(after[columns].to_numpy() - before[columns].to_numpy()).max() > 0.02
+    primary = [c for c in before if c.startswith("primary_")]
+    scores = np.log(before[primary].to_numpy()) / release["temperature"] + release["offsets"]
+    by_hand = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(after[primary], by_hand, atol=5e-3)
     assert (after["p_neutral"] != after["primary_neutral"]).any()
     scale, shift = release["reliability"]
     expected = special.expit(scale * special.logit(before["reliability"]) + shift)

@@ -363,9 +363,9 @@ def training_facts(run: Run) -> dict[str, Any]:
 def evaluation_folder(run: Run, config: Config) -> Folder:
     """Folder of an evaluation: for the test split of the run's own data, the run folder itself.
 
-    Any other goes to a subfolder: evaluate_<dataset>[_<protocol>]_<split>[_<tta>]; for other faces
-    of one's own with the name of their folder and four characters for its place. A model that comes
-    with the library has its own folder under outputs/.
+    Any other goes to a subfolder: evaluate_<dataset>[_<protocol>]_<split>[_<tta>]; for faces from
+    another place with the name of their folder and four characters for that place. A model that
+    comes with the library has its own folder under outputs/.
 
     Args:
         run: A trained run.
@@ -373,14 +373,14 @@ def evaluation_folder(run: Run, config: Config) -> Folder:
     """
     path = results_folder(run.path)
     folder = run if path == run.path else Folder(path)
-    own_data = run.config.same_data(config)
-    same_faces = own_data and config.protocol == run.config.protocol
+    same_faces = run.config.same_data(config) and config.protocol == run.config.protocol
     if same_faces and (config.split, config.tta) == ("test", "none"):
         return folder
     protocol = "" if config.unmet("protocol") else config.protocol
     tta = "" if config.tta == "none" else config.tta
-    own = Path(config.data_dir).name if config.dataset == "folder" else ""
-    if own and not own_data:
+    elsewhere = not run.config.on_data(dataset=config.dataset).same_data(config)
+    own = Path(config.data_dir).name if elsewhere or config.dataset == "folder" else ""
+    if elsewhere:
         own += f"-{hashlib.sha256(os.path.realpath(config.data_dir).encode()).hexdigest()[:4]}"
     parts = ["evaluate", config.dataset, own, protocol, config.split, tta]
     return Folder(folder.path / "_".join(filter(None, parts)))

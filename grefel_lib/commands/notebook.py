@@ -226,10 +226,6 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
         OSError: The output cannot be written.
     """
     _check_notebook(notebook)
-    # the kernel's too; no panels even when this command runs inside an open notebook
-    os.environ |= {"GREFEL_PANELS": "0", **openmp_settings()}
-    if sys.stderr.isatty() and hasattr(os, "ttyname"):
-        os.environ["GREFEL_TERMINAL"] = os.ttyname(sys.stderr.fileno())  # for the kernel's bars
     # papermill warns about settings missing from the parameters cell, but passes them on; a dead
     # kernel is reported below
     logging.getLogger("papermill").addFilter(
@@ -279,11 +275,21 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
 
 
 class _ThisPython(AsyncKernelManager):
-    """Its kernel python3 is the Python that runs this, whatever is installed under that name."""
+    """Its kernel python3 is the Python that runs this, whatever is installed under that name.
+
+    It shows no panels, even when this process runs inside an open notebook.
+    """
 
     @default("kernel_spec_manager")
     def _own_kernel(self) -> KernelSpecManager:
         return KernelSpecManager(kernel_dirs=[])
+
+    async def start_kernel(self, **settings: Any) -> None:
+        more = {"GREFEL_PANELS": "0", **openmp_settings()}
+        if sys.stderr.isatty() and hasattr(os, "ttyname"):
+            more["GREFEL_TERMINAL"] = os.ttyname(sys.stderr.fileno())  # for its progress bars
+        environment = {**(settings.pop("env", None) or os.environ), **more}
+        await super().start_kernel(env=environment, **settings)
 
 
 class _Whole(LocalHandler):

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.faces import FaceSet, read_label_fixes
-from grefel_lib.files import relative
+from grefel_lib.files import Folder, relative
 from grefel_lib.metrics import confusion_counts, images_in_cell, normalise_rows, table_classes
 from grefel_lib.panels.panel import (
     Pager,
@@ -155,15 +155,21 @@ class ConfusionPanel(Panel):
         fig = confusion_figure(
             table["label"], table["predicted"], self.names, paper=Paper(cells=cells)
         )
-        stem = self.evaluation.folder.file("figures", f"confusion_{name}_{cells}")
+        stem = self._folder.file("figures", f"confusion_{name}_{cells}")
         paths = save_figure(fig, stem)
         self.tell_files(f"wrote {' and '.join(map(relative, paths))}", *paths)
 
     def _export(self) -> None:
         """Write the predictions of the faces of the chosen cell, all pages of them."""
         rows, name = self._rows(), table_name(*self.chosen)
-        path = self.evaluation.folder.write_table(rows, "selections", name)
+        path = self._folder.write_table(rows, "selections", name)
         self.tell_files(f"wrote {count_faces(len(rows))} to {relative(path)}", path)
+
+    @property
+    def _folder(self) -> Folder:
+        """Where to write; a deleted run is not created again."""
+        self.evaluation.run.check_folder()
+        return self.evaluation.folder
 
     @property
     def _fixes(self) -> Path:
@@ -171,8 +177,8 @@ class ConfusionPanel(Panel):
 
     def _show_fix(self) -> None:
         """Offer what can be done with the label of the chosen face."""
-        label = self.fixes.get(self.face.value)
-        self.right.value = label or self.right.options[0]
+        label = self.fixes.get(self.face.value)  # by hand perhaps of another data set
+        self.right.value = label if label in self.names else self.right.options[0]
         self.untag.disabled, self.tag.disabled = label is None, self.face.value is None
 
     def _fix(self, wrong: bool) -> None:
@@ -183,7 +189,7 @@ class ConfusionPanel(Panel):
         if wrong:
             self.fixes[face] = right if right in self.names else ""
         table = pd.DataFrame(list(self.fixes.items()), columns=["id", "label"])
-        path = self.evaluation.folder.write_table(table, self._fixes.name)
+        path = self._folder.write_table(table, self._fixes.name)
         self._draw()
         self.face.value = face
         self._show_fix()

@@ -82,6 +82,8 @@ class FacePanel(Panel):
     def _take_upload(self) -> None:
         if self.upload.value:
             file = self.upload.value[0]
+            with self.hushed():
+                self.upload.value = ()  # the same file may come again
             self.look_at(read_photo(io.BytesIO(file["content"]), file["name"]))
 
     def _take_drop(self) -> None:
@@ -103,8 +105,10 @@ class FacePanel(Panel):
         return self.photo.boxes[self.face.options.index(self.face.value)]
 
     def _explain(self) -> None:
-        if self.photo is None or self.trained is None:
+        if self.photo is None:
             return
+        if self.trained is None:
+            raise ValueError(f"run {self.chosen.value} could not be loaded; choose another run")
         if self.face.value is None:
             self.shown.value = ""
             self.tell(f"no face was found; to judge the picture as one face, press {WHOLE}")

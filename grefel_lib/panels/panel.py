@@ -80,14 +80,17 @@ class Panel(widgets.VBox):
     def guard(self, handler: Callable[[], Any], *, busy: str = BUSY) -> Callable[..., None]:
         """Wrap a handler as a callback that says it is `busy`, and shows its error in the panel.
 
-        After an error the controls have the values of what is shown, as before the handler.
+        After an error the controls have the values of what is shown, as before the handler. A
+        handler that is never `busy` takes back its own error only.
         """
+        own = None
 
         def call(*_: Any) -> None:
+            nonlocal own
             with self.turn:
                 if self.quiet:
                     return
-                if busy or "alert" in self.message.value:
+                if busy or self.message.value == own:
                     self.tell(busy)
                 said = self.message.value
                 try:
@@ -103,6 +106,7 @@ class Panel(widgets.VBox):
                     expected = isinstance(error, (ValueError, OSError))
                     name = "" if expected else f"{type(error).__name__}: "
                     self.tell(f"{name}{error}", wrong=True)
+                    own = self.message.value
 
         return call
 
@@ -250,5 +254,5 @@ class Pager:
         return slice(self.start, stop)
 
     def _turn(self, pages: int, turned: Callable[[], None]) -> None:
-        self.start += pages * self.size
+        self.start = max(0, self.start + pages * self.size)  # a second click may come too late
         turned()

@@ -1,6 +1,8 @@
 """Compare chosen runs: means, intervals, paired differences."""
 
 import html
+import os
+from pathlib import Path
 
 import ipywidgets as widgets
 import pandas as pd
@@ -57,43 +59,60 @@ class ComparisonPanel(Panel):
         self.fill([self.folder, self.reference], self.picked, self.shown, self.table)
         self.react(self._open, self.folder)
         self.react(self._pick, self.picked)
-        self.react(self._draw, self.reference)
+        self.react(self._refer, self.reference)
         self.guard(self._open)()
 
     def _open(self) -> None:
         """List the evaluated runs of a folder; preselect those on the same faces as the first."""
         evaluations = evaluated_runs(self.folder.value)
-        self.results = {_line(result): result for result in evaluations}
-        alike = [k for k, r in self.results.items() if not differing_fact(evaluations[0], r)]
+        here = outputs_folder(self.folder.value)
+        results = {_line(result, here): result for result in evaluations}
+        alike = [k for k, r in results.items() if not differing_fact(evaluations[0], r)]
+        try:
+            self._compare_runs([results[line] for line in alike])
+        except ValueError as error:  # such as a seed that occurs twice; the user may pick others
+            alike = alike[:1]
+            self._compare_runs([results[alike[0]]])
+            self.tell(str(error), wrong=True)
+        self.results = results
         with self.hushed():
-            self.picked.options = list(self.results)
+            self.picked.options = list(results)
             self.picked.rows = min(max(len(evaluations), 3), ROWS)
             self.picked.value = alike
-        self._pick()
 
     def _pick(self) -> None:
-        """Compare the picked runs, and offer their variants as reference."""
-        chosen = [self.results[line] for line in self.picked.value]
-        if not chosen:
+        if not self.picked.value:
             raise ValueError("pick at least one run")
+        self._compare_runs([self.results[line] for line in self.picked.value])
+
+    def _compare_runs(self, chosen: list[Evaluation]) -> None:
+        """Compare runs, and offer their variants as reference."""
         groups, previous = group_variants(chosen), self.reference.value
+        reference = previous if previous in groups else next(iter(groups))
+        self._draw(groups, summarise_variants(groups), reference)
         with self.hushed():
             self.reference.options = list(groups)
-            self.reference.value = previous if previous in groups else next(iter(groups))
-        self.groups, self.tables = groups, summarise_variants(groups)
-        self._draw()
+            self.reference.value = reference
 
-    def _draw(self) -> None:
-        groups, tables, seeds = self.groups, self.tables, seed_table(self.groups)
-        self.shown.value = html_picture(
-            ablation(tables, seeds), "mean and every seed of each variant, four metrics"
-        )
+    def _refer(self) -> None:
+        self._draw(self.groups, self.tables, self.reference.value)
+
+    def _draw(
+        self,
+        groups: dict[str, list[Evaluation]],
+        tables: dict[str, pd.DataFrame],
+        reference: str,
+    ) -> None:
+        """Show a comparison; what cannot be compared leaves the one before."""
+        seeds = seed_table(groups)
+        words = "mean and every seed of each variant, four metrics"
+        shown = html_picture(ablation(tables, seeds), words)
         if len(groups) > 1:
-            figure = differences_figure(paired_differences(groups, self.reference.value))
-            words = f"differences from {self.reference.value} on the same faces"
-            self.shown.value += html_picture(figure, words)
+            figure = differences_figure(paired_differences(groups, reference))
+            shown += html_picture(figure, f"differences from {reference} on the same faces")
         table = interval_table({metric: tables[metric] for metric in SHOWN})
-        self.table.value = STYLE + _as_html(table)
+        self.shown.value, self.table.value = shown, STYLE + _as_html(table)
+        self.groups, self.tables = groups, tables
         first = next(iter(groups.values()))[0]
         self.tell(
             f"{len(seeds)} runs, {len(groups)} variants, {len(first.table)} faces of "
@@ -109,8 +128,8 @@ def _as_html(table: pd.DataFrame) -> str:
     return two_lines.to_html(border=0, classes="grefel-runs", escape=False)
 
 
-def _line(result: Evaluation) -> str:
-    """One run as a line of the list."""
+def _line(result: Evaluation, folder: Path) -> str:
+    """One run as a line of the list; its path tells it from one of the same name."""
     accuracy = result.saved_headline["metrics"]["accuracy"]
     where = f"{result.saved['dataset']} ({result.saved['split']})"
-    return f"{result.run.path.name} · {where} · {accuracy:.1%}"
+    return f"{os.path.relpath(result.run.path, folder)} · {where} · {accuracy:.1%}"

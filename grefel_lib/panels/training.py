@@ -71,13 +71,14 @@ class TrainingPanel(Panel):
 
     def look(self) -> None:
         """Read the run folder once, and show the changes."""
+        self.run.check_folder()
         status = self.run.status()
         going = status == "running"
         history, ended = self._history()
         epochs, done = self.run.config.epochs, int(history["epoch"].max()) if len(history) else 0
         text = f"{status}: epoch {done} of {epochs}"
         if going:
-            begun = max(ended, self.run.process_started())  # of this epoch, also after a resume
+            begun = max(ended, self.run.started())  # of this epoch, also after a resume
             left = seconds_left(history, epochs, time.time() - begun)
             text += ", first epoch not finished" if left is None else f", {in_words(left)} left"
         self.bar.max, self.bar.value, self.state.value = epochs, done, text

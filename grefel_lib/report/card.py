@@ -196,9 +196,8 @@ def _sure(headline: dict[str, Any]) -> list[str]:
     lines = [f"- ECE {100 * headline['calibration']['ece']:.1f}%"]
     if headline["temperature"]:
         after = 100 * headline["calibration_after"]["ece"]
-        lines[0] += (
-            f", {after:.1f}% at {temperature_words(headline['temperature'])} (on validation)"
-        )
+        fitted = temperature_words(headline["temperature"])
+        lines[0] += f", {after:.1f}% at {fitted} (on the validation faces of these data)"
     for name, row in headline["sureness"].items():
         if row["auroc"] is not None:
             lines.append(f"- {name} detects errors with AUROC {row['auroc']:.3f}")

@@ -1,6 +1,7 @@
 """Registry of all figures and tables, by name, and `write_report`. Add figures to FIGURES."""
 
 import importlib.util
+import re
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -77,7 +78,8 @@ Source = Run | Evaluation | Comparison | Explained | Photo
 TABLE_TITLES = {  # start of the caption, before the text of `caption`
     "comparison": "Results",
     "per_class": "Results by class",
-    "calibration": "Calibration errors, before and after a temperature fitted on validation",
+    "calibration": "Calibration errors, before and after a temperature fitted on validation faces "
+    "of the same data",
     "class_offsets": "Accuracy (%) against mean class accuracy (%) on validation, by the strength "
     "of class offsets",
     "sureness": "Error detection by confidence and reliability",
@@ -149,7 +151,7 @@ def write_report(
         latex = latex_table(
             table.rename(columns=titles),
             caption=words,
-            label=f"tab:{name}",
+            label=_label(folder, name),
             decimals=decimals,
             bold=None if name in ("copies", "attributes") else BEST,  # groups do not compete
         )
@@ -176,9 +178,16 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
         words += " Each face is averaged with its mirror image."
     shown = ("accuracy", "mean_class_accuracy", "macro_f1")
     table = interval_table({metric: comparison.summary[metric] for metric in shown})
-    latex = latex_table(table, caption=words, label="tab:ablation", wide=True, bold=BEST)
+    label = _label(folder, "ablation")
+    latex = latex_table(table, caption=words, label=label, wide=True, bold=BEST)
     folder.write_text(latex, "tables", "ablation.tex")
     return {"ablation": table}
+
+
+def _label(folder: Folder, name: str) -> str:
+    """A LaTeX label of a table, unlike that of another run."""
+    parts = [part for part in folder.path.parts[-2:] if part != "outputs"]
+    return "tab:" + re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([*parts, name]))
 
 
 def _seeds(comparison: Comparison) -> str:
@@ -191,7 +200,7 @@ def _seeds(comparison: Comparison) -> str:
 
 
 def show_figure(source: Source, name: str, faces: FaceSet | None = None) -> None:
-    """Show one figure in a notebook, small enough to commit; nothing if its data are missing.
+    """Show one figure in a notebook, small enough to commit; a line if its data are missing.
 
     With `faces`, it is also saved in figures/ of the evaluation.
 
@@ -205,9 +214,11 @@ def show_figure(source: Source, name: str, faces: FaceSet | None = None) -> None
     """
     folder = source if isinstance(source, Run) else source.folder if faces is not None else None
     fig = draw(source, name, faces=faces, folder=folder)
-    if fig is not None:
-        words = f"{name.replace('_', ' ')}: {in_words(fig)}"
-        display((as_photo if name in PHOTOS else as_drawing)(fig, words))
+    words = name.replace("_", " ")
+    if fig is None:
+        print(f"no figure here: {words} (there is nothing to draw)")
+        return
+    display((as_photo if name in PHOTOS else as_drawing)(fig, f"{words}: {in_words(fig)}"))
 
 
 def draw(

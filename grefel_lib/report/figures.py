@@ -214,9 +214,9 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
             parts.plot([], [], label="cross-entropy")
         recall = history.filter(regex="^ema_val_accuracy_")
         names = recall.columns.str.removeprefix("ema_val_accuracy_")
-        for name, colour in zip(names, class_colours(names), strict=True):
-            values = recall[f"ema_val_accuracy_{name}"]
-            classes.plot(epoch, values, color=colour, label=legend_name(name), **few)
+        for number, (name, colour) in enumerate(zip(names, class_colours(names), strict=True)):
+            values, line = recall[f"ema_val_accuracy_{name}"], LINES[number // 8 % len(LINES)]
+            classes.plot(epoch, values, color=colour, ls=line, label=legend_name(name), **few)
         norm.plot(epoch, history["grad_norm"], color=INK, **few)
         norm.axhline(2, color=FAINT, lw=0.8, zorder=0)
         lr, rate = history["lr"], history["images_per_second"]
@@ -241,7 +241,8 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
         for ax in (loss, parts, accuracy, speed):
             ax.legend(fontsize=6, frameon=True, framealpha=0.75, edgecolor="none")
         handles, names = classes.get_legend_handles_labels()
-        fig.legend(handles, names, loc="outside lower center", ncols=len(names), fontsize=6.5)
+        across = int(72 * fig.get_figwidth() / (35 + max(map(text_width, names))))  # in points
+        fig.legend(handles, names, loc="outside lower center", ncols=across, fontsize=6.5)
     return fig
 
 
@@ -307,6 +308,8 @@ def confusion_matrix(
         counts: Write the counts, below the percentages if there are any; if the cells are too
             small for both, write each row's sum beside its name.
         percentages: Write the percentages of the rows.
+
+    Cells that are too small for any text are only shaded.
     """
     import seaborn  # slow to import
 
@@ -329,7 +332,8 @@ def confusion_matrix(
     size = float(np.clip(0.34 * side, SMALLEST, 8))
     mesh = {"vmin": 0, "vmax": 1, "linewidths": 0.4, "linecolor": "white", "cbar": False}
     seaborn.heatmap(shares, cmap=BLUES, square=True, ax=ax, **mesh)
-    for (row, column), share in np.ndenumerate(shares):
+    shaded = text_width("88") * SMALLEST / 7 > side
+    for (row, column), share in () if shaded else np.ndenumerate(shares):
         value = cells[row, column]
         colour = "white" if share > 0.63 else INK if value else QUIET
         text = percent(share, side > 30) if percentages else _short_count(value, side, size)
@@ -345,9 +349,10 @@ def confusion_matrix(
     bottom_look = close | {"multialignment": "right" if rotation else "center"}
     ax.set_xticks(np.arange(len(cells)) + 0.5, bottom, rotation=rotation, **bottom_look)
     ax.set_yticks(np.arange(len(cells)) + 0.5, left, rotation=0, **close)
-    ax.tick_params(length=0)
+    ax.tick_params(length=0, **{"labelsize": SMALLEST} if shaded else {})
     ax.set(ylabel="true")
-    ax.set_xlabel(f"predicted ({'% of true class' if percentages else 'number of faces'})")
+    words = "% of true class" if percentages else "number of faces"
+    ax.set_xlabel(f"predicted ({'darker: a larger share' if shaded else words})")
     return ax
 
 
