@@ -358,17 +358,11 @@ class Config:
         return self.replace(**changes)
 
     def same_data(self, other: "Config") -> bool:
-        """Whether both name one data set in one folder; a missing folder counts as moved.
-
-        Folders of one's own faces are told apart by their names even so.
-        """
-        if self.dataset != other.dataset:
-            return False
-        places = (Path(c.data_dir or DATA_DIRS[c.dataset]).expanduser() for c in (self, other))
-        mine, theirs = (PROJECT_ROOT / place for place in places)
-        moved = not (mine.exists() and theirs.exists())
-        if self.dataset == "folder":
-            moved &= mine.name == theirs.name
+        """Whether both name one data set; a missing folder of the same name counts as moved."""
+        if (self.dataset, other.dataset) != ("folder", "folder"):
+            return self.dataset == other.dataset
+        mine, theirs = (PROJECT_ROOT / Path(c.data_dir).expanduser() for c in (self, other))
+        moved = mine.name == theirs.name and not (mine.exists() and theirs.exists())
         return moved or mine.resolve() == theirs.resolve()
 
     def differences(self, other: "Config") -> dict[str, tuple[Any, Any]]:

@@ -137,10 +137,11 @@ def predict_each(
     """`predict` with several models of one architecture, in one pass over the faces."""
     if not len(faces):
         raise ValueError("there are no faces to predict")
+    calibrations = {name: getattr(net, "calibration", None) for name, net in nets.items()}
     columns_by_net: dict[str, dict[str, list[torch.Tensor]]] = {name: {} for name in nets}
     for outputs in outputs_of_each(nets, faces, config):
         for name, output in outputs.items():
-            for column, values in _output_columns(output, nets[name].calibration).items():
+            for column, values in _output_columns(output, calibrations[name]).items():
                 columns_by_net[name].setdefault(column, []).append(values)
     return {name: _predictions_table(outputs, faces) for name, outputs in columns_by_net.items()}
 

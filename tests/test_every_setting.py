@@ -1121,6 +1121,9 @@ def _(lab, one, other):
     table.assign(label=labels[::-1]).to_csv(path, index=False)
     with pytest.raises(ValueError, match=r"other faces under these ids: only \d+% of the labels"):
         taught(train, other)
+    noisy = train.table.assign(true_label=train.table["label"], label=0)  # with label_noise
+    table.assign(label=labels).to_csv(path, index=False)
+    assert len(taught(dataclasses.replace(train, table=noisy), other).targets) == len(train)
     table.drop(columns="p_fear").to_csv(path, index=False)
     with pytest.raises(ValueError, match="knows no class fear"):
         taught(train, other)

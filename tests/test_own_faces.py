@@ -22,14 +22,14 @@ from grefel_lib.analysis.evaluation import (
 from grefel_lib.commands.cli import main
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
-from grefel_lib.files import Folder, read_table
+from grefel_lib.files import FINGERPRINT, Folder, read_table
 from grefel_lib.fit import fit
 from grefel_lib.metrics import confusion_counts
 from grefel_lib.predict import predict_files
 from grefel_lib.report.everything import caption, write_report
 from grefel_lib.report.style import Paper
 from grefel_lib.restore import load_model
-from grefel_lib.run import Run, open_run, start_run
+from grefel_lib.run import open_run, start_run
 from grefel_lib.sources import crops
 
 GREY, RED = "L", "RGB"
@@ -337,20 +337,19 @@ def test_faces_in_another_folder_of_the_same_name_overwrite_no_results(trained, 
     assert evaluation_folder(run, moved) == run, "a folder that is gone has moved"
 
 
-def test_other_files_of_a_published_data_set_overwrite_no_results(tmp_path):
-    own, other = (tmp_path / name for name in ("own", "other"))
-    own.mkdir()
-    config = Config(dataset="ferplus", data_dir=str(own))
-    run = Run(tmp_path / "run", config)
-    assert evaluation_folder(run, config) == run
-    elsewhere = config.replace(data_dir=str(other))
-    assert evaluation_folder(run, elsewhere) == run, "the only folder there is: it has moved"
-    other.mkdir()
-    name = evaluation_folder(run, elsewhere).path.name
-    assert re.fullmatch(r"evaluate_ferplus_other-\w{4}_official_test", name)
-    assert evaluation_folder(run, config.on_data(dataset="fer2013")).path.name == (
-        "evaluate_fer2013_test"
-    )
+def test_other_files_of_a_published_data_set_overwrite_no_results(small_run, tmp_path):
+    config = small_run.config.on_data(robustness_images=0, inspect_labels=False)
+    results = Folder(tmp_path / "results")
+    faces = load_faces(config)
+    write_report(evaluate_run(small_run, faces, config, results))
+    before = (results.path / "metrics.json").read_text()
+    info = faces.info | {"fingerprint": FINGERPRINT + "0123456789abcdef"}
+    other = dataclasses.replace(faces, info=info)
+    with pytest.raises(ValueError, match=r"other files of ferplus .* with --output-dir NEW"):
+        evaluate_run(small_run, other, config, results)
+    assert (results.path / "metrics.json").read_text() == before
+    results.write_text("{", "metrics.json")  # a damaged record is replaced
+    evaluate_run(small_run, other, config, results)
 
 
 def test_faces_of_another_kind_are_seen_as_those_in_training(trained, tmp_path):

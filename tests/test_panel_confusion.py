@@ -144,6 +144,8 @@ def test_a_deleted_run_is_not_created_again(explorer, found):
         button.click()
         assert "is not there (any more)" in explorer.message.value
         assert not found.folder.path.exists()
+    assert "✗" not in explorer.shown.value
+    assert explorer.fixes == {}
     moved.rename(found.folder.path)
 
 

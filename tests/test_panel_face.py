@@ -128,6 +128,9 @@ def test_a_first_run_that_cannot_be_loaded_is_said_again_with_a_picture(
     panel = FacePanel(gone)
     panel.guard(lambda: panel.look_at(photo))()
     assert "could not be loaded; choose another run" in panel.message.value
+    panel.chosen.options = (*panel.chosen.options, small_run.name)
+    panel.chosen.value = small_run.name
+    assert "face 1: " in panel.message.value
 
 
 def test_without_a_picture_it_waits(small_run, other_outputs):

@@ -87,6 +87,29 @@ def test_a_damaged_status_is_one_line_and_other_runs_are_shown(
     assert (panel.message.value, panel.state.value) == ("", "ok: epoch 1 of 1")
 
 
+def test_an_error_of_the_first_look_goes_when_the_run_can_be_read(small_run, other_outputs):
+    run = start_run(small_run.config.replace(output_dir=str(other_outputs), run_name="other"))
+    (run.path / "status.json").write_text("{")
+    panel = TrainingPanel(run)
+    assert "status.json cannot be read" in panel.message.value
+    (run.path / "status.json").unlink()
+    panel.poll()
+    assert "status.json" not in panel.message.value
+    assert panel.state.value.startswith("new: ")
+
+
+def test_a_run_that_cannot_be_read_is_not_chosen(small_run, other_outputs):
+    other = start_run(small_run.config.replace(output_dir=str(other_outputs), run_name="other"))
+    (other.path / "status.json").write_text("{")
+    panel = TrainingPanel(small_run)
+    panel.chosen.options = (*panel.chosen.options, other.name)
+    panel.chosen.value = other.name
+    assert "status.json cannot be read" in panel.message.value
+    assert (panel.chosen.value, panel.run) == (small_run.name, small_run)
+    panel.poll()
+    assert "status.json cannot be read" in panel.message.value
+
+
 def test_a_deleted_run_is_said_and_is_not_new(tiny):
     run = start_run(tiny)
     panel = TrainingPanel(run)
@@ -103,6 +126,7 @@ def test_time_left_counts_from_the_resume_also_in_the_same_process(tiny, monkeyp
     an_hour_ago = time.time() - 3600
     os.utime(run.path / "history.csv", (an_hour_ago, an_hour_ago))
     monkeypatch.setattr("grefel_lib.panels.training.dashboard", lambda *_: Figure(figsize=(1, 1)))
+    monkeypatch.setattr("psutil.Process.create_time", lambda _: an_hour_ago)
     with run.recording():
         assert "10 min left" in TrainingPanel(run).state.value
 

@@ -4,6 +4,7 @@
 only reads files and is fast.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -251,9 +252,11 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
             if it is another folder.
 
     Raises:
-        ValueError: The classes of the faces differ from those of the run; see `check_folds`.
+        ValueError: The classes of the faces differ from those of the run; the results folder holds
+            an evaluation on other files of a published data set; see `check_folds`.
     """
     check_folds(run, config, faces.info)
+    _check_same_files(results, faces)
     split = config.split
     if not len(faces.split(split)):
         raise ValueError(
@@ -336,6 +339,20 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
     )  # fmt: skip
 
 
+def _check_same_files(results: Folder, faces: FaceSet) -> None:
+    """Refuse to replace results on other files of a published data set; one's own may grow."""
+    path, before = results.path / "metrics.json", {}
+    with contextlib.suppress(ValueError):  # damaged: to be replaced
+        before = read_json(path) if path.is_file() else {}
+    name, found = faces.info["dataset"], faces.info["fingerprint"]
+    if name != "folder" and before and not same_data(before.get("fingerprint"), found):
+        raise ValueError(
+            f"{relative(path)} holds results on other files of {name} (fingerprint "
+            f"{before.get('fingerprint')}, now {found}); keep both with --output-dir NEW, or "
+            f"delete it"
+        )
+
+
 def pooled_name(config: Config) -> str:
     """What the headline of a pooled cross-validation is called, in place of a checkpoint."""
     return f"{config.folds} folds"
@@ -363,9 +380,9 @@ def training_facts(run: Run) -> dict[str, Any]:
 def evaluation_folder(run: Run, config: Config) -> Folder:
     """Folder of an evaluation: for the test split of the run's own data, the run folder itself.
 
-    Any other goes to a subfolder: evaluate_<dataset>[_<protocol>]_<split>[_<tta>]; for faces from
-    another place with the name of their folder and four characters for that place. A model that
-    comes with the library has its own folder under outputs/.
+    Any other goes to a subfolder: evaluate_<dataset>[_<protocol>]_<split>[_<tta>]; for other faces
+    of one's own with the name of their folder and four characters for its place. A model that comes
+    with the library has its own folder under outputs/.
 
     Args:
         run: A trained run.
@@ -373,14 +390,14 @@ def evaluation_folder(run: Run, config: Config) -> Folder:
     """
     path = results_folder(run.path)
     folder = run if path == run.path else Folder(path)
-    same_faces = run.config.same_data(config) and config.protocol == run.config.protocol
+    own_data = run.config.same_data(config)
+    same_faces = own_data and config.protocol == run.config.protocol
     if same_faces and (config.split, config.tta) == ("test", "none"):
         return folder
     protocol = "" if config.unmet("protocol") else config.protocol
     tta = "" if config.tta == "none" else config.tta
-    elsewhere = not run.config.on_data(dataset=config.dataset).same_data(config)
-    own = Path(config.data_dir).name if elsewhere or config.dataset == "folder" else ""
-    if elsewhere:
+    own = Path(config.data_dir).name if config.dataset == "folder" else ""
+    if own and not own_data:
         own += f"-{hashlib.sha256(os.path.realpath(config.data_dir).encode()).hexdigest()[:4]}"
     parts = ["evaluate", config.dataset, own, protocol, config.split, tta]
     return Folder(folder.path / "_".join(filter(None, parts)))

@@ -168,7 +168,8 @@ class ConfusionPanel(Panel):
     @property
     def _folder(self) -> Folder:
         """Where to write; a deleted run is not created again."""
-        self.evaluation.run.check_folder()
+        if not self.evaluation.pooled:
+            self.evaluation.run.check_folder()
         return self.evaluation.folder
 
     @property
@@ -183,13 +184,13 @@ class ConfusionPanel(Panel):
 
     def _fix(self, wrong: bool) -> None:
         """Put the chosen face into the file that training reads, or take it out again."""
-        face, right = self.face.value, self.right.value
+        face, right, folder = self.face.value, self.right.value, self._folder
         self.fixes = read_label_fixes(self._fixes) if self._fixes.is_file() else {}
         self.fixes.pop(face, None)
         if wrong:
             self.fixes[face] = right if right in self.names else ""
         table = pd.DataFrame(list(self.fixes.items()), columns=["id", "label"])
-        path = self._folder.write_table(table, self._fixes.name)
+        path = folder.write_table(table, self._fixes.name)
         self._draw()
         self.face.value = face
         self._show_fix()

@@ -58,6 +58,9 @@ class FacePanel(Panel):
 
     def look_at(self, picture: np.ndarray) -> None:
         """Find the faces of a picture (H, W, 3) uint8, and explain the first."""
+        if self.trained is None:
+            self.picture = picture  # for the next run
+            raise ValueError(f"run {self.chosen.value} could not be loaded; choose another run")
         self.photo = Photo.of(picture)
         found = self.photo.boxes[: self.photo.found]
         with self.hushed():
@@ -105,10 +108,8 @@ class FacePanel(Panel):
         return self.photo.boxes[self.face.options.index(self.face.value)]
 
     def _explain(self) -> None:
-        if self.photo is None:
+        if self.photo is None or self.trained is None:
             return
-        if self.trained is None:
-            raise ValueError(f"run {self.chosen.value} could not be loaded; choose another run")
         if self.face.value is None:
             self.shown.value = ""
             self.tell(f"no face was found; to judge the picture as one face, press {WHOLE}")

@@ -65,7 +65,8 @@ class TrainingPanel(Panel):
         self.fill([self.chosen, self.stop], [self.bar, self.state], self.shown)
         self.react(self._choose, self.chosen)
         self.react(self._ask, self.stop)
-        self.guard(self.look)()
+        self.poll = self.guard(self.look, busy="")
+        self.poll()
         TrainingPanel.newest = self
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -112,16 +113,20 @@ class TrainingPanel(Panel):
         return self.run.history(), written
 
     def _choose(self) -> None:
-        self.run = open_run(self.chosen.value)
-        self.look()
+        before, self.run = self.run, open_run(self.chosen.value)
+        try:
+            self.look()
+        except (ValueError, OSError):
+            self.run = before  # which the panel goes on showing
+            raise
 
     def _ask(self) -> None:
+        self.run.check_folder()
         self.run.ask_to_stop(not self.run.asked_to_stop)
         self.look()
 
     def _watch(self) -> None:
         """Refresh every few seconds, even while a cell trains, until a newer monitor takes over."""
-        look = self.guard(self.look, busy="")
         while TrainingPanel.newest is self:
             time.sleep(SECONDS)
-            look()
+            self.poll()

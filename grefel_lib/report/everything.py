@@ -4,6 +4,7 @@ import importlib.util
 import re
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from grefel_lib.analysis.robustness import SEVERITIES, with_clean
 from grefel_lib.analysis.suspects import most_suspect
 from grefel_lib.environment import progress_bar
 from grefel_lib.faces import FaceSet
-from grefel_lib.files import Folder, other_faces
+from grefel_lib.files import Folder, other_faces, relative
 from grefel_lib.metrics import (
     calibration_bins,
     confidence_bins,
@@ -186,8 +187,10 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
 
 def _label(folder: Folder, name: str) -> str:
     """A LaTeX label of a table, unlike that of another run."""
-    parts = [part for part in folder.path.parts[-2:] if part != "outputs"]
-    return "tab:" + re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([*parts, name]))
+    place = Path(relative(folder.path))
+    parts = place.parts[-2:] if place.is_absolute() else place.parts
+    words = "-".join([*(part for part in parts if part != "outputs"), name])
+    return "tab:" + re.sub(r"[^A-Za-z0-9._-]+", "-", words)
 
 
 def _seeds(comparison: Comparison) -> str:
