@@ -7,12 +7,13 @@ torchvision v2 transforms draw once per batch). All draws use torch's global gen
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from grefel_lib.faces import FaceSet
@@ -160,15 +161,9 @@ def prepare_input(
     return v2.functional.normalize(images.expand(-1, 3, -1, -1), mean, std)
 
 
-class _Batches(Dataset):
-    """Gathers whole batches by their indices: one item is one batch."""
-
-    def __init__(self, faces: FaceSet) -> None:
-        self.faces = faces
-
-    def __getitem__(self, indices: np.ndarray) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-        images = torch.from_numpy(self.faces.gather(indices))
-        return images, torch.from_numpy(self.faces.targets[indices]), indices
+def _gather(faces: FaceSet, indices: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
+    images = torch.from_numpy(faces.gather(indices))
+    return images, torch.from_numpy(faces.targets[indices]), indices
 
 
 def batch_loader(
@@ -176,9 +171,9 @@ def batch_loader(
 ) -> DataLoader:
     """A loader of (images uint8, targets (B, C), indices) for the batches of indices given."""
     return DataLoader(
-        _Batches(faces),
-        sampler=list(indices),
+        list(indices),
         batch_size=None,
+        collate_fn=partial(_gather, faces),
         num_workers=num_workers,
         pin_memory=pin,
         generator=torch.Generator(),  # keeps the global one untouched: workers change no result

@@ -291,7 +291,7 @@ def train_epoch(training: Training, say: Callable[[str], None]) -> dict:
         num_workers=config.num_workers,
         pin=device.type == "cuda",
     )
-    faces = sum(map(len, loader.sampler))
+    faces = sum(map(len, loader.dataset))
     bar = progress_bar(faces, f"epoch {epoch + 1}/{config.epochs}", unit=" faces")
     sums, count = Counter(), 0
     started = last_line = time.perf_counter()

@@ -22,11 +22,11 @@ from grefel_lib.grefel import Calibration, GReFEL, Output, confidence
 from grefel_lib.labels import RAFDB_ATTRIBUTES, VOTE_COLUMNS
 from grefel_lib.restore import Trained
 from grefel_lib.sources.photo import (
+    VIDEO_SUFFIXES,
     crop_box,
     draw_boxes,
     find_faces,
     is_crop,
-    is_video,
     printable,
     read_frames,
     read_photo,
@@ -312,7 +312,7 @@ def predict_files(
 
 
 def _pictures(path: Path, every: float) -> Iterator[tuple[int | None, float | None, np.ndarray]]:
-    if is_video(path):
+    if path.suffix.lower() in VIDEO_SUFFIXES:
         yield from read_frames(path, every)
     else:
         yield None, None, read_photo(path)

@@ -92,7 +92,8 @@ def load_model(
     try:
         net.load_state_dict(under_prefix(tensors, "model/") or plain)
     except RuntimeError as error:
-        own = f" or was trained with a custom network ({config.variant})" * bool(config.variant)
+        own = f" or is of a custom network ({config.variant}), to be passed as net"
+        own *= bool(config.variant)
         raise ValueError(
             f"{path} contains another architecture than its config ({config.backbone}){own}: "
             f"{str(error).splitlines()[-1].strip()}"

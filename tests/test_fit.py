@@ -16,7 +16,7 @@ from drawn_layouts import write_layout
 from safetensors.torch import load_file
 from torch import nn
 
-from grefel_lib.analysis.evaluation import evaluate_run
+from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
 from grefel_lib.commands.notebook import resolve
 from grefel_lib.config import Config
 from grefel_lib.faces import FaceSet, load_faces
@@ -506,8 +506,17 @@ def test_a_network_of_ones_own_trains_resumes_and_is_read_back(faces_dir, tmp_pa
     trained = load_model(run, net=Pixels(classes))
     state = run.load_checkpoint(run.best_checkpoint().stem)[0]
     assert torch.equal(trained.model.layer.weight, state["layer.weight"])
-    with pytest.raises(ValueError, match=r"trained with a custom network \(pixels\)"):
+    with pytest.raises(ValueError, match=r"of a custom network \(pixels\), to be passed as net"):
         load_model(run)
+    config = config.replace(robustness_images=4)
+    told = evaluate_run(run, faces, config, run, net=Pixels(classes))
+    assert set(told.predictions) == {"best_model", "best_ema_model"}
+    for name, table in told.predictions.items():  # each with its own weights
+        model = load_model(run.checkpoint(name), net=Pixels(classes)).model
+        again = predict(model, faces.split("test"), config)
+        np.testing.assert_allclose(table["p_fear"], again["p_fear"], atol=1e-6)
+    write_report(told)
+    assert load_evaluation(run).headline == told.headline
 
 
 def test_another_network_than_the_one_that_was_trained_is_refused(faces_dir, tmp_path):

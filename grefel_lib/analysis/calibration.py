@@ -21,6 +21,7 @@ from grefel_lib.metrics import (
     class_codes,
     class_probabilities,
     compute_metrics,
+    normalise_rows,
     table_classes,
 )
 from grefel_lib.restore import FaceTest
@@ -60,27 +61,14 @@ def calibration_errors(predictions: pd.DataFrame) -> dict[str, float]:
         "brier": plain["brier"],
         "nll": plain["nll"],
     }
-    votes, voted = vote_distribution(predictions)
-    if votes is not None:
-        predicted = probs[voted]
-        errors["soft_nll"] = float(-(votes * np.log(predicted.clip(1e-12))).sum(axis=1).mean())
-        errors["soft_brier"] = float(((predicted - votes) ** 2).sum(axis=1).mean())
-    return errors
-
-
-def vote_distribution(predictions: pd.DataFrame) -> tuple[np.ndarray | None, np.ndarray]:
-    """Vote distributions: the shares of the emotion votes.
-
-    Returns:
-        (M, C) shares, or None if the table has no votes; and (N,) bool, the faces they belong to:
-        those with an emotion vote.
-    """
     columns = [f"votes_{name}" for name in table_classes(predictions)]
-    if not set(columns) <= set(predictions.columns):
-        return None, np.zeros(len(predictions), dtype=bool)
-    votes = predictions[columns].to_numpy(dtype=float)
-    voted = votes.sum(axis=1) > 0
-    return votes[voted] / votes[voted].sum(axis=1, keepdims=True), voted
+    if set(columns) <= set(predictions.columns):
+        votes = predictions[columns].to_numpy(dtype=float)
+        voted = votes.sum(axis=1) > 0
+        shares, predicted = normalise_rows(votes[voted]), probs[voted]
+        errors["soft_nll"] = float(-(shares * np.log(predicted.clip(1e-12))).sum(axis=1).mean())
+        errors["soft_brier"] = float(((predicted - shares) ** 2).sum(axis=1).mean())
+    return errors
 
 
 def fit_temperature(validation: pd.DataFrame) -> float:

@@ -5,6 +5,7 @@ only reads files and is fast.
 """
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 
 from grefel_lib.analysis.calibration import (
     calibration_errors,
@@ -237,7 +239,9 @@ def _checkpoint_metrics(table: pd.DataFrame, validation: pd.DataFrame | None) ->
     }
 
 
-def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> Evaluation:
+def evaluate_run(
+    run: Run, faces: FaceSet, config: Config, results: Folder, net: nn.Module | None = None
+) -> Evaluation:
     """Score a run on a split and write all results into a folder.
 
     Both checkpoints are scored on the split and on validation; only the headline is scored on the
@@ -250,6 +254,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
         config: split, robustness_images, inspect_labels; batch size, device and workers.
         results: Receives predictions/, inside/, copies.csv, robustness.csv; the run's config.json
             if it is another folder.
+        net: Where `fit` trained a network of one's own, one of its kind.
 
     Raises:
         ValueError: The classes of the faces differ from those of the run; the results folder holds
@@ -264,7 +269,7 @@ def evaluate_run(run: Run, faces: FaceSet, config: Config, results: Folder) -> E
             f"as split=val"
         )
     models = {
-        name: load_model(run.best_checkpoint(name), device=config.device)
+        name: load_model(run.best_checkpoint(name), device=config.device, net=copy.deepcopy(net))
         for name in (BEST, BEST_EMA)
         if name == BEST or run.has_checkpoint(name)  # a shipped model has one
     }

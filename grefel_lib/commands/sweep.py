@@ -80,7 +80,10 @@ def sweep_points(
             f"a sweep needs --name, one folder name of letters, digits and . _ + -; got {name!r}"
         )
     settings = command_settings(command)
-    axes = [_axis(text, settings) for text in grid]
+    axes = [
+        [_setting(f"{key}={value}", settings) for value in values.split(",")]
+        for key, _, values in (text.partition("=") for text in grid)
+    ]
     alternatives = [[_setting(part, settings) for part in text.split(",")] for text in cases]
     seed_values = [[("seed", seed.strip())] for seed in seeds.split(",")] if seeds else [[]]
     varied = {key for options in (*axes, *alternatives) for key, _ in options}
@@ -255,12 +258,6 @@ def _results(run: Run | None) -> dict[str, Any]:
                 recall = epoch.filter(regex=f"^{key}_accuracy_").mean()
                 row |= {f"{key}_mean_class_accuracy": recall, f"{key}_nll": epoch[f"{key}_loss"]}
     return row
-
-
-def _axis(text: str, settings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """ "a=1,2" as (a, 1), (a, 2)."""
-    key, _, values = text.partition("=")
-    return [_setting(f"{key}={value}", settings) for value in values.split(",")]
 
 
 def _setting(text: str, settings: Mapping[str, Any]) -> tuple[str, str]:

@@ -377,11 +377,12 @@ def _headline_confusion(evaluation: Evaluation, paper: Paper) -> Figure:
     return fig
 
 
-def _training_curves(evaluation: Evaluation, paper: Paper) -> Figure | None:
-    if evaluation.history is None:
+def _training_curves(source: Evaluation | Run, paper: Paper) -> Figure | None:
+    history = source.history() if isinstance(source, Run) else source.history
+    if history is None:
         return None
     fig, axes = _subplots(paper.size("full", 2.6), ncols=2)
-    training_curves(evaluation.history, axes[0])
+    training_curves(history, axes[0])
     return fig
 
 
@@ -509,12 +510,6 @@ def _suspects(evaluation: Evaluation, paper: Paper, faces: FaceSet) -> Figure | 
     return suspect_faces(table, faces.split("train"), width=paper.size("full", 0)[0])
 
 
-def _run_curves(run: Run, paper: Paper) -> Figure:
-    fig, axes = _subplots(paper.size("full", 2.5), ncols=2)
-    training_curves(run.history(), axes[0])
-    return fig
-
-
 def _ablation(comparison: Comparison, paper: Paper) -> Figure:
     return ablation(comparison.summary, comparison.seeds, width=paper.size("full", 0)[0])
 
@@ -556,7 +551,7 @@ FIGURES: dict[type, dict[str, Callable[..., Figure | None]]] = {
         "suspects": _suspects,
     },
     Run: {
-        "training_curves": _run_curves,
+        "training_curves": _training_curves,
         "dashboard": lambda run, _: dashboard(run.history(), run.config.epochs),
     },
     Comparison: {

@@ -9,10 +9,6 @@ import pandas as pd
 
 from grefel_lib.files import other_faces
 
-PERCENT = (
-    "accuracy", "mean_class_accuracy", "macro_f1", "weighted_f1", "ece", "ece_plain",
-    "ece_mass", "classwise_ece",
-)  # fmt: skip
 TITLES = {
     "accuracy": "accuracy (%)", "mean_class_accuracy": "mean class accuracy (%)",
     "macro_f1": "macro F1 (%)", "weighted_f1": "weighted F1 (%)", "ece": "ECE (%)", "nll": "NLL",
@@ -20,9 +16,8 @@ TITLES = {
     "ece_mass": "ECE, equal mass (%)", "classwise_ece": "classwise ECE (%)",
     "soft_nll": "NLL of the votes", "soft_brier": "Brier of the votes",
 }  # fmt: skip
-_LOWER = ("ece", "nll", "brier", "ece_plain", "ece_mass", "classwise_ece", "soft_nll",
-          "soft_brier")  # fmt: skip
-BEST = {title: "min" if name in _LOWER else "max" for name, title in TITLES.items()}
+PERCENT = tuple(name for name, title in TITLES.items() if title.endswith("(%)"))
+BEST = {t: "max" if n.endswith(("accuracy", "f1")) else "min" for n, t in TITLES.items()}
 BEST |= {"AUROC": "max", "AURC": "min"}
 DATASETS = {
     "synthetic": "drawn faces", "ferplus": "FERPlus", "fer2013": "FER2013", "rafdb": "RAF-DB",

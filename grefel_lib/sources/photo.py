@@ -113,11 +113,6 @@ def read_photo(file: str | Path | IO[bytes], name: str = "") -> np.ndarray:
         return np.array(open_image(file, name=name))
 
 
-def is_video(path: Path) -> bool:
-    """Whether a file is taken for a video, by its ending."""
-    return path.suffix.lower() in VIDEO_SUFFIXES
-
-
 def read_frames(path: Path, every: float) -> Iterator[tuple[int, float, np.ndarray]]:
     """Frames of a video, upright: number, second, (H, W, 3) uint8.
 

@@ -6,7 +6,8 @@
 The network, an Inception-ResNet-v1, is rebuilt from the Keras file's own graph; its first
 convolutions stay as they are. 112 pixels, eight epochs, every row with an emotion vote; the
 predictions are the mean over a face and its mirror image. Settings may follow, as name=value:
-precision=bf16 is faster where `grefel doctor` says so.
+precision=bf16 is faster where `grefel doctor` says so. evaluate=RUN scores a finished run on the
+test split instead; nothing before that reads it.
 """
 
 import json
@@ -21,11 +22,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grefel_lib import load_faces, start_run
+from grefel_lib.analysis.evaluation import evaluate_run, evaluation_folder
 from grefel_lib.config import Config
 from grefel_lib.fit import fit
 from grefel_lib.grefel import Output
 from grefel_lib.predict import predict
+from grefel_lib.report.everything import write_report
 from grefel_lib.restore import load_model
+from grefel_lib.run import Run, open_run
 
 
 class FaceNet(nn.Module):
@@ -99,9 +103,21 @@ def _layer(layer: dict, weights: h5py.Group | None) -> nn.Module | None:
     return module.requires_grad_(not layer["name"].startswith("Conv2d_"))  # the first ones stay
 
 
+def evaluate(path: str, run: Run) -> None:
+    """Score a run on the test split and write its report into the run's folder."""
+    faces = load_faces(run.config)
+    net = FaceNet(path, num_classes=len(faces.class_names))
+    config = run.config.replace(inspect_labels=False)
+    evaluation = evaluate_run(run, faces, config, evaluation_folder(run, config), net)
+    print(write_report(evaluation)["comparison"].to_string())
+
+
 def main(path: str, *settings: str) -> None:
     """Train, choose by validation accuracy, and write predictions beside this file."""
     given = {"dataset": "ferplus"} | dict(setting.split("=", 1) for setting in settings)
+    if "evaluate" in given:
+        evaluate(path, open_run(given["evaluate"]))
+        return
     name = "facenet" if given["dataset"] == "ferplus" else f"facenet-{given['dataset']}"
     config = Config.resolve(
         {"profile": "lite", "backbone": "facenet", "variant": "facenet",
