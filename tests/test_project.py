@@ -119,6 +119,16 @@ def test_the_model_in_the_readme_is_the_one_that_comes_along():
     )
 
 
+def test_the_number_of_fer2013_in_the_readme_is_that_of_its_run():
+    evaluation = load_evaluation(open_run(PROJECT_ROOT / "notebooks/fer2013_model/facenet"))
+    numbers = evaluation.saved_headline
+    value, low, high = (100 * v for v in (numbers["metrics"]["accuracy"],
+                                          *numbers["intervals"]["accuracy"]))  # fmt: skip
+    text = " ".join((PROJECT_ROOT / "README.md").read_text().split())
+    assert f"has {value:.1f}% [{low:.1f}, {high:.1f}] over {len(evaluation.table):,}" in text
+    assert (evaluation.facts["dataset"], evaluation.facts["tta"]) == ("fer2013", "flip")
+
+
 def test_the_heads_in_the_readme_are_those_of_the_runs():
     """Every cell of the table, and the differences below it."""
     comparison = compare_runs("notebooks/ferplus_heads")

@@ -183,7 +183,7 @@ def saved_numbers(content, path=()):
     return {k: v for key, value in items for k, v in saved_numbers(value, (*path, key)).items()}
 
 
-@pytest.mark.parametrize("name", ["ferplus_model/pretrained_ferplus",
+@pytest.mark.parametrize("name", ["ferplus_model/pretrained_ferplus", "fer2013_model/facenet",
                                   "published_runs/correction=paper-seed=0"])  # fmt: skip
 def test_a_report_of_a_published_run_keeps_every_number(name, tmp_path):
     there = tmp_path / Path(name).name

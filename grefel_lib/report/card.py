@@ -58,6 +58,8 @@ def model_card(evaluation: Evaluation) -> str:
         head = "GReFEL, no correction"
     if config.head == "linear":
         head = "plain linear head"
+    if config.variant:
+        head += f"; variant `{config.variant}`: a network or loss of one's own replaces these"
     weights = started_from(Run(trained_in(evaluation.run), config))
     independent = ""
     if people := facts.get("subjects"):
