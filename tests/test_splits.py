@@ -88,5 +88,6 @@ def test_a_temperature_at_its_bound_is_no_number_in_tables_and_card(evaluation, 
         "as trained", "sharpest temperature tried, none fits"]  # fmt: skip
     write_report(found)
     card = (tmp_path / "model_card.md").read_text()
-    assert "at sharpest temperature tried, none fits (on validation)" in card
+    fitted = "at sharpest temperature tried, none fits (on the validation faces of these data)"
+    assert fitted in card
     assert "0.05" not in (tmp_path / "tables/calibration.tex").read_text()
