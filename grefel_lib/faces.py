@@ -400,8 +400,8 @@ def taught(train: FaceSet, config: Config) -> FaceSet:
 
     Raises:
         FileNotFoundError: A teacher has no predictions of its training faces.
-        ValueError: They are of other classes, a training face is not among them, or most labels
-            differ: they are of other faces that have the same ids.
+        ValueError: They are of other classes, a training face is not among them, or over a fifth
+            of the labels differ: they are of other faces that have the same ids.
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
     """
@@ -430,7 +430,7 @@ def taught(train: FaceSet, config: Config) -> FaceSet:
         known = train.table.get("true_label", train.table["label"])  # before label noise
         labels = np.asarray(train.class_names)[known.to_numpy()]
         theirs = table.get("true_label", table.get("label", pd.Series(labels)))
-        if (same := (theirs.to_numpy() == labels).mean()) < 0.8:  # protocols and fixes differ less
+        if (same := (theirs.to_numpy() == labels).mean()) < 0.8:
             raise ValueError(
                 f"teacher {name} has other faces under these ids: only {same:.0%} of the labels "
                 f"are the same; it needs the same files and train_protocol"

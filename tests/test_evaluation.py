@@ -388,6 +388,18 @@ def test_every_table_fits_a_column_and_is_sound_latex(run, found, told):
         assert widest < 66, f"{name}: {widest} characters in a row"
 
 
+def test_tables_of_two_evaluations_have_labels_of_their_own_without_a_machines_path(
+    found, tmp_path
+):
+    labels = set()
+    for place in ("one/a", "one/b=1", "two/a"):
+        write_report(found, Folder(tmp_path / "secret" / place))
+        for table in (tmp_path / "secret" / place).glob("tables/*.tex"):
+            labels.add(label := parse(table.read_text())["label"])
+            assert "secret" not in label, "no path of this machine"
+    assert len(labels) == 3 * len(evaluation_tables(found))
+
+
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no TeX engine here")
 def test_the_tables_compile_in_a_two_column_paper(run, told, tmp_path):
     inputs = "".join(rf"\input{{{p}}}" for p in sorted(run.path.glob("tables/*.tex")))

@@ -17,7 +17,7 @@ def found():
 
 
 def test_intervals_cover(found):
-    shares = found["coverage"]  # measured with 1,000 samples: 93.3 to 96.9%, tests/README.md
+    shares = found["coverage"]  # with 1,000 samples: see tests/README.md
     assert shares.min() > 0.93 - 0.03, shares.to_dict()  # two standard deviations of 300 samples
     assert shares[["one model", "difference"]].max() < 0.97 + 0.02
 
