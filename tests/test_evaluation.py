@@ -182,7 +182,8 @@ def test_an_evaluation_older_than_the_checkpoint_is_refused(faces_dir, tmp_path,
     run.save_checkpoint(LAST, tensors, facts)
     fit(faces, start_run(config, faces.info))
     for folder in (run.path, run.path / "evaluate_ferplus_official_val"):
-        flags = "" if folder == run.path else " --dataset ferplus --protocol official --split val"
+        flags = " --dataset ferplus --protocol official --split val --tta none --data-dir "
+        flags = "" if folder == run.path else f"{flags}{faces_dir}"
         again = f"epoch 1, but .* epoch 2; evaluate again: .*dir {run.path}{flags}"
         with pytest.raises(ValueError, match=again):
             load_evaluation(Run(folder, config))

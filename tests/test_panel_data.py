@@ -138,5 +138,16 @@ def test_the_browser_tells_what_was_read_as_grefel_data_check_does(browser, conf
     browser.check.click()
     assert html.escape(describe(check_data(config))) in browser.shown.value
     assert browser.message.value == ""
+    browser.check.click()  # it shows the faces again
+    assert "<pre>" not in browser.shown.value
+    browser.check.click()
     browser.split.value = "test"
     assert "<pre>" not in browser.shown.value
+    assert browser.check.description == "what was read"
+
+
+def test_without_a_data_set_a_choice_says_so(config, tmp_path):
+    browser = DataPanel(config.replace(dataset="ferplus", data_dir=str(tmp_path)))
+    assert str(tmp_path) in browser.message.value
+    browser.split.value = "val"
+    assert "no data set is loaded; choose another" in browser.message.value

@@ -78,6 +78,12 @@ def test_a_dropped_picture_replaces_the_first_and_may_come_again(panel):
     assert f"{WHOLE}: " in panel.message.value
 
 
+def test_what_is_dropped_is_one_file(panel, photo):
+    panel.dropped.value = "|"  # what the zone writes for text, or for several files
+    assert "drop one picture file" in panel.message.value
+    np.testing.assert_array_equal(panel.photo.picture, photo)
+
+
 def test_an_uploaded_picture_is_taken_too(panel, photo):
     panel.look_at(photo[:, : photo.shape[1] // 2])
     assert panel.photo.found == 1

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -504,6 +505,8 @@ def _again(run: Run, facts: Mapping[str, Any] = MappingProxyType({})) -> str:
     if not facts or trained_in(run) == run.path:
         return again
     flags = _data_settings(facts) | {"split": facts["split"], "tta": facts.get("tta", "none")}
+    if run.config.data_dir:
+        flags["data-dir"] = shlex.quote(relative(Path(run.config.data_dir)))
     return again + "".join(f" --{key} {value}" for key, value in flags.items())
 
 

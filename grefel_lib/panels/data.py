@@ -26,6 +26,7 @@ from grefel_lib.sources.layouts import find_source
 
 ALL = "all"
 PAGE = 20  # faces shown at once
+READ, FACES = "what was read", "show the faces"  # of a button, by what is shown
 
 
 def select_faces(
@@ -117,7 +118,7 @@ class DataPanel(Panel):
         )  # fmt: skip
         self.pager = Pager(PAGE, self.guard(self._draw))
         self.export = widgets.Button(description="export as CSV", icon="download", disabled=True)
-        self.check = widgets.Button(description="what was read", icon="list")
+        self.check = widgets.Button(description=READ, icon="list")
         self.shown = widgets.HTML()
         hidden = {"display": "none", "width": "auto"}
         self.jumps = [widgets.Button(layout=hidden) for _ in range(PAGE)]
@@ -148,15 +149,20 @@ class DataPanel(Panel):
         self._select()
 
     def _check(self) -> None:
-        """Show what `grefel data check` prints, in place of the faces."""
+        """Show what `grefel data check` prints, in place of the faces; then the faces again."""
+        if self.check.description == FACES:
+            self._draw()
+            return
         facts = check_data(self.config.on_data(dataset=self.dataset.value,
                                                protocol=self.protocol.value))  # fmt: skip
         self.shown.value = f"<pre>{html.escape(describe(facts))}</pre>"
+        self._offer_jumps(self.rows.head(0))
+        self.check.description = FACES
 
     def _select(self, framed: str = "") -> None:
         """Apply the selection; show its first page, or the page of the framed face."""
         if self.faces is None:
-            return
+            raise ValueError("no data set is loaded; choose another")
         self.rows = select_faces(
             self.faces, split=self.split.value, label=self.label.value,
             agreement=self.agreement.value, copies=self.copies.value,
@@ -169,6 +175,7 @@ class DataPanel(Panel):
     def _draw(self) -> None:
         page_rows = self.rows.iloc[self.pager.page(len(self.rows))]
         self.export.disabled = page_rows.empty
+        self.check.description = READ
         self._offer_jumps(page_rows)
         if page_rows.empty:
             self.shown.value = ""

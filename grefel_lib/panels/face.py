@@ -20,11 +20,12 @@ _ZONE = """<div class="grefel-drop" style="border:2px dashed #9E9E9E; padding:10
 ondragover="event.preventDefault(); this.style.borderColor='#D55E00'"
 ondragleave="this.style.borderColor='#9E9E9E'"
 ondrop="event.preventDefault(); event.stopPropagation(); this.style.borderColor='#9E9E9E';
-const file = event.dataTransfer.files[0], reader = new FileReader();
+const files = event.dataTransfer.files, reader = new FileReader();
 const area = this.closest('.grefel-face').querySelector('.grefel-dropped textarea');
-reader.onload = () => { area.value = file.name + '|' + reader.result;
+const send = text => { area.value = text;
 for (const kind of ['input', 'change']) area.dispatchEvent(new Event(kind, {bubbles: true})); };
-if (file) reader.readAsDataURL(file);">drop a photograph here</div>"""
+reader.onload = () => send(files[0].name + '|' + reader.result);
+if (files.length == 1) reader.readAsDataURL(files[0]); else send('|');">drop a photograph here</div>"""
 
 
 class FacePanel(Panel):
@@ -96,6 +97,8 @@ class FacePanel(Panel):
         name, _, content = self.dropped.value.partition("|")
         with self.hushed():
             self.dropped.value = ""
+        if not content:
+            raise ValueError("drop one picture file; a picture on a page must be saved first")
         try:
             content = base64.b64decode(content.partition(",")[2], validate=True)
         except binascii.Error:

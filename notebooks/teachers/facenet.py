@@ -120,7 +120,7 @@ def main(path: str, *settings: str) -> None:
         return
     name = "facenet" if given["dataset"] == "ferplus" else f"facenet-{given['dataset']}"
     config = Config.resolve(
-        {"profile": "lite", "backbone": "facenet", "variant": "facenet",
+        {"profile": "lite", "backbone": "facenet", "head": "linear", "variant": "facenet",
          "train_protocol": "all" if given["dataset"] == "ferplus" else "",
          "image_size": 112, "epochs": 8, "batch_size": 64, "backbone_lr_scale": 0.3,
          "ema_decay": 0.999, "tta": "flip", "run_name": f"{name}-0"} | given
