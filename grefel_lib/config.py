@@ -283,12 +283,9 @@ class Config:
             values = dataclasses.asdict(parent)
             values |= dict.fromkeys(("run_name", "finetune_name", "resume", "variant"), "")
             values |= WITHOUT_WEIGHTS
-            profile = "finetune" if profile == "auto" else profile
-            check_name(profile, FINETUNE_PROFILES | PROFILES, "profile")
-            settings = FINETUNE_PROFILES.get(profile) or PROFILES[profile]
-            if profile == "finetune":
-                settings = FINETUNE_PROFILES.get(f"finetune_{parent.profile}", settings)
-            config = cls.from_dict(values | settings)
+            profile = parent.profile if profile == "auto" else profile
+            gentle = FINETUNE_PROFILES.get(f"finetune_{profile}", FINETUNE_PROFILES["finetune"])
+            config = cls.from_dict(values | gentle)
             config = config.on_data(**overrides, profile=parent.profile)
             if config.label_noise and config.seed != parent.seed:
                 raise ValueError(

@@ -177,7 +177,8 @@ def fit(
             say(epoch_lines(training.history, config.epochs))
             stop_requested = any(training.world.gathered(run.asked_to_stop))
             if stop_requested and training.epoch < config.epochs:
-                say(f"stopped on request; to continue: grefel train --resume {run.name}")
+                again = "call fit as before" if own else f"grefel train --resume {run.name}"
+                say(f"stopped on request; to continue: {again}")
                 ending["status"] = "stopped"
                 break
         if first:
@@ -259,6 +260,11 @@ def start_training(
                     f"{run.checkpoint(LAST)} is of another network than this one; pass the same "
                     f"net, or take another run name: {str(error).splitlines()[-1].strip()}"
                 ) from error
+            own = training.loss is not total_loss
+            if facts.get("own_loss", own) != own:  # older checkpoints do not say
+                kind = "the usual loss" if own else "a loss of its own"
+                raise ValueError(f"run {run.name} has learned with {kind} so far; continue it with "
+                                 f"the same, or take another run name")  # fmt: skip
             training.epoch, training.update = facts["epoch"], facts["update"]
             training.history = facts["history"]
             before = Config.from_dict(facts["config"])
@@ -467,6 +473,7 @@ def save(training: Training) -> None:
     if every and training.epoch % every == 0:
         run.save_checkpoint(f"epoch_{training.epoch:04d}", state, facts)
     facts |= {"update": training.update, "micro": training.micro, "history": history}
+    facts["own_loss"] = training.loss is not total_loss
     tensors = training_state(training.net, training.ema.module, training.optimizer)
     run.save_checkpoint(LAST, tensors, facts)
     run.write_table(pd.DataFrame(history), "history.csv")

@@ -173,7 +173,7 @@ def start_from(
     if unfit:
         raise ValueError(
             f"checkpoint {path.name} does not fit the model ({len(unfit)} tensors, first "
-            f"{unfit[0]}); use the same backbone, head and sizes as the run it comes from"
+            f"{unfit[0]}); use the backbone, head, sizes and lambda_rel of the run it comes from"
         )
     net.load_state_dict({key: tensors[key] for key in own})
 

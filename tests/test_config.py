@@ -280,6 +280,16 @@ def test_fine_tuning_is_as_long_as_its_parents_profile_asks():
     assert epochs == {"demo": 2, "lite": 2, "mobile": 4, "vit_base": 50}
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_named_profile_chooses_its_fine_tuning_and_never_another_model(profile):
+    parent = Config(profile="lite", **PROFILES["lite"])
+    config = Config.resolve({"profile": profile}, parent=parent)
+    gentle = FINETUNE_PROFILES.get(f"finetune_{profile}", FINETUNE_PROFILES["finetune"])
+    assert {key: getattr(config, key) for key in gentle} == gentle
+    assert config.backbone == "tf_efficientnet_lite0"
+    assert config.image_size == 96
+
+
 def test_another_data_set_is_learned_without_the_teacher_and_the_folds_of_the_first():
     first = Config(dataset="folder", data_dir="/d", teacher="t", folds=3, fold=2)
     other = Config.resolve({"dataset": "ferplus"}, parent=first)

@@ -460,6 +460,29 @@ def test_a_run_that_is_asked_to_stop_ends_after_its_epoch_and_goes_on(config, fa
     assert run.status() == "ok"
 
 
+def mine(*arguments):
+    return total_loss(*arguments)
+
+
+def test_a_run_goes_on_with_the_loss_it_began_with(config, faces, tmp_path):
+    said, config = [], config.replace(variant="mine")
+    for first, then, kind in ((mine, None, "a loss of its own"), (None, mine, "the usual loss")):
+        run = new_run(tmp_path / kind, config)
+
+        def stop(text, run=run):
+            said.append(text)
+            run.ask_to_stop()
+
+        fit(faces, run, loss=first, say=stop)
+        assert run.status() == "stopped"
+        with pytest.raises(ValueError, match=f"has learned with {kind} so far"):
+            fit(faces, run, loss=then)
+        assert len(fit(faces, run, loss=first)) == 3
+    again = [text for text in said if "to continue" in text]
+    assert again[0].endswith("to continue: call fit as before")
+    assert again[1].endswith(f"to continue: grefel train --resume {run.name}")
+
+
 def test_asked_to_stop_in_the_last_epoch_it_is_finished(config, faces, tmp_path):
     run = new_run(tmp_path / "r", config.replace(epochs=1))
     fit(faces, run, say=lambda text: run.ask_to_stop())

@@ -10,8 +10,9 @@ import pytest
 
 from grefel_lib.commands.cli import main
 from grefel_lib.commands.sweep import is_finished, over_seeds, run_point, run_sweep, sweep_points
+from grefel_lib.faces import load_faces
 from grefel_lib.files import Folder
-from grefel_lib.run import open_run, outputs_folder, run_folder, start_run
+from grefel_lib.run import LAST, open_run, outputs_folder, run_folder, start_run
 from grefel_lib.sources.synthetic import write_synthetic
 
 
@@ -167,6 +168,13 @@ def test_an_interrupted_point_goes_on_and_other_settings_are_refused(faces_dir, 
     assert is_finished(point)
     (evaluated,) = sweep_points("train", "s", given=given, evaluate=True)
     assert not is_finished(evaluated)
+    (tmp_path / "fixes.csv").write_text("id,label\ntrain_00000,sadness\n")
+    fixes = {"label_fixes": str(tmp_path / "fixes.csv")}
+    (fixed,) = sweep_points("train", "s", given=given | fixes)
+    run.save_checkpoint(LAST, {}, {})
+    run.write_json({"data": load_faces(point.config()).info}, "environment.json")
+    with pytest.raises(ValueError, match=r"has learned from other data \(label_fixes"):
+        is_finished(fixed)
     (other,) = sweep_points("train", "s", given=given | {"lr": "1e-4"})
     with pytest.raises(ValueError, match=r"other settings \(lr 0\.004 there, 0\.0001 here\)"):
         is_finished(other)
@@ -234,6 +242,7 @@ def test_fine_tuning_starts_from_the_latest_run_at_every_point(small_run, other_
     for point in points:
         assert open_run(point.config().checkpoint_path).path == mine
         assert run_folder(point.config()) == mine / f"finetune_s-{point.name}"
-    (named,) = sweep_points("finetune", "s", cases=[f"checkpoint_path={small_run.path}"])
+    for key in ("checkpoint_path", "checkpoint-path"):
+        (named,) = sweep_points("finetune", "s", cases=[f"{key}={small_run.path}"])
     assert open_run(named.config().checkpoint_path).path == small_run.path
     assert not (other_outputs / "demo").exists()

@@ -196,7 +196,7 @@ def _prepared(command: str, overrides: dict[str, Any]) -> Path:
     check_backbone(config)
     folder = folder if config.folder_name else new_folder(folder)
     check_same_data(Run(folder, config), faces.info)
-    if config.checkpoint_path:
+    if command == "finetune":
         overrides["finetune_name"] = folder.name.removeprefix("finetune_")
     elif not overrides.get("resume"):
         overrides["run_name"] = folder.name
@@ -481,8 +481,8 @@ def resolve(parameters: Mapping[str, Any] | None = None, *, command: str = "trai
     if config.resume:
         run = open_run(config.resume, config.output_dir)
         for name, (stored, value) in run.config.differences(config).items():
-            free = SETTINGS[name].may_change or name in ("profile", "dataset")
-            if name in overrides and not free:
+            free = SETTINGS[name].may_change or overrides.get(name) in ("auto", "synthetic")
+            if name in overrides and not free:  # but what stands in every parameters cell
                 raise ValueError(
                     f"run {run.name} was started with {name}={stored!r} and cannot continue with "
                     f"{value!r}; leave it out, or start a new run"

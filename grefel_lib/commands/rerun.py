@@ -34,9 +34,16 @@ def rerun(name: str, data_dir: str = "", *, say: Callable[[str], None]) -> list[
         What differs, one line each; empty if every weight and every number is the same.
 
     Raises:
-        ValueError: The data are not those of the run, or <run>-rerun has finished already.
+        ValueError: The run has no last checkpoint or has learned with a loss of its own, the data
+            are not its own, or <run>-rerun has finished already.
     """
     run = open_run(name)
+    if not run.has_checkpoint(LAST):
+        raise ValueError(f"run {run.name} has no {LAST} checkpoint, so nothing shows whether a "
+                         f"second training ends alike; shared models have none")  # fmt: skip
+    if read_facts(run.checkpoint(LAST)).get("own_loss"):
+        raise ValueError(f"run {run.name} has learned with a loss of its own, which its record "
+                         f"does not hold; repeat it with its code")  # fmt: skip
     here = run.config.replace(**absolute_paths({"data_dir": data_dir}))
     faces = load_faces(here)
     check_same_data(run, faces.info)

@@ -93,7 +93,7 @@ def sweep_points(
     if "output_dir" in varied:
         raise ValueError("a sweep lies in one folder; give output_dir as --output-dir DIR")
     outputs = outputs_folder(given.get("output_dir", "outputs"))
-    chosen = any("checkpoint_path" in text for text in (*given, *grid, *cases))
+    chosen = any("checkpoint_path" in text.replace("-", "_") for text in (*given, *grid, *cases))
     if command == "finetune" and not chosen:  # the same for all points, also when they are resumed
         given = {**given, "checkpoint_path": str(latest_parent(str(outputs)).path)}
     points = []
@@ -229,7 +229,7 @@ def is_finished(point: Point) -> bool:
     if run is None:
         return False
     check_same_settings(run, config := point.config())
-    if config.data_dir != run.config.data_dir:
+    if config.data_dir != run.config.data_dir or config.label_fixes or run.config.label_fixes:
         check_same_data(run, load_faces(config).info)
     done = run.status() == "ok"
     evaluated = (run.path / "metrics.json").is_file() and not stale_because(run)

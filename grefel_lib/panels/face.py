@@ -25,7 +25,8 @@ const area = this.closest('.grefel-face').querySelector('.grefel-dropped textare
 const send = text => { area.value = text;
 for (const kind of ['input', 'change']) area.dispatchEvent(new Event(kind, {bubbles: true})); };
 reader.onload = () => send(files[0].name + '|' + reader.result);
-if (files.length == 1) reader.readAsDataURL(files[0]); else send('|');">drop a photograph here</div>"""
+if (files.length == 1) reader.readAsDataURL(files[0]);
+else send('|');">drop a photograph here</div>"""
 
 
 class FacePanel(Panel):
