@@ -313,11 +313,10 @@ class GReFEL(nn.Module):
         output = self._scored(images)
         if self.training or self.calibration is None:
             return output
-        logits = output.reliability_logits
+        logits, log_probs = output.reliability_logits, self.calibration(output.log_probs)
         if logits is not None:
             scale, shift = self.calibration.reliability
-            logits = scale * logits + shift
-        log_probs = self.calibration(output.log_probs)
+            logits = _of_answer(scale * logits + shift, output.log_probs, log_probs)
         return replace(output, log_probs=log_probs, reliability_logits=logits)
 
     def _scored(self, images: Tensor) -> Output:
@@ -341,6 +340,19 @@ class GReFEL(nn.Module):
         """Names of parameters exempt from weight decay, besides norms and biases."""
         own = getattr(self.backbone, "no_weight_decay", set)()
         return {f"backbone.{name}" for name in own} | {"head.anchors"}
+
+
+def _of_answer(logits: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Reliability logits (B,) of the classes answered `after` calibration, from those `before`.
+
+    Where the answer moved, the mass that reliability leaves to other classes is split as their
+    probabilities (B, C) are, as in `suspicion`.
+    """
+    first, last = before.argmax(dim=1, keepdim=True), after.argmax(dim=1, keepdim=True)
+    probs = after.exp()
+    share = (probs.gather(1, last) / (1 - probs.gather(1, first)).clamp(min=1e-6)).squeeze(1)
+    moved = torch.sigmoid(-logits) * share.clamp(max=1)
+    return torch.where((first != last).squeeze(1), torch.logit(moved, eps=1e-6), logits)
 
 
 def _start_near_zero(classifier: nn.Linear | None) -> None:

@@ -323,6 +323,9 @@ def _same_images(first: pd.DataFrame, second: pd.DataFrame) -> None:
                 f"the two tables have different {column}s ({len(first)} and {len(second)} rows); "
                 f"compare predictions of the same split, in the same order"
             )
+    names = [", ".join(table_classes(table)) for table in (first, second)]
+    if names[0] != names[1]:
+        raise ValueError(f"the classes are {names[0]} in one table and {names[1]} in the other")
 
 
 def per_class_metrics(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -329,6 +329,8 @@ def test_classes_come_in_any_order(found, tmp_path):
     assert first.startswith(names[-1])
     stored = np.load(tmp_path / f"confusion_matrix_{found.headline}.npy")
     np.testing.assert_array_equal(stored, counts)  # as the predictions are
+    same = evaluation_tables(found)["comparison"]["best_model"].tolist()
+    assert pd.read_csv(tmp_path / "tables/comparison.csv")["best_model"].tolist() == same
     with pytest.raises(ValueError, match=r"must contain each of neutral, .* once"):
         found.in_order(names[1:])
 

@@ -95,6 +95,9 @@ def test_a_matrix_counts_names_or_positions():
     np.testing.assert_array_equal(cells, [[1, 0], [1, 0]])
     sorted_names = confusion_figure(["d", "c"], ["d", "d"]).axes[0].get_yticklabels()
     assert [text.get_text() for text in sorted_names] == ["c", "d"]
+    for codes in ([10, 2, 1], ["10", "2", "1"]):
+        ticks = confusion_figure(codes, codes).axes[0].get_yticklabels()
+        assert [text.get_text() for text in ticks] == ["1", "2", "10"]
     with pytest.raises(ValueError, match="2 labels and 1 predictions"):
         confusion_figure([0, 1], [0], ["a", "b"])
     with pytest.raises(ValueError, match="'x' is not among the 2 classes"):

@@ -11,6 +11,7 @@ from torch import nn
 from grefel_lib.backbone import build_backbone, check_backbone
 from grefel_lib.config import Config
 from grefel_lib.grefel import (
+    Calibration,
     GReFEL,
     GReFELHead,
     Output,
@@ -412,6 +413,21 @@ def test_any_backbone_gives_tokens_and_every_parameter_a_gradient(name, size, to
     head = {n: p.grad.abs().sum().item() for n, p in net.head.named_parameters()}
     # the attention's key bias shifts all scores of a query alike: its true gradient is zero
     assert [n for n, total in head.items() if total == 0] == []
+
+
+def test_reliability_of_a_shipped_model_is_that_of_the_class_it_answers(monkeypatch):
+    config = Config(backbone="test_resnet", image_size=48, backbone_weights="none")
+    model = build_model(config, 3).eval()
+    probs, sure = torch.tensor([[0.5, 0.4, 0.1], [0.7, 0.2, 0.1]]), torch.tensor([0.6, 0.6])
+    monkeypatch.setattr(model, "_scored", lambda images: Output(
+        log_probs=probs.log(), reliability_logits=sure.logit()))  # fmt: skip
+    model.calibration = Calibration(1.0, [0.0, 1.0, 0.0])
+    output = model(torch.zeros(2, 3, 48, 48))
+    q = probs[0] * torch.tensor([1, math.e, 1])
+    q = q / q.sum()  # now the second class has most
+    assert output.log_probs.argmax(dim=1).tolist() == [1, 0]
+    expected = [0.4 * (q[1] / (1 - q[0])).item(), 0.6]
+    assert output.reliability.tolist() == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_linear_head_is_timms_own_classifier():

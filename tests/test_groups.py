@@ -66,3 +66,4 @@ def test_the_largest_gap_leaves_out_groups_too_small_to_tell():
     table = pd.DataFrame({"count": [100, 50, 3], "accuracy": [0.9, 0.7, 0.1]}, index=list("abc"))
     assert largest_gap(table) == ("a", "b", pytest.approx(0.2))
     assert largest_gap(table.iloc[1:])[:2] == ("", "")
+    assert largest_gap(table.assign(accuracy=0.5)) == ("a", "b", 0)

@@ -291,6 +291,9 @@ def test_models_are_averaged_by_their_probabilities():
     assert both["predicted"].tolist() == ["a", "b"]
     with pytest.raises(ValueError, match="different ids"):
         average_predictions([one, two[::-1].reset_index(drop=True)])
+    turned = two[["id", "label", "predicted", "p_b", "p_a"]]
+    with pytest.raises(ValueError, match="the classes are a, b in one table and b, a in the other"):
+        average_predictions([one, turned])
 
 
 def test_other_images_cannot_be_compared(eight):

@@ -1,5 +1,6 @@
 """Published runs: no path of this machine in any file; what older versions left out is added."""
 
+import dataclasses
 import gzip
 import json
 import shutil
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from grefel_lib.analysis.compare import PUBLISHED, evaluated_runs
+from grefel_lib.analysis.compare import PUBLISHED, evaluated_runs, publish_runs
 from grefel_lib.analysis.evaluation import evaluate_run, evaluation_folder, load_evaluation
 from grefel_lib.commands.cli import main
 from grefel_lib.config import PROJECT_ROOT, Config
@@ -156,6 +157,17 @@ def test_one_run_is_published_from_among_others(evaluated, tmp_path, capsys):
     published = load_evaluation(open_run(dest / "own"), headline_only=True)
     expected = load_evaluation(open_run(evaluated), headline_only=True)
     assert published.table["predicted"].tolist() == expected.table["predicted"].tolist()
+
+
+def test_names_of_ones_own_faces_are_published_as_they_are(evaluated, tmp_path):
+    result = load_evaluation(open_run(evaluated), headline_only=True)
+    ids = [f"New folder (2)/{name}/1.jpg" for name in result.table["id"]]
+    ids[0] = f"{tmp_path}/secret/1.jpg"
+    table = result.table.assign(id=ids)
+    mine = dataclasses.replace(result, predictions={result.headline: table})
+    [folder] = publish_runs([mine], tmp_path / "shared")
+    shared = load_evaluation(open_run(folder), headline_only=True).table["id"].tolist()
+    assert shared == ["1.jpg", *ids[1:]]
 
 
 def test_an_evaluation_apart_is_published_with_the_record_of_its_run(evaluated, tmp_path):

@@ -14,6 +14,7 @@ from grefel_lib.report.tables import (
     interval_table,
     latex_table,
     metric_table,
+    split_title,
     with_intervals,
 )
 
@@ -33,6 +34,13 @@ def test_a_table_can_be_read_back_with_its_numbers():
         [r"EMA \& more", "86.00", "12", r"b\_d"],
     ]
     assert (found["caption"], found["label"]) == ("The test split.", "tab:test_1")
+
+
+def test_the_re_split_test_faces_are_named_so():
+    facts = {"dataset": "ferplus", "split": "test", "fingerprint": "content-8ebb9dea7e7eb1c9"}
+    assert split_title(facts) == "re-split test split"
+    assert split_title(facts | {"fingerprint": "content-0123456789abcdef"}) == "test split"
+    assert split_title(facts | {"split": "val"}).startswith("validation split")
 
 
 def test_special_characters_are_escaped_everywhere():

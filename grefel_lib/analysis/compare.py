@@ -61,7 +61,7 @@ PLACES = (  # settings that are paths; published runs keep only the last part
 class Comparison:
     """Variants side by side, each over its seeds; missing parts are empty."""
 
-    about: Mapping[str, Any]  # dataset, protocol, split, faces, selection, training_leaks_dropped
+    about: Mapping[str, Any]  # facts of the first run: dataset, protocol, split, faces, selection
     seeds: pd.DataFrame  # one row a run, see `seed_table`
     summary: Mapping[str, pd.DataFrame]  # by metric, see `summarise_variants`
     differences: pd.DataFrame  # to the first variant, see `paired_differences`
@@ -87,7 +87,7 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
     first = next(iter(groups.values()))[0]
     if len(groups) == 1:
         log.warning("only one variant, %s: there are no differences to show", *groups)
-    names = ("dataset", "protocol", "split", "training_leaks_dropped", "selection")
+    names = ("dataset", "protocol", "fingerprint", "split", "training_leaks_dropped", "selection")
     classes = per_class_metrics(first.table)
     recall = {
         name: np.mean([per_class_metrics(r.table)["recall"] for r in members], axis=0)
@@ -154,7 +154,7 @@ def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
             if facts["split"] != "test" or facts.get("tta", "none") != "none":
                 continue
             own = Path(run.config.data_dir).name, Path(run.config.data_dir).name
-            if path != run.path:  # evaluate_folder_<name of the faces>_test
+            if path.name.startswith("evaluate_folder_"):  # _<name of the faces>_test
                 own = own[0], path.name.split("_", 2)[2].rsplit("_", 1)[0]
             trained, scored = (
                 " ".join(
@@ -501,8 +501,11 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
         config = shared_config(result.config) | {"checkpoint_path": parent}
         shared = ("id", "label", "predicted", "agreed", "reliability")
         columns = [c for c in result.table if c in shared or c.startswith("p_")]
-        predictions = result.table.to_csv(index=False, float_format="%.5g", columns=columns)
-        predictions = without_paths(predictions, *places)
+        ids = [
+            without_paths(i, *places) if Path(i).is_absolute() else i for i in result.table["id"]
+        ]
+        table = result.table.assign(id=ids)
+        predictions = table.to_csv(index=False, float_format="%.5g", columns=columns)
         name = f"{result.saved['split']}_{result.saved['headline']}.csv.gz"
         there = target.path / "predictions" / name
         if there.is_file() and _unzipped(there) != predictions:
@@ -542,7 +545,7 @@ def shared_config(config: Config) -> dict[str, Any]:
 def share_record(run: Run, target: Folder, *places: str) -> None:
     """Copy environment.json, if there is one, and history.csv of a run, without local paths."""
     folder = trained_in(run)
-    history = (folder / "history.csv").read_text()
+    history = (folder / "history.csv").read_text(encoding="utf-8")
     environment = folder / "environment.json"
     if environment.is_file():
         target.write_json(without_paths(read_json(environment), *places), environment.name)

@@ -322,15 +322,17 @@ def evaluate_run(
         rows = evaluate_corruptions(net, sample, config)
         extra["robustness"] = _written(results, pd.DataFrame(list(rows)), "robustness")
     if split != "train" and not other_faces(facts):  # copies of faces that it has learned
-        whole = load_faces(config.replace(drop_leaks=False))
+        rows = config.train_protocol or run.config.protocol  # that it learned, scored by any rule
+        rows = "" if config.unmet("train_protocol") else rows
+        whole = load_faces(config.replace(drop_leaks=False, train_protocol=rows))
         extra["copies"] = _written(results, find_copies(whole, split), "copies")
     if results.path != run.path:
         results.write_json(run.config.to_dict(), "config.json")
         if results.path.parent != run.path:  # what a subfolder finds in its run
             for name in ("environment.json", "history.csv"):
                 if (run.path / name).is_file():
-                    results.write_text((run.path / name).read_text(), name)
-    written = {f"{part}_{name}.csv" for part in tables for name in models}
+                    results.write_text((run.path / name).read_text(encoding="utf-8"), name)
+    written = {f"{part}_{name}.csv" for part, some in tables.items() for name in some}
     written |= {path.name, f"train_{headline}.csv" if "training" in extra else ""}
     written |= {f"{name}.csv" for name in extra}
     for pattern in ("predictions/*", "inside/*", "copies.csv", "robustness.csv"):
@@ -505,7 +507,7 @@ def _again(run: Run, facts: Mapping[str, Any] = MappingProxyType({})) -> str:
     if not facts or trained_in(run) == run.path:
         return again
     flags = _data_settings(facts) | {"split": facts["split"], "tta": facts.get("tta", "none")}
-    if run.config.data_dir:
+    if run.config.data_dir and not other_faces(facts):
         flags["data-dir"] = shlex.quote(relative(Path(run.config.data_dir)))
     return again + "".join(f" --{key} {value}" for key, value in flags.items())
 

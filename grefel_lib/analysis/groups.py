@@ -76,7 +76,8 @@ def largest_gap(table: pd.DataFrame) -> tuple[str, str, float]:
     large = table.loc[table["count"] >= SMALLEST, "accuracy"]
     if len(large) < 2:
         return "", "", np.nan
-    return large.idxmax(), large.idxmin(), float(large.max() - large.min())
+    best = large.idxmax()
+    return best, large.drop(best).idxmin(), float(large.max() - large.min())
 
 
 def human_ceiling(predictions: pd.DataFrame, *, draws: int = 200) -> pd.DataFrame | None:

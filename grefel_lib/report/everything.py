@@ -62,7 +62,6 @@ from grefel_lib.report.style import Paper, as_drawing, as_photo, in_words, paper
 from grefel_lib.report.tables import (
     BEST,
     PERCENT,
-    SPLITS,
     TITLES,
     bracketed,
     class_table,
@@ -140,6 +139,8 @@ def write_report(
         shares = normalise_rows(counts)
         folder.write_array(shares, f"confusion_matrix_{name}_normalised.npy")
     tables = evaluation_tables(shown)
+    numbers = source.metrics["checkpoints"]  # whose intervals do not depend on the order of classes
+    tables["comparison"] = with_intervals(numbers, split=source.facts["split"])
     titles = {name: paper.checkpoint(name) for name in source.predictions}
     for name in TABLE_TITLES.keys() - tables.keys():
         _remove(folder, "tables", name)
@@ -171,7 +172,7 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
     several = comparison.seeds["variant"].duplicated().any()
     mean = "Mean ± standard deviation over seeds " if several else ""
     words = (
-        f"{data_title(about['dataset'], about['protocol'])}, {SPLITS[about['split']]}, "
+        f"{data_title(about['dataset'], about['protocol'])}, {split_title(about)}, "
         f"{about['faces']:,} faces. {mean}[95% interval over faces]. {_seeds(comparison)}. "
         f"Checkpoints chosen by {about['selection']}."
     )

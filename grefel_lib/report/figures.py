@@ -251,6 +251,11 @@ def _markers(history: pd.DataFrame) -> dict[str, Any]:
     return {"marker": "o", "ms": 2.5} if len(history) < 12 else {}
 
 
+def _by_value(name: Any) -> tuple[int, str]:
+    """Whole numbers in their order, also as text; before them what is none."""
+    return len(str(name)) * str(name).isdecimal(), str(name)
+
+
 def confusion_figure(
     y_true: Sequence, y_pred: Sequence, names: Sequence[str] = (), *, paper: Paper | None = None
 ) -> Figure:
@@ -271,7 +276,7 @@ def confusion_figure(
     given = pd.Series([*y_true, *y_pred])
     names = list(names)
     positions = names and pd.api.types.is_numeric_dtype(given) and not given.isin(names).all()
-    known = range(len(names)) if positions else names or sorted(given.unique(), key=str)
+    known = range(len(names)) if positions else names or sorted(given.unique(), key=_by_value)
     if len(set(known)) < len(known):
         raise ValueError(f"a class is named twice among {', '.join(map(str, known))}")
     codes = pd.Index(known).get_indexer(given)
