@@ -427,6 +427,13 @@ def test_the_card_says_what_a_reader_must_know(run, found, told):
     assert "nan" not in text
 
 
+def test_the_card_names_the_teachers(found):
+    taught = found.config.replace(teacher="outputs/a,outputs/b", teacher_weight=0.7)
+    card = model_card(dataclasses.replace(found, config=taught))
+    assert "- 70% of each training target: the predictions of a, b." in card
+    assert "the predictions of" not in model_card(found).partition("## Results")[0]
+
+
 def test_the_card_names_only_the_branches_there_are(found):
     for changes, said in (({}, ", 10 anchors per class"), ({"branches": "attention"}, "attention")):
         config = found.config.replace(num_anchors=10, **changes)
@@ -575,10 +582,17 @@ def test_an_evaluation_leaves_what_is_not_its_own(run, tmp_path):
             resolve_evaluation({"checkpoint_dir": str(run.path), "output_dir": str(given)})
 
 
-def test_wrong_labels_are_not_looked_for_among_other_rows(run):
+def test_wrong_labels_are_not_looked_for_among_other_rows_but_copies_among_those_learned(
+    run, monkeypatch
+):
     assert run.config.label_noise
+    read = []
+    monkeypatch.setattr("grefel_lib.analysis.evaluation.load_faces",
+                        lambda config: read.append(config) or load_faces(config))  # fmt: skip
     done = evaluate(run, protocol="argmax")
     assert done.training is None
+    [config] = [config for config in read if not config.drop_leaks]
+    assert (config.protocol, config.train_protocol) == ("argmax", "official")
 
 
 def test_the_rows_that_were_trained_on_are_told_by_their_own_protocol(run):

@@ -114,7 +114,7 @@ def test_the_readmes_sentences_are_those_of_the_tables():
     text = " ".join((PROJECT_ROOT / "README.md").read_text().split())
     apart = pd.read_csv(study.HERE / "differences.csv").set_index(["variant", "metric"])
     accuracy = apart.xs("accuracy", level="metric")
-    assert "every accuracy difference's interval holds zero" in text
+    assert "the interval of every accuracy difference includes zero" in text
     assert (accuracy["low"] < 0).all()
     assert (accuracy["high"] > 0).all()
     low = apart.loc[("FERPlus, 40% confused, no balance", "mean_class_accuracy")] * -100

@@ -1,6 +1,7 @@
 """The model card of a run: data, training, results, limits, licence."""
 
 import html
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,7 @@ from grefel_lib.analysis.calibration import temperature_words
 from grefel_lib.analysis.evaluation import Evaluation, trained_in
 from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
 from grefel_lib.backbone import reads_earlier
+from grefel_lib.config import Config
 from grefel_lib.files import other_faces, without_paths
 from grefel_lib.report.figures import FEW
 from grefel_lib.report.tables import class_table, split_title, with_intervals
@@ -80,6 +82,7 @@ def model_card(evaluation: Evaluation) -> str:
         "",
         f"- At most {config.epochs} epochs, batch {config.batch_size}, seed {config.seed}, initial "
         f"weights: {_start(evaluation)}. All settings are in config.json.",
+        *_teacher(config),
         f"- {_checkpoint(evaluation)} by {facts['selection']} ({headline['val_accuracy']:.2%}). "
         f"{CHOICE['' if other_faces(facts) else facts['split']]}",
         "",
@@ -132,6 +135,13 @@ def _data(evaluation: Evaluation) -> list[str]:
 def _files(what: str, dataset: str, protocol: str, fingerprint: str | None) -> str:
     protocol = f"protocol {protocol}" if protocol else "the labels as they are on disk"
     return f"{what}: {dataset}, {protocol}; fingerprint {fingerprint or 'not recorded'}."
+
+
+def _teacher(config: Config) -> list[str]:
+    if not config.teacher:
+        return []
+    names = ", ".join(Path(name).name for name in config.teacher.split(","))
+    return [f"- {config.teacher_weight:.0%} of each training target: the predictions of {names}."]
 
 
 def _checkpoint(evaluation: Evaluation) -> str:
