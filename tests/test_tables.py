@@ -38,7 +38,7 @@ def test_a_table_can_be_read_back_with_its_numbers():
 
 def test_the_re_split_test_faces_are_named_so():
     facts = {"dataset": "ferplus", "split": "test", "fingerprint": "content-8ebb9dea7e7eb1c9"}
-    assert split_title(facts) == "re-split test split"
+    assert split_title(facts) == "re-split test set"
     assert split_title(facts | {"fingerprint": "content-0123456789abcdef"}) == "test split"
     assert split_title(facts | {"split": "val"}).startswith("validation split")
 

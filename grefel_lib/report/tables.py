@@ -79,7 +79,7 @@ def split_title(facts: Mapping[str, Any]) -> str:
     """
     words = SPLITS[facts["split"]]
     if facts["split"] == "test" and facts.get("fingerprint") in RESPLIT:
-        words = f"re-split {words}"
+        words = "re-split test set"
     return words.partition(",")[0] if other_faces(facts) else words
 
 
