@@ -24,7 +24,7 @@ from grefel_lib.config import PROJECT_ROOT, Config, check_name
 from grefel_lib.environment import progress_bar
 from grefel_lib.files import FINGERPRINT, read_json, read_table, relative
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, LEFT_OUT, NO_CLASS, VOTE_COLUMNS, class_index
-from grefel_lib.sources.layouts import Source, find_source
+from grefel_lib.sources.layouts import Source, find_source, in_lower_case, read_csv
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -239,14 +239,21 @@ def read_label_fixes(path: Path) -> dict[str, str]:
     Raises:
         ValueError: The file is no such table, or names a face twice.
     """
-    table = read_table(path)
+    table = read_csv(path, (), dtype=str, as_written=True, may_be_empty=True)
+    table = in_lower_case(path, table, ("id", "label"))
     if "id" not in table:
         raise ValueError(f"{relative(path)} has no column id; it needs id, and may have label")
-    if table["id"].duplicated().any():
-        twice = table["id"][table["id"].duplicated()].iloc[0]
+    if "label" not in table and len(table.columns) > 1:
+        raise ValueError(
+            f"{relative(path)} has the columns {', '.join(table)}; call that of the right labels "
+            f"label, or keep id alone to leave these faces out"
+        )
+    ids = table["id"].fillna("").str.strip()
+    if ids.duplicated().any():
+        twice = ids[ids.duplicated()].iloc[0]
         raise ValueError(f"{relative(path)} names the face {twice!r} twice; remove one of its rows")
-    labels = table["label"].fillna("").str.strip() if "label" in table else ""
-    return table.assign(label=labels).set_index("id")["label"].to_dict()
+    labels = table["label"].fillna("").str.strip() if "label" in table else [""] * len(ids)
+    return dict(zip(ids, labels, strict=True))
 
 
 def _make_wrong(
@@ -382,7 +389,8 @@ def _with_validation(table: pd.DataFrame, left_out: tuple[int, ...]) -> pd.DataF
         raise ValueError(
             f"{len(train)} training faces"
             + (f" of {table['subject'].nunique()} subjects" if "subject" in table else "")
-            + " are too few to split off a validation set"
+            + " are too few to split off a validation set; add faces, or give some as validation "
+            "(a folder val/, or split=val in a table)"
         ) from error
     table.loc[val, "split"] = "val"
     return table

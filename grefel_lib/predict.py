@@ -257,7 +257,7 @@ def predict_files(
         model's threshold, and for what is unlike a face), probability, reliability (empty if the
         head has none), p_<class>, run, checkpoint. Without a face, one row without a label. Then
         the embeddings (N, D) of the N rows with a label, None if there are none; and a message for
-        each file that cannot be read.
+        each file that cannot be read, or not to its end.
     """
     if trained.config.dataset == "synthetic":
         log.warning("this model has seen drawings only: its answers on photographs mean nothing")

@@ -127,6 +127,21 @@ def test_a_file_that_holds_no_code_is_refused(tmp_path):
         read(tmp_path, "affectnet8")
 
 
+@pytest.mark.parametrize(("column", "cell", "told"), [
+    ("expression", "", "expression must be a code of 0 to 10; found an empty cell"),
+    ("expression", "happy", "expression must be a code of 0 to 10; found 'happy'"),
+    ("subDirectory_filePath", "", "subDirectory_filePath must name a file; found an empty cell"),
+])  # fmt: skip
+def test_a_wrong_cell_of_a_list_is_named_by_file_and_line(tmp_path, column, cell, told):
+    lists(tmp_path)
+    path = tmp_path / "validation.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.loc[1, column] = cell
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match=rf"validation\.csv, line 3: {told}"):
+        read(tmp_path, "affectnet8")
+
+
 def test_caption_and_card_say_that_the_validation_set_is_the_test_split(tmp_path):
     folders(tmp_path)
     info = load_faces(Config(dataset="affectnet8", data_dir=str(tmp_path))).info

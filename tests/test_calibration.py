@@ -17,6 +17,7 @@ from grefel_lib.analysis.calibration import (
     fit_release,
     fit_reliability,
     fit_temperature,
+    offset_curve,
     risk_coverage,
     temperature_words,
     with_temperature,
@@ -202,6 +203,17 @@ def test_a_shipped_model_costs_little_accuracy_and_sees_rare_classes_more_often(
         assert compute_metrics(released(plain, other))["nll"] > after["nll"]
     confidence = class_probabilities(released(plain, release)).max(axis=1)
     assert (confidence >= release["not_sure_below"]).mean() == pytest.approx(0.95, abs=1e-3)
+
+
+def test_offsets_of_several_strengths_by_hand():
+    plain = timid()
+    probs = plain[[f"p_{name}" for name in "abcd"]].to_numpy() ** (1 / fit_temperature(plain))
+    probs /= probs.sum(axis=1, keepdims=True)
+    labels, curve = plain["label"].map("abcd".index).to_numpy(), offset_curve(plain)
+    for tau in (0, 0.5, 1):
+        right = (probs / probs.mean(axis=0) ** tau).argmax(axis=1) == labels
+        recall = [right[labels == label].mean() for label in range(4)]
+        assert curve.loc[tau].tolist() == pytest.approx([right.mean(), np.mean(recall)])
 
 
 def test_classes_that_are_alike_get_no_offsets():

@@ -473,6 +473,7 @@ BAD |= {
         ("train --batchsize 3", "unknown argument --batchsize; did you mean --batch-size?"),
         ("train extra", "unknown argument extra; did you mean --extractor?"),
         ("train ferplus", "unknown argument ferplus; did you mean --dataset ferplus?"),
+        ("predict a.jpg --whole b.jpg", "unknown argument b.jpg; put all pictures before the op"),
         ("compare a/b", "unknown argument a/b; did you mean --output-dir a/b?"),
         ("evaluate a/b", "unknown argument a/b; did you mean --checkpoint-dir a/b?"),
         ("finetune a/b", "unknown argument a/b; did you mean --checkpoint-path a/b?"),
@@ -504,7 +505,8 @@ BAD |= {
         ("sweep train --name a --seeds 1,1", "two points of the sweep would be called seed=1"),
         ("sweep train --name a --run-name b", "a sweep names its runs itself; remove run_name"),
         ("data check --dataset nope", "dataset must be one of", "got 'nope'"),
-        ("data check --dataset ferplus --data-dir /nope", "see the problems printed above"),
+        ("data check --dataset ferplus --data-dir /nope", "see the problems printed above\n"),
+        ("data check --data-dir {}", "for a set other than synthetic pass --dataset"),
         ("data synthetic {}/new --images 10000000000000", "too many", "1000000"),
         ("data synthetic {}/new --seed -1", "seed=-1 is negative; use 0 or more"),
         ("data check --data-dri x", "unknown argument --data-dri; did you mean --data-dir?"),
@@ -857,6 +859,8 @@ def test_a_matrix_is_drawn_from_the_predictions_of_any_model(tmp_path, capsys):
     assert main([*arguments, "--class-names", "sad=Sadness, happy=Happiness"]) == 0
     assert f"wrote {tmp_path / 'new/m.pdf'} and {tmp_path / 'new/m.png'}" in capsys.readouterr().out
     assert b"/MediaBox [ 0 0 252 " in (tmp_path / "new/m.pdf").read_bytes()
+    assert main([*arguments, "--class-order", "sad,hapy"]) == 1
+    assert "among the 2 classes; no face has the class hapy" in capsys.readouterr().err
     (tmp_path / "p.csv").write_text("label,answer\nhappy,sad")
     assert main(arguments) == 1
     assert "lacks the columns predicted; it has: label, answer" in capsys.readouterr().err

@@ -27,12 +27,13 @@ def test_exact_and_near_copies_are_found_and_other_faces_are_not(faces_dir):
     drawn = faces.gather(np.arange(60))
     brighter = np.clip(drawn[3] * 1.1 + 8, 0, 255).astype(np.uint8)
     resaved = np.asarray(Image.fromarray(drawn[4]).resize((96, 96)).resize((48, 48)))
-    found = find_copies(two_splits(drawn[:50], np.stack([drawn[2], brighter, resaved, drawn[55]])))
+    found = find_copies(two_splits(drawn[:49], np.stack([drawn[2], brighter, resaved, drawn[55]])))
     assert list(found["id"]) == ["test_0", "test_1", "test_2"]
     assert list(found["copy"]) == ["train_2", "train_3", "train_4"]
     assert list(found["exact"]) == [True, False, False]
     assert (found["correlation"] > 0.95).all()
     assert found["copy_label"].tolist() == ["glad", "sad", "glad"]
+    assert found["label"].tolist() == ["sad", "glad", "sad"]
 
 
 def test_the_exact_copies_are_those_that_drop_leaks_drops(faces_dir):

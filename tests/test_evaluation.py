@@ -26,6 +26,7 @@ from grefel_lib.analysis.evaluation import (
     scored_faces,
     training_facts,
 )
+from grefel_lib.analysis.robustness import SEVERITIES
 from grefel_lib.commands.cli import main
 from grefel_lib.commands.notebook import evaluation_lines, resolve_evaluation
 from grefel_lib.commands.sweep import Point, is_finished
@@ -34,6 +35,7 @@ from grefel_lib.faces import load_faces
 from grefel_lib.files import Folder, load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
 from grefel_lib.metrics import compute_metrics, confusion_counts, table_classes
+from grefel_lib.predict import predict
 from grefel_lib.report.card import TERMS, _copies, model_card
 from grefel_lib.report.everything import (
     FIGURES,
@@ -44,6 +46,7 @@ from grefel_lib.report.everything import (
     write_report,
 )
 from grefel_lib.report.style import SMALLEST, VENUES, WIDTHS, Paper
+from grefel_lib.restore import load_model
 from grefel_lib.run import BEST, BEST_EMA, LAST, Run, start_run
 
 
@@ -86,7 +89,7 @@ def predictions(seed: int = 0, right: float = 0.5, size: int = 60) -> pd.DataFra
     return table.assign(**{f"p_{name}": probs[:, i] for i, name in enumerate(names)})
 
 
-def evaluation(tables, **parts) -> Evaluation:
+def evaluation(tables, validation=None, **parts) -> Evaluation:
     facts = {
         "dataset": "ferplus", "fingerprint": "f", "protocol": "official", "split": "test",
         "tta": "none", "training_dataset": "ferplus", "training_fingerprint": "f",
@@ -96,7 +99,8 @@ def evaluation(tables, **parts) -> Evaluation:
         "checkpoints": {name: {"epoch": 1, "val_accuracy": 0.5} for name in tables},
     }  # fmt: skip
     config = Config(dataset="ferplus")
-    return Evaluation(Run(Path("nowhere"), config), config, facts, tables, {}, **parts)
+    run = Run(Path("nowhere"), config)
+    return Evaluation(run, config, facts, tables, validation or {}, **parts)
 
 
 # -- each evaluation has its own folder, and fits its checkpoints
@@ -307,6 +311,13 @@ def test_names_of_classes_are_checked(found):
         found.with_class_names({"anger": "fear"})
 
 
+def test_other_names_of_classes_are_those_of_the_embedded_faces_as_well(found):
+    before = found.inside["labels"]
+    after = found.with_class_names({"anger": "Extremely angry"}).inside["labels"]
+    assert "anger" in before
+    assert list(after) == ["Extremely angry" if name == "anger" else name for name in before]
+
+
 def test_a_report_draws_faces_only_of_the_data_that_were_scored(run, found, told, capsys):
     facts = {**found.facts, "fingerprint": found.facts["fingerprint"] + "x"}
     assert scored_faces(dataclasses.replace(found, facts=facts)) is None
@@ -314,6 +325,18 @@ def test_a_report_draws_faces_only_of_the_data_that_were_scored(run, found, told
     assert main(["report", str(run.path), "--cells", "x"]) == 1
     assert main(["report", str(run.path), "--class-names", "anger"]) == 1
     assert "write anger=NAME" in capsys.readouterr().err
+
+
+def test_the_errors_drawn_are_the_most_confident_ones_of_the_scored_split(found, faces):
+    table = found.validation[found.headline]
+    facts = {**found.facts, "split": "val"}
+    of_val = dataclasses.replace(found, facts=facts, predictions=found.validation)
+    confidence = table.filter(regex="^p_").max(axis=1)[table["label"] != table["predicted"]]
+    worst = table["id"][confidence.sort_values().index[:-5:-1]]
+    rows = faces.table.set_index("id")["row"][worst]
+    fig = draw(of_val, "errors", faces=faces)
+    drawn = [ax.images[0].get_array() for ax in fig.axes if ax.images]
+    np.testing.assert_array_equal(drawn, faces.images[rows])
 
 
 def test_classes_come_in_any_order(found, tmp_path):
@@ -331,6 +354,9 @@ def test_classes_come_in_any_order(found, tmp_path):
     np.testing.assert_array_equal(stored, counts)  # as the predictions are
     same = evaluation_tables(found)["comparison"]["best_model"].tolist()
     assert pd.read_csv(tmp_path / "tables/comparison.csv")["best_model"].tolist() == same
+    shares = pd.crosstab(found.table["label"], found.table["predicted"], normalize="index")
+    stored = np.load(tmp_path / f"confusion_matrix_{found.headline}_normalised.npy")
+    np.testing.assert_allclose(stored, shares.reindex(index=names, columns=names, fill_value=0))
     with pytest.raises(ValueError, match=r"must contain each of neutral, .* once"):
         found.in_order(names[1:])
 
@@ -364,6 +390,29 @@ def test_the_temperature_comes_from_validation_alone(found, told):
 def test_the_headline_is_chosen_on_validation_whatever_the_test_split_says():
     known = {"a": {"val_accuracy": 0.8}, "b": {"val_accuracy": 0.9}, "c": {"val_accuracy": 0.9}}
     assert better_checkpoint(known) == "b"
+
+
+def test_what_only_the_headline_is_asked_comes_from_its_weights(run, faces, tmp_path, monkeypatch):
+    monkeypatch.setattr("grefel_lib.analysis.evaluation.better_checkpoint", lambda _: BEST_EMA)
+    done = evaluate_run(run, faces, run.config, Run(tmp_path, run.config))
+    anchors = run.load_checkpoint(BEST_EMA)[0]["head.anchors"].numpy()
+    length = np.linalg.norm(done.inside["anchors"], axis=-1) / np.linalg.norm(anchors, axis=-1)
+    np.testing.assert_allclose(done.inside["anchors"], anchors * length[..., None], rtol=1e-4)
+    net = load_model(run.checkpoint(BEST_EMA)).model
+    expected = predict(net, faces.split("train"), run.config)["reliability"]
+    np.testing.assert_allclose(done.training["reliability"], expected, rtol=1e-4)
+    sample = done.table.iloc[np.linspace(0, len(done.table) - 1, 20).round().astype(int)]
+    clean = done.robustness.set_index("corruption")["ece"]["clean"]
+    assert clean == pytest.approx(compute_metrics(sample)["ece"])
+
+
+def test_the_surest_measure_is_the_better_one_on_validation():
+    test, validation = (predictions(seed, right=0.2) for seed in (0, 1))
+    test["reliability"] = (test["label"] != test["predicted"]) * 1.0  # misleads there
+    validation["reliability"] = (validation["label"] == validation["predicted"]) * 1.0
+    told = evaluation({"a": test}, {"a": validation}).metrics["checkpoints"]["a"]
+    assert told["sureness"]["reliability"]["auroc"] == 0
+    assert told["surest_on_validation"] == "reliability"
 
 
 def test_checkpoints_scored_on_different_images_are_not_compared():
@@ -432,6 +481,38 @@ def test_the_card_names_the_teachers(found):
     card = model_card(dataclasses.replace(found, config=taught))
     assert "- 70% of each training target: the predictions of a, b." in card
     assert "the predictions of" not in model_card(found).partition("## Results")[0]
+
+
+def test_accuracy_under_corruption_is_told_by_severity():
+    rows = [("clean", 0, 0.9)]
+    rows += [(kind, severity, 0.8 - 0.1 * severity - 0.01 * place)
+             for place, kind in enumerate(SEVERITIES) for severity in range(1, 6)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["corruption", "severity", "accuracy"])
+    table = table.assign(faces=20, mean_class_accuracy=0.1, ece=0.2)
+    found = evaluation({"a": predictions()}, robustness=table)
+    assert (
+        "Accuracy at severity 3 of 5 (90.0% uncorrupted, on 20 faces): rotation 45.0%, occlusion "
+        "46.0%, jpeg 47.0%, low contrast 48.0%, noise 49.0%, blur 50.0%."
+    ) in model_card(found)
+    told = evaluation_tables(found)["robustness"]
+    assert list(told.columns) == [0, 1, 2, 3, 4, 5]
+    assert told.loc["noise"].tolist() == pytest.approx([90, 69, 59, 49, 39, 29])
+
+
+def test_calibration_is_told_before_and_after_the_temperature():
+    test, validation = (predictions(seed, right=0.2) for seed in (0, 1))
+    found = evaluation({"a": test}, {"a": validation})
+    temperature = found.metrics["checkpoints"]["a"]["temperature"]
+    columns = [name for name in test if name.startswith("p_")]
+    probs = test[columns] ** (1 / temperature)
+    soft = test.assign(**probs.div(probs.sum(axis=1), axis=0))
+    before, after = (compute_metrics(table) for table in (test, soft))
+    told = evaluation_tables(found)["calibration"]
+    assert list(told.columns) == ["as trained", words := f"temperature {temperature:.2f}"]
+    assert told.loc["NLL"].tolist() == pytest.approx([before["nll"], after["nll"]])
+    ece = 100 * before["ece"], 100 * after["ece"]
+    assert told.loc["ECE (%)"].tolist() == pytest.approx(ece)
+    assert f"- ECE {ece[0]:.1f}%, {ece[1]:.1f}% at {words} (on" in model_card(found)
 
 
 def test_the_card_names_only_the_branches_there_are(found):
@@ -573,6 +654,8 @@ def test_an_evaluation_leaves_what_is_not_its_own(run, tmp_path):
     assert own.read_text() == "my,own\n"
     assert (tmp_path / "inside/folder").is_dir()
     assert not stale.exists()
+    for name in ("environment.json", "history.csv"):  # what it is read with beside its run
+        assert (tmp_path / name).read_text() == (run.path / name).read_text()
     resolve_evaluation(resolve)  # once more into its own folder
     other = run.config.replace(seed=run.config.seed + 1)
     for name in ("other", "its-evaluation"):
@@ -604,3 +687,11 @@ def test_the_rows_that_were_trained_on_are_told_by_their_own_protocol(run):
     )
     other = config.replace(dataset="fer2013")  # where there is no protocol
     assert training_facts(Run(run.path / "none", other))["training_protocol"] == ""
+
+
+def test_copies_that_were_kept_are_not_told_as_dropped(run, tmp_path):
+    data = {"leaks": 3, "leaks_dropped": 0, "validation_copies": 2, "validation_copies_dropped": 1}
+    other = Run(tmp_path, run.config)
+    other.write_json({"data": data}, "environment.json")
+    facts = training_facts(other)
+    assert (facts["training_leaks_dropped"], facts["validation_copies_dropped"]) == (0, 1)

@@ -11,7 +11,7 @@ from PIL import Image
 from grefel_lib.analysis.explain import explain_face, load_photo, remember_faces
 from grefel_lib.faces import load_faces
 from grefel_lib.grefel import Calibration, build_model
-from grefel_lib.predict import predict
+from grefel_lib.predict import NOT_SURE, predict
 from grefel_lib.report.faces import explanation_figure
 from grefel_lib.restore import Trained, load_model
 from grefel_lib.run import checkpoint_file
@@ -52,6 +52,14 @@ def test_every_branch_is_a_distribution_and_the_map_covers_the_face(seen):
         assert values.sum() == pytest.approx(1, abs=1e-5)
     assert seen.attention.shape[0] == seen.attention.shape[1]
     assert seen.before in seen.class_names
+
+
+def test_a_face_below_the_threshold_is_not_sure(seen, trained, faces):
+    corrected = seen.distributions["corrected"]
+    best, label = float(corrected.max()), seen.class_names[int(corrected.argmax())]
+    for limit, told in ((best + 0.01, NOT_SURE), (best - 0.01, label)):
+        strict = dataclasses.replace(trained, facts=trained.facts | {"not_sure_below": limit})
+        assert explain_face(strict, faces.gather([5])[0]).predicted == told
 
 
 def test_the_nearest_anchors_are_those_with_the_smallest_distance(seen):

@@ -286,6 +286,18 @@ def test_original_rafdb_pictures_are_cropped_to_their_boxes(tmp_path):
     assert any("using uncropped images" in warning for warning in whole.info["warnings"])
 
 
+def test_an_original_picture_without_its_box_is_counted_and_a_box_outside_it_refused(tmp_path):
+    folder = write_layout(tmp_path / "o", "rafdb", images=150)
+    boxes = folder / "basic/Annotation/boundingbox"
+    (boxes / "train_00002_boundingbox.txt").unlink()
+    told = "images without a box, used uncropped: 1, the first: no train_00002_boundingbox.txt"
+    assert load(folder, "rafdb", rafdb_images="original").info["warnings"] == [told]
+    (boxes / "train_00003_boundingbox.txt").write_text("150 10 190 60")  # pictures are 150 x 140
+    match = r"train_00003_boundingbox\.txt: the box \(150\.0, .*\) lies outside its picture of 150"
+    with pytest.raises(ValueError, match=match):
+        load(folder, "rafdb", rafdb_images="original")
+
+
 # -- the cache
 
 
@@ -456,6 +468,16 @@ def test_a_list_of_ids_alone_leaves_them_out(tiny, fixed):
     assert left.tolist() == ids[5:].tolist()
 
 
+@pytest.mark.parametrize("head", ["id,Label", "ID , label", "\ufeffId;LABEL", "sep=,\nid,label"])
+def test_a_file_of_fixes_is_read_as_people_write_it(tiny, fixed, head):
+    table = load_faces(tiny).split("train").table
+    other = EMOTIONS[(table["label"][0] + 1) % 8]
+    row = f" {table['id'][0]} , {other} ".replace(",", ";" if ";" in head else ",")
+    after = fixed(row, head=head).split("train").table
+    assert after["id"].tolist() == table["id"].tolist()
+    assert EMOTIONS[after["label"][0]] == other
+
+
 @pytest.mark.parametrize(
     ("rows", "told"),
     [
@@ -463,7 +485,9 @@ def test_a_list_of_ids_alone_leaves_them_out(tiny, fixed):
         ("id,label\n{0},feer", "fixes.csv: 'feer'; did you mean 'fear'?"),
         ("id,label\n{0},fear\n{0},", "fixes.csv names the face '{0}' twice"),
         ("face\n{0}", "fixes.csv has no column id"),
-        ("", "fixes.csv cannot be read"),
+        ("id,correct\n{0},fear", "fixes.csv has the columns id, correct; call that of the right"),
+        ("ID;Label\n{0};feer", "fixes.csv: 'feer'; did you mean 'fear'?"),
+        ("", "fixes.csv is empty"),
     ],
 )
 def test_a_bad_file_of_fixes_is_named_in_one_line(tiny, fixed, rows, told):

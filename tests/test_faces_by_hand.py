@@ -205,7 +205,7 @@ def test_the_validation_split_of_a_set_that_has_one_stays(given):
 
 def test_too_few_faces_for_a_validation_split_are_refused(given):
     given(coded_table(["train"] * 4 + ["test"], [0, 0, 1, 1, 0]), flat(range(5)), "fer2013")
-    match = "4 training faces are too few to split off a validation set"
+    match = "4 training faces are too few to split off a validation set; add faces, or give some as"
     with pytest.raises(ValueError, match=match):
         load_faces(Config(dataset="fer2013"))
 

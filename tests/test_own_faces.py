@@ -222,6 +222,13 @@ WRONG = [
         [{"image": "a.png", "age": "old", "smile": 3}],
         "line 2: without a column label, age must count the votes for a class; found 'old'",
     ),
+    *[
+        (
+            [{"image": "a.png", name: 3, "age": 40}, {"image": "b.png", name: 1, "age": 20}],
+            rf"faces\.csv has a column {name} and no column label; rename it label",
+        )
+        for name in ("emotion", "Expression", "class")
+    ],
 ]
 
 
@@ -238,11 +245,29 @@ def test_votes_in_one_table_and_labels_in_another_are_refused(tmp_path):
         read(tmp_path)
 
 
-def test_a_column_that_became_a_class_beside_emotions_is_said(tmp_path, caplog):
-    rows = [{"image": f"{i}.png", "happy": i % 3, "sad": 2, "age": 3 + i % 2, "split": split}
-            for i, split in enumerate(["train"] * 6 + ["val"] * 3)]  # fmt: skip
-    assert set(read(in_a_table(tmp_path, rows)).class_names) == {"happy", "sad", "age"}
-    assert "columns read as the votes for a class: age" in caplog.text
+@pytest.mark.parametrize(("names", "told"), [(("happy", "sad", "age"), "age"),
+                                             (("age", "width"), "age, width")])  # fmt: skip
+def test_a_column_that_became_a_class_and_is_no_emotion_is_said(tmp_path, caplog, names, told):
+    rows = [{"image": f"{i}.png", "split": split} | {name: (i + k) % 3 for k, name in
+             enumerate(names)} for i, split in enumerate(["train"] * 6 + ["val"] * 3)]  # fmt: skip
+    assert set(read(in_a_table(tmp_path, rows)).class_names) == set(names)
+    assert f"columns read as the votes for a class: {told}\n" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["._faces.csv", ".faces.csv"])
+def test_a_hidden_table_is_not_read(tmp_path, name):
+    in_folders(tmp_path, {"train/yawn": 3, "train/smile": 2, "val/smile": 2})
+    (tmp_path / name).write_text("image,label\ngone.png,yawn\n")
+    assert len(read(tmp_path)) == 7
+
+
+@pytest.mark.parametrize(("folders", "told"), [
+    (("train/Yawn", "train/smile", "test/yawn"), "the classes Yawn and yawn, which mean one"),
+    (("train/happy", "train/yawn", "val/Happiness"), "the classes Happiness and happy, which mean"),
+])  # fmt: skip
+def test_two_names_of_one_class_are_refused(tmp_path, folders, told):
+    with pytest.raises(ValueError, match=rf"{tmp_path} has {told}.*; give them one name"):
+        read(in_folders(tmp_path, dict.fromkeys(folders, 2)))
 
 
 @pytest.mark.parametrize("content", ["", "a note\n", "a,b\n1,2,3\n", "caf\xe9"])
@@ -560,7 +585,13 @@ def test_the_folds_of_a_sweep_are_one_result(tmp_path, other_outputs, capsys, mo
              for place in ("fold2", "")]  # fmt: skip
     assert ["fold 2 of 3" in text for text in texts] == [True, False]
     assert "3 folds" in texts[1]
-    [pooled] = pooled_folds(evaluated_runs(str(other_outputs / "cv")))
+    folds = evaluated_runs(str(other_outputs / "cv"))
+    for result, subjects, share in zip(folds, (4, 6, 5), (0.5, 0.75, 0.4), strict=True):
+        result.facts["subjects"] = subjects
+        result.saved_headline["val_accuracy"] = share
+    [pooled] = pooled_folds(folds)
+    assert pooled.facts["subjects"] == 15
+    assert pooled.saved_headline["val_accuracy"] == pytest.approx(0.55)
     faces = scored_faces(pooled).split("test")
     assert faces.table["id"].tolist() == pooled.table["id"].tolist()
     assert faces.counts()["test"].tolist() == [14, 16]

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 
+import pandas as pd
 import pytest
 from conftest import TAG
 from matplotlib.figure import Figure
@@ -150,3 +151,14 @@ def test_each_variant_but_the_reference_has_a_row_of_differences():
     ticks = [label.get_text() for label in fig.axes[0].get_yticklabels()]
     assert sorted(ticks) == sorted(list(groups)[1:])
     assert differences_figure(paired_differences({first: groups[first]}, first)) is None
+
+
+def test_a_difference_that_may_be_zero_is_a_hollow_dot():
+    ends = {"a": (0.01, 0.03), "b": (-0.01, 0.03), "c": (-0.03, -0.01)}
+    rows = [(n, m, sum(pair) / 2, *pair) for m in SHOWN_METRICS for n, pair in ends.items()]
+    columns = ["variant", "metric", "difference", "low", "high"]
+    fig = differences_figure(pd.DataFrame(rows, columns=columns))
+    dots = [[bar.lines[0] for bar in ax.containers] for ax in fig.axes]
+    for some in dots:
+        assert [dot.get_markerfacecolor() == "white" for dot in some] == [False, True, False]
+    assert [dot.get_xdata().item() for dot in dots[0]] == pytest.approx([2, 1, -2])  # points

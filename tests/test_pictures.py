@@ -11,6 +11,7 @@ from PIL import Image
 
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
+from grefel_lib.sources import layouts
 from grefel_lib.sources.layouts import decode, find_images, list_images
 from grefel_lib.sources.photo import open_image, printable, read_photo
 
@@ -134,6 +135,25 @@ def test_grey_pixels_are_read_bit_for_bit(tmp_path):
     Image.fromarray(GREY).save(tmp_path / "x.png")
     for read in read_both(tmp_path / "x.png"):
         np.testing.assert_array_equal(read, GREY)
+
+
+@pytest.mark.parametrize("size", [8, None])
+def test_pictures_of_a_data_set_wait_in_memory_at_their_final_size(size, tmp_path, monkeypatch):
+    waiting = []
+
+    class Pool(layouts.ThreadPoolExecutor):
+        def map(self, *given):
+            for image in super().map(*given):
+                waiting.append(image.size)
+                yield image
+
+    monkeypatch.setattr(layouts, "ThreadPoolExecutor", Pool)
+    files = [tmp_path / f"{side}.png" for side in (48, 96)]
+    for file in files:
+        Image.fromarray(GREY).resize((int(file.stem),) * 2).save(file)
+    side = size or 48
+    assert [face.shape for face in decode(files, "L", size=size)] == [(side, side)] * 2
+    assert size is None or waiting == [(8, 8)] * 2
 
 
 def bomb(path):
@@ -264,6 +284,11 @@ def test_files_are_found_by_name_pattern_and_folder_each_once(tmp_path):
     for name in ("deep/phone.HEIC", "deep/clip.MOV"):  # a phone's; to be named if unreadable
         (tmp_path / name).write_bytes(b"")
     assert names("deep") == (["deep/c.png", "deep/clip.MOV", "deep/phone.HEIC"], [])
+    (tmp_path / "above").mkdir()
+    (tmp_path / "above/x").mkdir()
+    for recursive in (False, True):
+        [line] = names("above", recursive=recursive)[1]
+        assert line.endswith("above; --recursive reads its subfolders too") != recursive
     files, unread = names("empty", "none.png", "*.gif", "a.jpg")
     assert files == ["a.jpg"]
     assert [line.split(str(tmp_path))[0] for line in unread] == [

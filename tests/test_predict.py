@@ -1,6 +1,7 @@
 """Evaluation: the predictions table, single images, batch independence."""
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 
@@ -292,3 +293,11 @@ def test_what_is_no_video_is_named_and_the_rest_is_done(trained, film, tmp_path)
     assert [line.split(" cannot")[0] for line in unread] == [
         str(fake), str(cut), str(tmp_path / "gone.mp4")]  # fmt: skip
     assert set(table["file"]) == {str(film)}
+
+
+def test_a_video_that_ends_early_is_named_and_its_rows_stay(trained, film, tmp_path):
+    half = tmp_path / "half.avi"
+    half.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+    table, _, [told] = predict_files(trained, [half], every=0.5)
+    assert table["frame"].tolist()[0] == 0
+    assert re.fullmatch(rf"{half} ends at frame \d+ of 30: it is cut off", told)

@@ -184,6 +184,16 @@ def test_a_shared_model_shared_again_is_the_same(shared, evaluated, tmp_path):
         assert two[1]["calibration"][key] == pytest.approx(value, abs=0.02)
 
 
+@pytest.mark.parametrize("other", [{"info": {"fingerprint": "content-0123456789abcdef"}},
+                                   {"class_names": tuple("abcdefgh")}])  # fmt: skip
+def test_a_model_is_not_calibrated_on_other_faces_or_classes(evaluated, tmp_path, other):
+    faces = load_faces(evaluated.config)
+    other = other | {"info": faces.info | other.get("info", {})}
+    with pytest.raises(ValueError, match="mine has learned other faces than those of ferplus in"):
+        export_weights(evaluated, dataclasses.replace(faces, **other), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_shipped_model_is_opened_by_its_name_and_nothing_is_written_beside_it(
     shipped, faces_dir, other_outputs
 ):

@@ -157,6 +157,9 @@ def test_one_run_is_published_from_among_others(evaluated, tmp_path, capsys):
     published = load_evaluation(open_run(dest / "own"), headline_only=True)
     expected = load_evaluation(open_run(evaluated), headline_only=True)
     assert published.table["predicted"].tolist() == expected.table["predicted"].tolist()
+    for name in ("agreed", "reliability"):  # with five digits
+        values = expected.table[name].tolist()
+        assert published.table[name].tolist() == pytest.approx(values, rel=1e-4)
 
 
 def test_names_of_ones_own_faces_are_published_as_they_are(evaluated, tmp_path):

@@ -66,9 +66,10 @@ PLACES = {
         lambda text: text.replace(",", ";"),
         lambda text: text.replace(",", "\t"),
         lambda text: "\ufeff" + text.replace(",", ";").replace("\n", "\r\n\r\n"),
+        lambda text: "\ufeff\r\n\n" + text,
         lambda text: text.rstrip("\n"),
     ],
-    ids=["mark", "crlf", "spaces", "semicolons", "tabs", "all", "no-last-line-end"],
+    ids=["mark", "crlf", "spaces", "semicolons", "tabs", "all", "blank", "no-last-line-end"],
 )
 def test_a_table_is_read_in_every_form(layout, change, drawn, copy):
     folder, dataset = copy(layout), layout.removesuffix("_kaggle")
@@ -257,12 +258,29 @@ def test_a_list_in_another_encoding_is_named_with_its_line(copy):
         load(path.parents[2], "rafdb")
 
 
-def test_lines_count_blank_ones_too(copy):
+@pytest.mark.parametrize(("above", "line"), [("", 7), ("\n\n", 9), ("\ufeffsep=,\r\n", 8),
+                                             (",,,\n", 8)])  # fmt: skip
+def test_lines_count_blank_ones_too(copy, above, line):
     folder = copy("ferplus")
     rewrite(folder / "fer2013new.csv", cell(4, VOTE, "-1"))
-    rewrite(folder / "fer2013new.csv", lambda text: text.replace("\n", "\n\n", 2))
-    with pytest.raises(ValueError, match=r"line 7: a vote for sadness .*-1"):
+    rewrite(folder / "fer2013new.csv", lambda text: above + text.replace("\n", "\n\n", 2))
+    with pytest.raises(ValueError, match=rf"line {line}: a vote for sadness .*-1"):
         load(folder, "ferplus")
+
+
+@pytest.mark.parametrize("content", ["Usage\n".encode("utf-16"), "Usage,caf\xe9\n".encode("cp1252"),
+                                     b"PK\3\4\x14\0\6\0\x08\0\0\0!\0\xb5\x9f"])  # fmt: skip
+def test_a_table_that_is_not_in_utf8_says_what_to_save_it_as(copy, content):
+    folder = copy("ferplus")
+    (folder / "fer2013new.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"new\.csv is no csv file in UTF-8; save it as CSV UTF-8"):
+        load(folder, "ferplus")
+
+
+def test_a_hidden_table_of_labels_is_not_read(drawn, copy):
+    folder = copy("rafdb_kaggle")
+    (folder / "._train_labels.csv").write_bytes(b"\0\x05\x16\x07 Mac OS X")
+    same(load(folder, "rafdb"), load(drawn("rafdb_kaggle"), "rafdb"))
 
 
 @pytest.mark.parametrize(("layout", "kept"), [("rafdb", "[^7]$"), ("ferplus", "^(?!Training.*7,)")])

@@ -10,6 +10,7 @@ from grefel_lib.report.tables import (
     NO_BREAK,
     SPLITS,
     bracketed,
+    class_table,
     difference_table,
     interval_table,
     latex_table,
@@ -105,6 +106,12 @@ def test_text_is_bold_by_the_number_at_its_start_in_a_row_too():
     ]  # fmt: skip
 
 
+def test_of_error_detection_the_largest_auroc_and_the_smallest_aurc_are_bold():
+    frame = pd.DataFrame({"AUROC": [0.8, 0.9], "AURC": [0.1, 0.2]}, ["confidence", "reliability"])
+    rows = parse(latex_table(frame, caption="c", label="t", bold=BEST))["rows"][1:]
+    assert [row[1:] for row in rows] == [["0.80", r"\textbf{0.10}"], [r"\textbf{0.90}", "0.20"]]
+
+
 def test_an_empty_table_and_a_label_latex_cannot_take_are_refused():
     with pytest.raises(ValueError, match="the table has 0 rows"):
         latex_table(pd.DataFrame({"a": []}), caption="c", label="t")
@@ -118,6 +125,21 @@ def test_intervals_stand_in_brackets_behind_their_value():
     table = with_intervals({"best_model": found})
     assert table.loc["accuracy (%)", "best_model"] == "82.1 [80.0, 84.0]"
     assert table.loc["NLL", "best_model"] == "0.50 [0.40, 0.61]"
+
+
+def test_a_spread_has_the_unit_of_its_mean():
+    row = pd.DataFrame({"value": 0.82104, "low": 0.8, "high": 0.84, "spread": 0.0123}, ["a"])
+    told = interval_table({"accuracy": row, "nll": row}).loc["a"].str.replace(NO_BREAK, " ")
+    assert told.tolist() == ["82.1 ± 1.2 [80.0, 84.0]", "0.821 ± 0.012 [0.800, 0.840]"]
+
+
+def test_a_class_is_listed_with_recall_precision_and_f1():
+    fear = {"class": "fear", "count": 8, "precision": 0.8, "recall": 0.5, "recall_low": 0.22,
+            "recall_high": 0.78, "f1": 0.615}  # fmt: skip
+    assert class_table([fear]).loc["fear"].to_dict() == {
+        "faces": 8, "recall (%)": "50.0 [22.0, 78.0]", "precision (%)": pytest.approx(80),
+        "F1 (%)": pytest.approx(61.5),
+    }  # fmt: skip
 
 
 def test_metrics_are_printed_under_their_titles_in_percent():

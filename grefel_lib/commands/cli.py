@@ -257,6 +257,8 @@ def _refuse(flag: str, parser: argparse.ArgumentParser) -> None:
     if flag.startswith("-") or not near:  # else: a run, as in `grefel report RUN`
         near = difflib.get_close_matches(flag.split("=")[0], known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "see --help"
+    if parser.prog.endswith(" predict") and not flag.startswith("-"):
+        hint = "put all pictures before the options"
     raise ValueError(f"unknown argument {flag}; {hint}")
 
 
@@ -515,7 +517,9 @@ def _check(arguments: argparse.Namespace) -> None:
     facts = check_data(Config.resolve(_settings(arguments)))
     print(json.dumps(facts, indent=2, ensure_ascii=False) if arguments.json else describe(facts))
     if facts["problems"]:
-        raise ValueError("training could not start: see the problems printed above")
+        other = f"; for a set other than {facts['dataset']} pass --dataset"
+        raise ValueError("training could not start: see the problems printed above"
+                         + other * (not arguments.dataset))  # fmt: skip
 
 
 def _publish(arguments: argparse.Namespace) -> None:

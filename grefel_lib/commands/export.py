@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from grefel_lib.analysis.calibration import fit_face_test, fit_release
 from grefel_lib.analysis.compare import share_record, shared_config
+from grefel_lib.analysis.evaluation import training_facts
 from grefel_lib.config import FIELDS
 from grefel_lib.faces import FaceSet
-from grefel_lib.files import Folder, atomic, save_checkpoint, without_paths
+from grefel_lib.files import Folder, atomic, other_faces, save_checkpoint, without_paths
 from grefel_lib.grefel import Output
 from grefel_lib.predict import pooled_features, predict, score_images
 from grefel_lib.restore import FACE_TEST, Trained, load_model
@@ -211,11 +212,18 @@ def export_weights(run: Run, faces: FaceSet, folder: Path) -> dict[str, Any]:
         What `fit_release` chose.
 
     Raises:
-        ValueError: A run that was trained is in the folder.
+        ValueError: A run that was trained is in the folder; or the run has learned other classes
+            or other faces.
     """
     if folder.resolve() == run.path or Run(folder, run.config).has_checkpoint(LAST):
         raise ValueError(f"{folder} is a run itself; name another folder")
     trained = load_model(run)
+    if trained.class_names != faces.class_names or other_faces(faces.info | training_facts(run)):
+        raise ValueError(
+            f"run {run.name} has learned other faces than those of {faces.info['dataset']} in "
+            f"{run.config.data_dir or 'data/'} now, or other classes ("
+            f"{', '.join(trained.class_names)}); restore its data to calibrate it"
+        )
     trained.model.calibration = None
     validation = faces.split("val")
     release = fit_release(predict(trained.model, validation, trained.config))

@@ -281,7 +281,11 @@ def confusion_figure(
         raise ValueError(f"a class is named twice among {', '.join(map(str, known))}")
     codes = pd.Index(known).get_indexer(given)
     if (codes < 0).any():
-        raise ValueError(f"{given[codes < 0].iloc[0]!r} is not among the {len(known)} classes")
+        unseen = ", ".join(map(str, pd.Index(known).difference(given, sort=False)))
+        raise ValueError(
+            f"{given[codes < 0].iloc[0]!r} is not among the {len(known)} classes"
+            + f"; no face has the class {unseen}" * bool(unseen)
+        )
     counts = np.zeros((len(known), len(known)), dtype=int)
     np.add.at(counts, tuple(codes.reshape(2, -1)), 1)
     before = [str(name) for name in names or known]

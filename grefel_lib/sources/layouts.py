@@ -350,7 +350,7 @@ def _rafdb(root: Path, config: Config) -> Source:
             return _rafdb_original(base, listing, config)
     for base in (root / "DATASET", root):
         if (base / "train/1").is_dir() and (base / "test").is_dir() and subset == "basic":
-            tables = [p for d in (base, root) for p in sorted(d.glob("*_labels.csv"))]
+            tables = [p for d in (base, root) for p in sorted(d.glob("[!.]*_labels.csv"))]
             files, read = _class_folders(base, "rafdb", tables)
             return Source("rafdb-kaggle", root, files + tables, read)
     raise FileNotFoundError(
@@ -374,9 +374,12 @@ def _rafdb_original(base: Path, listing: Path, config: Config) -> Source:
     if kind == "original" and not boxes.is_dir():
         notes.append(f"no Annotation/boundingbox in {base.name}: using uncropped images")
     boxes = boxes if kind == "original" and boxes.is_dir() else None
+    crops = [boxes / f"{name}_boundingbox.txt" for name in table["id"]] if boxes else None
+    if lost := [crop.name for crop in crops or [] if not crop.is_file()]:
+        notes.append(f"images without a box, used uncropped: {len(lost)}, the first: no {lost[0]}")
     texts = [p for d in (boxes, attributes) if d for p in sorted(d.glob("*.txt"))]
     table["file"] = [str(file.relative_to(base)) for file in files]
-    read = partial(_read_rafdb, table, files, boxes, attributes)
+    read = partial(_read_rafdb, table, files, crops, attributes)
     return Source(f"rafdb-{base.name}-{kind}", base, [listing, *images, *texts], read, notes)
 
 
@@ -403,12 +406,11 @@ def _read_listing(path: Path, dataset: str) -> pd.DataFrame:
 
 
 def _read_rafdb(
-    table: pd.DataFrame, files: list[Path], boxes: Path | None, attributes: Path
+    table: pd.DataFrame, files: list[Path], crops: list[Path] | None, attributes: Path
 ) -> Content:
     if attributes.is_dir():
         people = [_people(attributes / f"{name}_manu_attri.txt") for name in table["id"]]
         table = table.join(pd.DataFrame(people, columns=list(RAFDB_ATTRIBUTES), dtype=object))
-    crops = [boxes / f"{name}_boundingbox.txt" for name in table["id"]] if boxes else None
     return table, decode(files, "RGB", size=RAFDB_SIZE, boxes=crops)
 
 
@@ -427,31 +429,44 @@ def _people(path: Path) -> list[str | None]:
 
 
 def read_csv(
-    path: Path, columns: Sequence[str], *, dtype: type | None = None, as_written: bool = False
+    path: Path,
+    columns: Sequence[str],
+    *,
+    dtype: type | None = None,
+    as_written: bool = False,
+    may_be_empty: bool = False,
 ) -> pd.DataFrame:
     """Read a table that must have these columns; its index is each row's line in the file.
 
     Cells such as NA and None count as empty, except with `as_written`. A column without a name, as
-    pandas writes row numbers, is left out.
+    pandas writes row numbers, is left out, and so are blank lines and Excel's `sep=;` above the
+    header. Without rows it is refused, except with `may_be_empty`.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there, or no regular file; a csv file is needed")
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        blank = r"[\s,;|]*(sep=.*)?"
+        above = next((n for n, line in enumerate(file) if not re.fullmatch(blank, line, re.S)), 0)
     try:
-        names = pd.read_csv(path, nrows=0).columns
+        names = pd.read_csv(path, skiprows=above, nrows=0).columns
         others = [sign for sign in ";\t|" if sign in names[0]]
         separator = others[0] if others and len(names) == 1 else ","
         header = pd.read_csv(
-            path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False
-        )
+            path, sep=separator, header=None, skiprows=above, nrows=1, dtype=str,
+            keep_default_na=False,
+        )  # fmt: skip
         with warnings.catch_warnings():  # that the first row has more cells than the header
             warnings.simplefilter("error", pd.errors.ParserWarning)
             table = pd.read_csv(
-                path, sep=separator, skipinitialspace=True, skip_blank_lines=False,
-                index_col=False, dtype=dtype, na_values=[""], keep_default_na=not as_written,
+                path, sep=separator, skiprows=above, skipinitialspace=True,
+                skip_blank_lines=False, index_col=False, dtype=dtype, na_values=[""],
+                keep_default_na=not as_written,
             )  # fmt: skip
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no csv file in UTF-8; save it as CSV UTF-8") from error
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         raise ValueError(f"{path} is not a readable csv file: {error}") from error
     table.columns = [str(name).strip() for name in table.columns]
     header = header.iloc[0].str.strip()
@@ -459,14 +474,14 @@ def read_csv(
         twice = header[repeated].iloc[0]
         raise ValueError(f"{path} has two columns {twice!r}; rename or remove one of them")
     table = table.loc[:, (header != "").to_numpy()]
-    table.index += 2
+    table.index += 2 + above
     table = table.dropna(how="all")
     absent = [name for name in columns if name not in table.columns]
     if absent:
         raise ValueError(
             f"{path} lacks the columns {', '.join(absent)}; it has: {', '.join(table.columns[:14])}"
         )
-    if table.empty:
+    if table.empty and not may_be_empty:
         raise ValueError(f"{path} has a header but no rows")
     return table
 
@@ -535,7 +550,9 @@ def find_images(
                 inside = [file for file in inside if file.is_file()]  # no broken link, no pipe
                 if not inside:
                     known = ", ".join(IMAGE_SUFFIXES)
-                    unread.append(f"no image ({known}) in folder {printable(place)}")
+                    more = not recursive and any(p.is_dir() for p in Path(place).iterdir())
+                    hint = "; --recursive reads its subfolders too" * more
+                    unread.append(f"no image ({known}) in folder {printable(place)}{hint}")
                 files += inside
             except FileNotFoundError:
                 unread.append(f"no image or folder at {printable(place)}")
@@ -550,11 +567,14 @@ def decode(
     """Decode image files in order, all resized to `size` or to the size of the first image."""
     _check_present(files)
 
+    side = (size, size) if size else None
+
     def read(file: Path, box: Path | None) -> Image.Image:
         image = open_image(file, mode)
-        return image.crop(_box(box)) if box is not None and box.is_file() else image
+        if box is not None and box.is_file():
+            image = image.crop(_box(box, image.size))
+        return image.resize(side) if side else image  # here: up to 1024 wait in memory
 
-    side = (size, size) if size else None
     with ThreadPoolExecutor(4) as pool:
         work = list(zip(files, boxes or [None] * len(files), strict=True))
         for start in range(0, len(work), 1024):  # bounds the number held in memory
@@ -570,13 +590,19 @@ def _check_present(files: list[Path]) -> None:
         )
 
 
-def _box(path: Path) -> tuple[float, ...]:
+def _box(path: Path, size: tuple[int, int]) -> tuple[float, ...]:
+    """The box in a file, at least in part inside a picture of this width and height."""
     try:
         values = tuple(float(value) for value in path.read_text().split())
         if len(values) != 4 or values[2] <= values[0] or values[3] <= values[1]:
             raise ValueError
     except ValueError:
         raise ValueError(f"{path} must contain left, top, right, bottom of a box") from None
+    if values[0] >= size[0] or values[1] >= size[1] or values[2] <= 0 or values[3] <= 0:
+        raise ValueError(
+            f"{path}: the box {values} lies outside its picture of {size[0]} x {size[1]} pixels; "
+            f"mend it, or remove this file to use the whole picture"
+        )
     return values
 
 
@@ -589,7 +615,7 @@ OWN_SPLITS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "val"), "tes
 
 def _own(root: Path) -> Source:
     """A table with a column image, or train/<class>/, val/<class>/, test/<class>/, or <class>/."""
-    paths = [path for path in sorted(root.glob("*.csv")) if path.name != LEFT_OUT]
+    paths = [path for path in sorted(root.glob("[!.]*.csv")) if path.name != LEFT_OUT]
     splits = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name.lower() in OWN_SPLITS]
     listing = _own_listing(root, folders := _own_folders(splits or [root]))
     tables = _own_tables(paths, needed=not len(listing))
@@ -610,6 +636,13 @@ def _own(root: Path) -> Source:
         raise ValueError(f"the tables in {root} list {table['file'][repeated].iloc[0]} twice")
     classes = own_classes(labels)
     names = tuple(dict.fromkeys(classes.values()))
+    meant: dict[str, str] = {}
+    for name in names:
+        other = meant.setdefault(FOLDER_NAMES.get(name.lower(), name.lower()), name)
+        if other != name:
+            raise ValueError(
+                f"{root} has the classes {other} and {name}, which mean one; give them one name"
+            )
     if len(names) < 2:
         raise ValueError(f"{root} has {len(names)} class ({', '.join(names)}); two are needed")
     notes = []
@@ -622,7 +655,7 @@ def _own(root: Path) -> Source:
         code = np.where(votes.any(axis=1), votes.argmax(axis=1), NO_CLASS)
         table[[f"votes_{name}" for name in names]] = votes
         other = [name for name in classes if name.lower() not in FOLDER_NAMES]
-        if 0 < len(other) < len(classes):
+        if other:
             notes.append(f"columns read as the votes for a class: {', '.join(other)}")
     files = [root / name for name in table["file"]]
     _check_present(files)
@@ -642,7 +675,7 @@ def _own_tables(paths: list[Path], *, needed: bool) -> dict[Path, pd.DataFrame]:
     tables = {}
     for path in paths:
         try:
-            table = _known_in_lower_case(path, read_csv(path, (), dtype=str))
+            table = in_lower_case(path, read_csv(path, (), dtype=str), OWN_COLUMNS)
         except ValueError:
             with path.open("rb") as file:
                 if needed or b"image" in file.readline().lower():
@@ -659,9 +692,9 @@ def _own_tables(paths: list[Path], *, needed: bool) -> dict[Path, pd.DataFrame]:
     return tables
 
 
-def _known_in_lower_case(path: Path, table: pd.DataFrame) -> pd.DataFrame:
-    """A table whose columns image, label, split and subject may be written Image or IMAGE."""
-    columns = {name: name.lower() for name in table if name.lower() in OWN_COLUMNS}
+def in_lower_case(path: Path, table: pd.DataFrame, known: Sequence[str]) -> pd.DataFrame:
+    """A table whose known columns, such as image, may be written Image or IMAGE."""
+    columns = {name: name.lower() for name in table if name.lower() in known}
     for name in set(columns.values()):
         if len(same := [column for column in columns if columns[column] == name]) > 1:
             raise ValueError(f"{path} has two columns for {name}: {', '.join(same)}; remove one")
@@ -702,6 +735,8 @@ def _own_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:
         rows["subject"] = table["subject"]
     if "label" in table:
         return rows.assign(label=table["label"])
+    if codes := [name for name in table if name.lower() in ("emotion", "expression", "class")]:
+        raise ValueError(f"{path} has a column {codes[0]} and no column label; rename it label")
     no_class = {*OWN_COLUMNS, "unknown", "nf"}
     for name in [name for name in table if name.lower() not in no_class]:
         rows[f"votes_{name}"] = pd.to_numeric(table[name].fillna("0"), errors="coerce")
@@ -780,8 +815,12 @@ def _read_affectnet_lists(lists: dict[str, Path], images: Path) -> Content:
     tables = []
     for split, path in lists.items():
         rows = read_csv(path, columns)
+        names, codes = rows[columns[0]], pd.to_numeric(rows["expression"], errors="coerce")
+        _check_rows(path, names.notna(), names, f"{names.name} must name a file")
+        rule = "expression must be a code of 0 to 10"
+        _check_rows(path, codes.isin(range(11)), rows["expression"], rule)
         rows["id"] = [f"{split}_{row:06d}" for row in range(len(rows))]
-        tables.append(rows.assign(split=split))
+        tables.append(rows.assign(split=split, expression=codes.astype(int)))
     table = pd.concat(tables, ignore_index=True)
     table = table.rename(columns={"subDirectory_filePath": "file", "expression": "code"})
     boxes = table[BOX].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)

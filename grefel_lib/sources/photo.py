@@ -121,7 +121,7 @@ def read_frames(path: Path, every: float) -> Iterator[tuple[int, float, np.ndarr
         every: Seconds from one frame to the next; the first is always there.
 
     Raises:
-        ValueError: It is not a video, or is damaged.
+        ValueError: It is not a video, is damaged, or ends over a second early.
     """
     import cv2
 
@@ -129,8 +129,10 @@ def read_frames(path: Path, every: float) -> Iterator[tuple[int, float, np.ndarr
     if capture is None or not capture.isOpened() or not capture.grab():
         raise ValueError(f"{printable(path)} cannot be read as a video")
     rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
+    frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # not always known, or a guess from the time
     step, number, more = max(1, round(every * rate)), 0, True
     while more:
+        second = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         if number % step == 0:
             whole, frame = capture.retrieve()
             if not whole:
@@ -138,6 +140,8 @@ def read_frames(path: Path, every: float) -> Iterator[tuple[int, float, np.ndarr
             yield number, number / rate, np.ascontiguousarray(frame[..., ::-1])
         number, more = number + 1, capture.grab()
     capture.release()
+    if max(number / rate, second) + 1 < frames / rate:
+        raise ValueError(f"{printable(path)} ends at frame {number} of {frames:.0f}: it is cut off")
 
 
 def find_faces(picture: np.ndarray) -> list[Box]:
