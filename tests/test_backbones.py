@@ -210,6 +210,10 @@ def test_branches_on_an_earlier_map_leave_the_primary_classifier_as_it_is(name):
     with torch.inference_mode():
         before, after = plain(images), net(images)
         alone = net(images[1:2])
+        [earlier] = net.backbone.forward_intermediates(images, indices=[-2])[1]  # (B, F_b, h, w)
+        reduced = net.head.reduce(earlier.mean(dim=(2, 3)))
+    on_sphere = reduced / reduced.norm(dim=1, keepdim=True) * reduced.shape[1] ** 0.5
+    torch.testing.assert_close(after.embeddings, on_sphere, atol=1e-4, rtol=0)
     assert torch.equal(after.primary_log_probs, before.primary_log_probs)
     width = net.head.reduce.in_features
     assert (width, *after.attention.shape)[:2] == (earlier_width(name, 64, 0), 3)

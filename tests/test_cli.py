@@ -11,7 +11,9 @@ import zlib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from drawn_layouts import write_layout
+from grey_faces import new_run
 from matplotlib.cbook import get_sample_data
 from matplotlib.figure import Figure
 from PIL import Image
@@ -20,14 +22,15 @@ from safetensors.torch import load_file
 from grefel_lib import __version__
 from grefel_lib.analysis.evaluation import evaluate_run
 from grefel_lib.commands import COMMANDS
-from grefel_lib.commands.cli import main
+from grefel_lib.commands.cli import _face_lines, main
 from grefel_lib.commands.notebook import check_parameters
+from grefel_lib.commands.rerun import differences
 from grefel_lib.config import DATA_DIRS, SETTINGS, Config, command_settings
 from grefel_lib.faces import load_faces
 from grefel_lib.files import load_checkpoint, save_checkpoint
 from grefel_lib.fit import fit
 from grefel_lib.grefel import build_model
-from grefel_lib.run import open_run, start_run
+from grefel_lib.run import BEST, BEST_EMA, LAST, open_run, start_run
 
 
 @pytest.fixture(scope="module")
@@ -753,6 +756,17 @@ def test_the_printed_table_fits_into_100_columns(trained, album, capsys):
     assert "\x1b" not in out + err
 
 
+def test_a_line_tells_where_a_face_is_and_what_it_shows():
+    table = pd.DataFrame({
+        "file": ["a.avi", "a.avi"], "second": [2.5, 3.0], "face": ["found", "whole picture"],
+        "left": [30, 0], "top": [-4, 0], "width": [50, 48], "height": [60, 48],
+        "predicted": ["fear", "anger"], "probability": [0.9, 0.25], "reliability": [0.7, 0.5],
+    })  # fmt: skip
+    first, second = (line.split() for line in _face_lines(table).splitlines()[1:])
+    assert first == ["a.avi", "2.5", "30,-4", "50x60", "fear", "0.900", "0.700"]
+    assert second == ["a.avi", "3.0", "whole", "anger", "0.250", "0.500"]
+
+
 def test_a_table_that_cannot_be_written_is_said_before_the_work(trained, album, capsys):
     named = ["--checkpoint-path", str(trained / "small")]
     for flags, told in [
@@ -829,6 +843,20 @@ def test_a_run_is_repeated_bit_by_bit_and_another_result_is_told(
         shutil.rmtree(again)
 
 
+@pytest.mark.parametrize("changed", [BEST, BEST_EMA, LAST])
+def test_other_weights_with_the_same_history_are_told(tmp_path, changed):
+    runs = [new_run(tmp_path / name, Config()) for name in "ab"]
+    for run in runs:
+        run.write_json({}, "environment.json")
+        run.write_table(pd.DataFrame({"epoch": [1, 2], "lr": [0.1, 0.2]}), "history.csv")
+        for name in (BEST, BEST_EMA, LAST):
+            value = float(run is runs[1] and name == changed)
+            run.save_checkpoint(name, {"x": torch.tensor([value])}, {})
+    assert differences(runs[0], runs[0]) == []
+    there, here = (run.load_checkpoint(changed)[1]["sha256"][:12] for run in runs)
+    assert differences(*runs) == [f"weights of {changed}: checksum {there} there, {here} here"]
+
+
 @pytest.mark.parametrize("command", ["finetune", "evaluate", "compare"])
 def test_under_torchrun_other_commands_than_train_are_refused(command, monkeypatch, capsys):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
@@ -849,6 +877,8 @@ def test_doctor_tells_what_is_here_and_what_to_do(capsys, monkeypatch, faces_dir
                   "could not fetch the weights of 'vit_base_patch16_224'", "go online once",
                   "/proc/cache: cannot be written", "set GREFEL_CACHE", "GB free"):  # fmt: skip
         assert words in out
+    steps = re.findall(r"(\d+) ms a step(  fastest)?", out)
+    assert [int(ms) for ms, mark in steps if mark] == [min(int(ms) for ms, _ in steps)]
 
 
 def test_a_matrix_is_drawn_from_the_predictions_of_any_model(tmp_path, capsys):

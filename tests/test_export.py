@@ -18,7 +18,7 @@ from grefel_lib.commands.export import export_onnx, resize_as_pillow
 from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.faces import load_faces
 from grefel_lib.fit import fit
-from grefel_lib.grefel import build_model
+from grefel_lib.grefel import Output, build_model
 from grefel_lib.restore import Trained, load_model
 from grefel_lib.run import checkpoint_file, start_run
 from grefel_lib.sources.photo import Photo
@@ -182,13 +182,18 @@ def test_missing_packages_are_named(trained, tmp_path, monkeypatch):
         export_onnx(loaded, load_faces(trained.config), tmp_path / "model.onnx")
 
 
-def test_a_linear_head_has_one_output(faces_dir, tmp_path):
+def test_a_linear_head_has_one_output(faces_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "grefel_lib.commands.export._latency",
+        lambda *ways: [1.0 if isinstance(way(), Output) else 2.0 for way in ways],
+    )
     config = Config(dataset="ferplus", data_dir=str(faces_dir), backbone="test_vit", image_size=48,
                     backbone_weights="none", head="linear")  # fmt: skip
     faces = load_faces(config)
     torch.manual_seed(0)
     net = build_model(config, 8).eval()
     made = Trained(net, config, faces.class_names, {}, tmp_path / "run/best.safetensors")
-    export_onnx(made, faces.split("val"), tmp_path / "linear.onnx")
+    report = export_onnx(made, faces.split("val"), tmp_path / "linear.onnx")
+    assert (report.torch_ms, report.onnx_ms) == (1.0, 2.0)
     session = onnxruntime.InferenceSession(tmp_path / "linear.onnx")
     assert [output.name for output in session.get_outputs()] == ["class_probs"]

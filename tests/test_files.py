@@ -8,7 +8,14 @@ import pandas as pd
 import pytest
 import torch
 
-from grefel_lib.files import Folder, only_one, read_json, read_table, save_checkpoint
+from grefel_lib.files import (
+    Folder,
+    load_checkpoint,
+    only_one,
+    read_json,
+    read_table,
+    save_checkpoint,
+)
 
 
 @pytest.mark.parametrize(
@@ -104,6 +111,16 @@ def test_a_damaged_table_is_one_error_that_names_the_file(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=f"^{path} cannot be read .*; restore it from a backup"):
         read_table(path)
+
+
+def test_one_wrong_bit_in_the_weights_is_noticed(tmp_path):
+    path = save_checkpoint(tmp_path / "a.safetensors", {"x": torch.ones(3)}, {"epoch": 7})
+    assert load_checkpoint(path)[0]["x"].tolist() == [1, 1, 1]
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} is damaged: its weights do not match their"):
+        load_checkpoint(path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no umask")

@@ -8,6 +8,8 @@ from grefel_lib.labels import (
     COLOURS,
     COMPOUND,
     EMOTIONS,
+    FOLDER_NAMES,
+    RAFDB_ATTRIBUTES,
     VOTE_COLUMNS,
     class_index,
 )
@@ -42,10 +44,31 @@ def test_codes_mean_what_the_data_set_says(dataset, first):
 
 
 def test_compound_codes_follow_the_published_order():
+    published = (
+        "happily surprised, happily disgusted, sadly fearful, sadly angry, sadly surprised, sadly "
+        "disgusted, fearfully angry, fearfully surprised, angrily surprised, angrily disgusted, "
+        "disgustedly surprised"
+    )
     index = [class_index("rafdb_compound", code) for code in range(1, 12)]
-    assert index == list(range(11))
-    assert COMPOUND[0] == "happily surprised"
-    assert COMPOUND[-1] == "disgustedly surprised"
+    assert [CLASS_NAMES["rafdb_compound"][i] for i in index] == published.split(", ")
+
+
+def test_the_codes_of_people_are_those_of_raf_dbs_readme_in_its_order():
+    assert list(RAFDB_ATTRIBUTES.items()) == [
+        ("gender", {"0": "male", "1": "female", "2": "unsure"}),
+        ("race", {"0": "Caucasian", "1": "African-American", "2": "Asian"}),
+        ("age_group", {"0": "0-3", "1": "4-19", "2": "20-39", "3": "40-69", "4": "70+"}),
+    ]
+
+
+def test_every_usual_name_of_a_folder_is_its_emotion():
+    usual = {
+        "neutral": "neutral", "happiness": "happy happiness", "surprise": "surprise surprised",
+        "sadness": "sad sadness", "anger": "angry anger", "disgust": "disgust disgusted",
+        "fear": "fear fearful", "contempt": "contempt contemptuous",
+    }  # fmt: skip
+    meant = {name: emotion for emotion, names in usual.items() for name in names.split()}
+    assert meant == FOLDER_NAMES
 
 
 def test_the_canonical_order_is_ferplus_column_order():

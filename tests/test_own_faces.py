@@ -157,6 +157,16 @@ def test_votes_are_soft_targets_in_training_and_their_majority_elsewhere(tmp_pat
     assert hard.targets.tolist() == [[0, 1], [1, 0], [0, 1]]
 
 
+def test_two_columns_of_votes_for_one_emotion_add_up(tmp_path):
+    rows = [
+        {"image": "a.png", "split": "train", "happy": 2, "happiness": 1, "sad": 2},
+        {"image": "b.png", "split": "val", "happy": 2, "happiness": 2, "sad": 3},
+    ]
+    faces = read(in_a_table(tmp_path, rows))
+    assert faces.class_names == ("happiness", "sadness")
+    np.testing.assert_allclose(faces.targets, [[3 / 5, 2 / 5], [1, 0]], rtol=1e-6)
+
+
 def test_a_split_that_is_made_divides_no_subject(tmp_path):
     rows = [{"image": f"{i}.png", "label": ("smile", "yawn")[i % 2], "subject": i // 4}
             for i in range(80)]  # fmt: skip

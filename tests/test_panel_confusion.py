@@ -8,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import TAG
+from test_panel_data import sheet
 
 from grefel_lib.analysis.evaluation import evaluate_run
 from grefel_lib.faces import load_faces, read_label_fixes
 from grefel_lib.files import Folder
 from grefel_lib.metrics import table_classes
 from grefel_lib.panels.confusion import ORDERS, ConfusionPanel, _cards, select_cell
+from grefel_lib.report.figures import confusion_figure
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,8 @@ def test_names_in_a_shared_run_are_text_and_no_tags(found, faces, assert_escaped
 def test_the_accuracy_above_a_matrix_names_its_split(explorer, found, split):
     explorer.evaluation = dataclasses.replace(found, facts={**found.facts, "split": split})
     title = explorer._matrix(found.headline).children[0].value
-    assert title.startswith(f"{found.headline} (headline), {split} split: ")
+    right = (found.table["label"] == found.table["predicted"]).mean()
+    assert title == f"{found.headline} (headline), {split} split: {right:.1%}"
 
 
 def test_every_cell_counts_its_faces_and_a_click_shows_them(explorer, found):
@@ -168,6 +171,7 @@ def test_a_face_tells_its_distributions_and_the_other_checkpoints_prediction(fou
     assert f"corrected: {best} {rows[f'p_{best}'].iloc[0]:.0%}" in shown
     assert "primary: " in shown
     assert "votes: " in shown
+    np.testing.assert_array_equal(sheet(shown), faces.images[faces.table["row"][4]])
 
 
 def test_a_click_costs_little(explorer):
@@ -190,15 +194,25 @@ def test_cells_hold_counts_or_percent(explorer, found):
     explorer.cell_text.value = "counts"
     for cell in explorer.cells.values():
         assert cell.description == ("" if cell.disabled else cell.tooltip.split()[0])
-    key = (found.headline, *explorer.names[:1] * 2)
     explorer.cell_text.value = "percent"
-    assert explorer.cells[key].description != explorer.cells[key].tooltip.split()[0]
+    for (checkpoint, true, predicted), cell in explorer.cells.items():
+        table = found.predictions[checkpoint]
+        share = (table["predicted"][table["label"] == true] == predicted).mean()
+        assert cell.description == ("" if cell.disabled else f"{100 * share:.0f}")
 
 
-def test_the_matrix_and_the_faces_can_be_kept(explorer, found):
+def test_the_matrix_and_the_faces_can_be_kept(explorer, found, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "grefel_lib.panels.confusion.confusion_figure",
+        lambda *given, **options: drawn.append(given) or confusion_figure(*given, **options),
+    )
     explorer.cell_text.value = "counts"
+    (explorer.checkpoint.value,) = set(found.predictions) - {found.headline}
     explorer.save.click()
     checkpoint, true, predicted = explorer.chosen
+    for column, given in zip(("label", "predicted"), drawn[0], strict=False):
+        assert list(given) == list(found.predictions[checkpoint][column])
     for kind in ("pdf", "png"):
         assert (found.folder.path / f"figures/confusion_{checkpoint}_counts.{kind}").is_file()
     explorer.export.click()

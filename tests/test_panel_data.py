@@ -105,12 +105,19 @@ def test_an_empty_selection_says_what_to_do(browser):
     assert all(button.layout.display == "none" for button in browser.jumps)
 
 
+def sheet(shown):
+    """The picture that a page of faces is cut from."""
+    data = re.search(r"base64,([^)]+)\)", shown)[1]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+
+
 def test_a_page_shows_each_face_with_its_votes_and_frames_one(faces):
     rows = faces.table.iloc[[3, 1]]
     shown = faces_page(faces, rows, framed=rows["id"].iloc[1])
-    data = re.search(r"base64,([^)]+)\)", shown)[1]
-    sheet = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
-    np.testing.assert_array_equal(sheet, np.concatenate(list(faces.gather([3, 1])), axis=1))
+    np.testing.assert_array_equal(sheet(shown), np.concatenate(list(faces.gather([3, 1])), axis=1))
+    told = [f"{faces.class_names[label]} · {split}" for label, split in
+            rows[["label", "split"]].to_numpy()]  # fmt: skip
+    assert re.findall(r"</i>(.*?)</div>", shown) == told
     one, two = re.findall(r"<i [^>]+>", shown)
     assert "outline:3px" not in one
     assert "outline:3px" in two

@@ -43,7 +43,12 @@ def drop(panel, name, content, *, cut=0):
     panel.dropped.value = f"{name}|data:image/png;base64,{data[: len(data) - cut]}"
 
 
-def test_it_opens_on_the_first_face_and_each_can_be_chosen(panel):
+def test_it_opens_on_the_first_face_and_each_can_be_chosen(panel, photo, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "grefel_lib.panels.face.explanation_figure",
+        lambda explained: seen.append(explained.face) or Figure(figsize=(1, 1)),
+    )
     assert panel.face.options == ("face 1", "face 2", WHOLE)
     assert "a picture with 2 faces" in panel.found.value
     told = []
@@ -53,6 +58,9 @@ def test_it_opens_on_the_first_face_and_each_can_be_chosen(panel):
         told.append(panel._box())
     boxes = panel.photo.boxes
     assert told == [boxes[1], whole_picture(panel.photo.picture), boxes[0]]
+    for (left, top, right, bottom), face in zip(told, seen, strict=True):
+        crop = Image.fromarray(photo[top:bottom, left:right]).convert("L")
+        np.testing.assert_array_equal(face, crop.resize((48, 48), Image.Resampling.BICUBIC))
 
 
 def test_the_whole_picture_gets_no_label_where_it_is_unlike_a_face(panel):

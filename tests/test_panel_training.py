@@ -70,6 +70,11 @@ def test_a_run_is_followed_from_before_its_first_epoch(tiny):
     assert seen[-2][0].endswith("left")
     assert not seen[-2][2]
     assert panel.state.value == "ok: epoch 2 of 2"
+    loss, plain, averaged = (
+        run.history()[name][1] for name in ("train_loss", "val_accuracy", "ema_val_accuracy")
+    )
+    told = f"2 of 2: loss {loss:.3f}, validation accuracy {plain:.1%}, EMA {averaged:.1%}"
+    assert told in panel.shown.value
 
 
 @pytest.mark.parametrize("content", ["{", "null", '{"status": "<b>x</b>"}', '{"status": ["ok"]}'])

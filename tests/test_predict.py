@@ -18,9 +18,10 @@ from grefel_lib.config import Config
 from grefel_lib.faces import like_training, load_faces
 from grefel_lib.fit import fit
 from grefel_lib.grefel import build_model
-from grefel_lib.labels import FORMATS
+from grefel_lib.labels import EMOTIONS, FORMATS, VOTE_COLUMNS
 from grefel_lib.predict import (
     annotate_files,
+    attention_maps,
     predict,
     predict_files,
     score_images,
@@ -28,7 +29,7 @@ from grefel_lib.predict import (
 )
 from grefel_lib.restore import load_model
 from grefel_lib.run import checkpoint_file, start_run
-from grefel_lib.sources.photo import Photo
+from grefel_lib.sources.photo import Photo, read_frames
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,18 @@ def test_the_table_has_a_row_a_face_with_everything_known_about_it(trained, face
     assert table["reliability"].between(0, 1).all()
     assert {"confidence_primary", "confidence_geometric", "confidence_attentive"} <= set(table)
     np.testing.assert_array_equal(table["votes_happiness"], faces.table["happiness"])
+
+
+def test_agreed_is_the_share_of_the_emotion_votes_for_the_prediction(trained, faces):
+    everyone = dataclasses.replace(faces, info=faces.info | {"protocol": "all"})
+    table = predict(trained.model, everyone, trained.config)
+    votes = faces.table[list(EMOTIONS)].to_numpy()
+    places = [EMOTIONS.index(name) for name in table["predicted"]]
+    chosen = votes[range(len(votes)), places]
+    np.testing.assert_allclose(table["agreed"], chosen / votes.sum(axis=1))
+    plain = dataclasses.replace(faces, table=faces.table.drop(columns=list(VOTE_COLUMNS)))
+    table = predict(trained.model, plain, trained.config)
+    assert table["agreed"].tolist() == (table["label"] == table["predicted"]).tolist()
 
 
 def test_scores_do_not_depend_on_the_batch(trained, faces):
@@ -277,12 +290,29 @@ def test_a_video_has_a_row_for_each_face_of_each_frame_looked_at(trained, film, 
     assert names == ["a.jpg", "a_2.jpg", "a_3.jpg", "a_4.jpg"]
     with pytest.raises(ValueError, match="there are no faces to predict"):
         predict(trained.model, load_faces(Config()).take([]), trained.config)
-    with Image.open(tmp_path / "marked/film_frame20.jpg") as image:
-        assert image.size == (512, 600)
-        yellow = (np.asarray(image) > (200, 200, 0)).all(axis=2) & (np.asarray(image)[..., 2] < 90)
-    assert yellow.sum() > 200
+    yellow = {}
+    for number in (10, 20):
+        with Image.open(tmp_path / f"marked/film_frame{number}.jpg") as image:
+            assert image.size == (512, 600)
+            red, green, blue = np.moveaxis(np.asarray(image), 2, 0)
+        yellow[number] = ((red > 200) & (green > 200) & (blue < 90)).sum()
+    assert yellow[10] == 0  # without a face, no box of another frame
+    assert yellow[20] > 200
     alone, _, _ = predict_files(trained, [picture])
     assert not {"frame", "second"} & set(alone)
+
+
+def test_a_frame_has_the_colours_of_the_film(film):
+    _, _, frame = next(read_frames(film, 1))
+    with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:
+        shown = np.asarray(image.convert("RGB").resize((512, 600)))
+    np.testing.assert_allclose(frame.mean(axis=(0, 1)), shown.mean(axis=(0, 1)), atol=2)
+
+
+def test_attention_to_all_scales_adds_up_over_the_face():
+    config = Config(extractor="window_cross_attention")
+    maps = attention_maps(np.arange(12.0)[None], config)  # three scales of 2 x 2
+    np.testing.assert_array_equal(maps, [[[0 + 4 + 8, 1 + 5 + 9], [2 + 6 + 10, 3 + 7 + 11]]])
 
 
 def test_what_is_no_video_is_named_and_the_rest_is_done(trained, film, tmp_path):

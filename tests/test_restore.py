@@ -1,5 +1,6 @@
 """A training that starts from another run's weights, where the classes differ."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,7 @@ from grefel_lib.config import Config
 from grefel_lib.files import save_checkpoint
 from grefel_lib.grefel import build_model
 from grefel_lib.labels import BASIC, COMPOUND, EMOTIONS
-from grefel_lib.restore import start_from
+from grefel_lib.restore import load_model, start_from
 
 GREFEL = Config(backbone="test_resnet", backbone_weights="none", image_size=48, num_anchors=2)
 HEADS = {
@@ -70,3 +71,15 @@ def test_another_size_is_refused_whatever_the_classes(tmp_path):
     net = build_model(GREFEL.replace(num_anchors=3), 7)
     with pytest.raises(ValueError, match=r"does not fit the model \(1 tensors, first head.anchors"):
         start_from(net, path, BASIC, say=print)
+
+
+def test_a_loaded_model_trusts_its_correction_as_far_as_it_did_when_it_was_saved(tmp_path):
+    config = GREFEL.replace(correction="trust")
+    facts = {"config": config.to_dict(), "class_names": BASIC, "trust": 0.25}
+    path = save_checkpoint(tmp_path / "a", build_model(config, 7).state_dict(), facts)
+    with torch.inference_mode():
+        output = load_model(path, device="cpu").model(torch.randn(4, 3, 48, 48))
+    p, r = output.primary_log_probs.exp().numpy(), output.correction_log_probs.exp().numpy()
+    share = 0.25 * -(p * np.log(p)).sum(axis=1, keepdims=True) / np.log(7)
+    assert np.abs(p - r).max() > 0.05
+    np.testing.assert_allclose(output.class_probs, (1 - share) * p + share * r, atol=1e-6)

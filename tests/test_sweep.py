@@ -7,12 +7,30 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from grey_faces import new_run
 
 from grefel_lib.commands.cli import main
-from grefel_lib.commands.sweep import is_finished, over_seeds, run_point, run_sweep, sweep_points
+from grefel_lib.commands.sweep import (
+    _results,
+    is_finished,
+    over_seeds,
+    run_point,
+    run_sweep,
+    sweep_points,
+)
+from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 from grefel_lib.files import Folder
-from grefel_lib.run import LAST, open_run, outputs_folder, run_folder, start_run
+from grefel_lib.run import (
+    BEST,
+    BEST_EMA,
+    LAST,
+    open_run,
+    outputs_folder,
+    run_folder,
+    start_run,
+)
 from grefel_lib.sources.synthetic import write_synthetic
 
 
@@ -128,6 +146,25 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
     assert "head=linear-seed=3/status.json cannot be read" in table["error"].iloc[0]
 
 
+def test_the_numbers_of_a_point_are_those_of_its_best_epochs(tmp_path):
+    run = new_run(tmp_path, Config())
+    run.write_table(pd.DataFrame({
+        "epoch": [1, 2, 3], "seconds": [60, 120, 30],
+        "val_loss": [1.0, 0.5, 2.0], "ema_val_loss": [0.25, 0.75, 1.5],
+        "val_accuracy_fear": [0.1, 0.2, 0.3], "val_accuracy_anger": [0.5, 0.6, 0.7],
+        "ema_val_accuracy_fear": [0.4, 0, 0], "ema_val_accuracy_anger": [0.8, 0, 0],
+    }), "history.csv")  # fmt: skip
+    for name, epoch, accuracy in ((BEST, 2, 0.7), (BEST_EMA, 1, 0.9)):
+        facts = {"epoch": epoch, "val_accuracy": accuracy}
+        run.save_checkpoint(name, {"x": torch.zeros(1)}, facts)
+    assert _results(run) == pytest.approx({
+        "status": "new", "minutes": 3.5,
+        "val_accuracy": 0.7, "val_epoch": 2, "val_mean_class_accuracy": 0.4, "val_nll": 0.5,
+        "ema_val_accuracy": 0.9, "ema_val_epoch": 1, "ema_val_mean_class_accuracy": 0.6,
+        "ema_val_nll": 0.25,
+    })  # fmt: skip
+
+
 def test_means_leave_unfinished_runs_out_and_tell_the_spread(monkeypatch, tmp_path, capsys):
     table = pd.DataFrame({
         "point": ["head=linear-seed=0", "delta=1-seed=0", "head=linear-seed=1", "delta=1-seed=1"],
@@ -168,6 +205,10 @@ def test_an_interrupted_point_goes_on_and_other_settings_are_refused(faces_dir, 
     assert is_finished(point)
     (evaluated,) = sweep_points("train", "s", given=given, evaluate=True)
     assert not is_finished(evaluated)
+    for scored in (3, 4):  # the epoch whose weights were evaluated
+        run.save_checkpoint(BEST, {"x": torch.zeros(1)}, {"epoch": 4, "val_accuracy": 0.5})
+        run.write_json({"checkpoints": {BEST: {"epoch": scored}}}, "metrics.json")
+        assert is_finished(evaluated) == (scored == 4)
     (tmp_path / "fixes.csv").write_text("id,label\ntrain_00000,sadness\n")
     fixes = {"label_fixes": str(tmp_path / "fixes.csv")}
     (fixed,) = sweep_points("train", "s", given=given | fixes)
