@@ -827,7 +827,7 @@ def test_a_run_is_repeated_bit_by_bit_and_another_result_is_told(
     assert "every weight and every number" in capsys.readouterr().out
     again = trained / "small-rerun"
     assert main(["rerun", "ferplus"]) == 1
-    assert "run ferplus has no last checkpoint" in capsys.readouterr().err
+    assert "ferplus has no last checkpoint" in capsys.readouterr().err
     assert main(["rerun", str(trained / "small")]) == 1
     assert "small-rerun has finished; move it away to repeat again" in capsys.readouterr().err
     record = (trained / "small/history.csv").read_text()

@@ -326,8 +326,8 @@ def test_what_is_no_video_is_named_and_the_rest_is_done(trained, film, tmp_path)
 
 
 def test_a_video_that_ends_early_is_named_and_its_rows_stay(trained, film, tmp_path):
-    half = tmp_path / "half.avi"
-    half.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
-    table, _, [told] = predict_files(trained, [half], every=0.5)
+    part = tmp_path / "part.avi"
+    part.write_bytes(film.read_bytes()[: film.stat().st_size // 3])
+    table, _, [told] = predict_files(trained, [part], every=0.5)
     assert table["frame"].tolist()[0] == 0
-    assert re.fullmatch(rf"{half} ends at frame \d+ of 30: it is cut off", told)
+    assert re.fullmatch(rf"{part} ends at frame \d+ of 30: it is cut off", told)

@@ -98,6 +98,11 @@ def test_its_answers_are_those_of_the_run_calibrated_on_validation(evaluated, sh
     assert (after["p_neutral"] != after["primary_neutral"]).any()
     scale, shift = release["reliability"]
     expected = special.expit(scale * special.logit(before["reliability"]) + shift)
+    first, last = (t[columns].to_numpy().argmax(axis=1) for t in (before, after))
+    moved, probs, rows = first != last, after[columns].to_numpy(), np.arange(len(after))
+    share = probs[rows, last] / (1 - probs[rows, first])  # of what is left to other classes
+    expected = np.where(moved, (1 - expected) * share, expected)
+    assert moved.any()
     np.testing.assert_allclose(after["reliability"], expected, atol=5e-3)
     assert np.abs(after["reliability"] - before["reliability"]).max() > 0.02
 

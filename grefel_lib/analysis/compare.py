@@ -147,6 +147,7 @@ def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
     """
     cells: dict[tuple[str, str], list[float]] = {}
     for run in all_runs(output_dir):
+        done = set()
         for path in (run.path, *sorted(run.path.glob("evaluate_*"))):
             if not (path / "metrics.json").is_file() or stale_because(Run(path, run.config)):
                 continue
@@ -165,6 +166,9 @@ def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
                 )
                 for part, place in zip(("training_", ""), own, strict=True)
             )  # fmt: skip
+            if (trained, scored) in done:  # the same faces again, in a place of one's own choice
+                continue
+            done.add((trained, scored))
             accuracy = facts["checkpoints"][facts["headline"]]["metrics"]["accuracy"]
             cells.setdefault((trained, scored), []).append(100 * accuracy)
     texts = {
