@@ -500,7 +500,7 @@ def test_accuracy_under_corruption_is_told_by_severity():
 
 
 def test_calibration_is_told_before_and_after_the_temperature():
-    test, validation = (predictions(seed, right=0.2) for seed in (0, 1))
+    test, validation = predictions(0, right=0.1), predictions(1, right=0.2)
     found = evaluation({"a": test}, {"a": validation})
     temperature = found.metrics["checkpoints"]["a"]["temperature"]
     columns = [name for name in test if name.startswith("p_")]
