@@ -293,12 +293,19 @@ def test_a_report_for_a_venue_draws_every_figure_in_its_width_font_and_names(
     assert "angry" not in (tmp_path / "metrics.json").read_text()
 
 
-def test_the_command_ends_with_a_table_and_where_to_find_the_figures(run, found, told):
+def test_the_command_ends_with_a_table_and_where_to_find_the_figures(run, found, told, tmp_path):
     lines = evaluation_lines(run.path)
     for name in ("accuracy (%)", "mean class accuracy (%)", "macro F1 (%)", "best_model", "anger"):
         assert name in lines
     accuracy = found.metrics["checkpoints"][found.headline]["metrics"]["accuracy"]
     assert f"{100 * accuracy:.1f} [" in lines
+    numbers = json.loads((run.path / "metrics.json").read_text())
+    (other,) = numbers["checkpoints"].keys() - {found.headline}
+    numbers["checkpoints"][other]["per_class"] = []  # classes are told of the headline alone
+    classes = evaluation_lines(Folder(tmp_path).write_json(numbers, "metrics.json").parent)
+    for name, faces in found.table.groupby("label"):
+        recall = 100 * (faces["predicted"] == name).mean()
+        assert re.search(rf"^{name} +{len(faces)} +{recall:.1f} \[", classes, re.MULTILINE)
     last = dict(line.split(": ", 1) for line in lines.splitlines()[-5:])
     matrix = Path(last["confusion matrix for your paper"].strip())
     assert matrix.is_file()

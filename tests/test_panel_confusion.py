@@ -209,10 +209,15 @@ def test_the_matrix_and_the_faces_can_be_kept(explorer, found, monkeypatch):
     )
     explorer.cell_text.value = "counts"
     (explorer.checkpoint.value,) = set(found.predictions) - {found.headline}
-    explorer.save.click()
     checkpoint, true, predicted = explorer.chosen
+    other = found.table.assign(predicted=found.table["label"].to_numpy()[::-1])
+    explorer.evaluation = dataclasses.replace(
+        found, predictions={**found.predictions, checkpoint: other}
+    )
+    explorer.save.click()
+    explorer.evaluation = found
     for column, given in zip(("label", "predicted"), drawn[0], strict=False):
-        assert list(given) == list(found.predictions[checkpoint][column])
+        assert list(given) == list(other[column])
     for kind in ("pdf", "png"):
         assert (found.folder.path / f"figures/confusion_{checkpoint}_counts.{kind}").is_file()
     explorer.export.click()

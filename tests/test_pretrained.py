@@ -1,6 +1,7 @@
 """Models to share: what `grefel export` writes to a folder, and the one that comes along."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,16 @@ from grefel_lib.predict import NOT_SURE, UNLIKE, predict, predict_files
 from grefel_lib.report.card import TERMS, model_card
 from grefel_lib.report.everything import write_report
 from grefel_lib.restore import FACE_TEST, load_model, pretrained
-from grefel_lib.run import Run, open_run, run_folder, shipped_runs, start_run, started_from
+from grefel_lib.run import (
+    BEST,
+    BEST_EMA,
+    Run,
+    open_run,
+    run_folder,
+    shipped_runs,
+    start_run,
+    started_from,
+)
 from grefel_lib.sources.photo import read_photo
 
 
@@ -172,6 +182,19 @@ def test_what_is_no_face_gets_no_label_unless_a_detector_found_it(shared, tmp_pa
     shipped.facts["not_sure_below"] = 0.0
     table, _, _ = predict_files(shipped, paths["noise"], whole=True)
     assert (table["face"] == UNLIKE).all()
+
+
+def test_of_two_checkpoints_the_better_is_shared(evaluated, tmp_path):
+    run = Run(shutil.copytree(evaluated.path, tmp_path / "mine"), evaluated.config)
+    anchors = {}
+    for name, accuracy in ((BEST, 0.1), (BEST_EMA, 0.2)):
+        tensors, facts = run.load_checkpoint(name)
+        run.save_checkpoint(name, tensors, facts | {"val_accuracy": accuracy})
+        anchors[name] = tensors["head.anchors"].half()
+    export_weights(run, load_faces(run.config), tmp_path / "shared")
+    tensors, _ = Run(tmp_path / "shared", run.config).load_checkpoint(BEST)
+    assert torch.equal(tensors["head.anchors"], anchors[BEST_EMA])
+    assert not torch.equal(anchors[BEST], anchors[BEST_EMA])
 
 
 def test_a_shared_model_shared_again_is_the_same(shared, evaluated, tmp_path):
