@@ -500,7 +500,7 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
     return table, images
 
 
-VERSION = 3  # of the cache content: increase it when the output of readers changes
+VERSION = 4  # of the cache content: increase it when the output of readers changes
 
 
 def _undamaged(folder: Path) -> bool:

@@ -417,20 +417,6 @@ def calibration_bins(claimed: np.ndarray, outcome: np.ndarray, bins: int = BINS)
     return table.reset_index(drop=True)
 
 
-def images_in_cell(predictions: pd.DataFrame, true: str, predicted: str) -> pd.DataFrame:
-    """The rows in one cell of the confusion matrix, most confident first.
-
-    Raises:
-        ValueError: There is no such class.
-    """
-    names = table_classes(predictions)
-    for name in (true, predicted):
-        if name not in names:
-            raise ValueError(f"no class {name!r}; classes: {', '.join(names)}")
-    cell = predictions[(predictions["label"] == true) & (predictions["predicted"] == predicted)]
-    return cell.sort_values(f"p_{predicted}", ascending=False, kind="stable")
-
-
 def class_codes(predictions: pd.DataFrame, column: str) -> np.ndarray:
     """(N,) class indices of a column of class names."""
     return pd.Index(table_classes(predictions)).get_indexer(predictions[column])

@@ -1,6 +1,8 @@
 """The figures that a reader of the workbook meets, with realistic content."""
 
+import base64
 import contextlib
+import io
 import re
 import zlib
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
 
 from grefel_lib.labels import COMPOUND, EMOTIONS, VOTE_COLUMNS
 from grefel_lib.metrics import calibration_bins, wilson_interval
@@ -29,6 +32,12 @@ def counts_of(classes: int) -> np.ndarray:
     counts[np.arange(classes), np.arange(classes)] = np.geomspace(1018, 2, classes).astype(int)
     counts[0, 1], counts[0, 2], counts[-1] = 0, 1, 0
     return counts
+
+
+def sheet(shown: str) -> np.ndarray:
+    """The picture that a panel's page of faces is cut from."""
+    data = re.search(r"base64,([^)]+)\)", shown)[1]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
 def history(epochs: int) -> pd.DataFrame:

@@ -476,7 +476,7 @@ BAD |= {
         ("train --batchsize 3", "unknown argument --batchsize; did you mean --batch-size?"),
         ("train extra", "unknown argument extra; did you mean --extractor?"),
         ("train ferplus", "unknown argument ferplus; did you mean --dataset ferplus?"),
-        ("predict a.jpg --whole b.jpg", "unknown argument b.jpg; put all pictures before the op"),
+        ("predict a.jpg --whole b.jpg", "unknown argument b.jpg; put every IMAGE before the op"),
         ("compare a/b", "unknown argument a/b; did you mean --output-dir a/b?"),
         ("evaluate a/b", "unknown argument a/b; did you mean --checkpoint-dir a/b?"),
         ("finetune a/b", "unknown argument a/b; did you mean --checkpoint-path a/b?"),
@@ -758,13 +758,16 @@ def test_the_printed_table_fits_into_100_columns(trained, album, capsys):
 
 def test_a_line_tells_where_a_face_is_and_what_it_shows():
     table = pd.DataFrame({
-        "file": ["a.avi", "a.avi"], "second": [2.5, 3.0], "face": ["found", "whole picture"],
-        "left": [30, 0], "top": [-4, 0], "width": [50, 48], "height": [60, 48],
-        "predicted": ["fear", "anger"], "probability": [0.9, 0.25], "reliability": [0.7, 0.5],
+        "file": ["a.avi", "a.avi", "b.png"], "second": [2.5, 3.0, None],
+        "face": ["found", "whole picture", "found"],
+        "left": [30, 0, 1], "top": [-4, 0, 2], "width": [50, 48, 9], "height": [60, 48, 9],
+        "predicted": ["fear", "anger", "fear"], "probability": [0.9, 0.25, 0.5],
+        "reliability": [0.7, 0.5, 0.5],
     })  # fmt: skip
-    first, second = (line.split() for line in _face_lines(table).splitlines()[1:])
+    first, second, picture = (line.split() for line in _face_lines(table).splitlines()[1:])
     assert first == ["a.avi", "2.5", "30,-4", "50x60", "fear", "0.900", "0.700"]
     assert second == ["a.avi", "3.0", "whole", "anger", "0.250", "0.500"]
+    assert picture == ["b.png", "1,2", "9x9", "fear", "0.500", "0.500"]
 
 
 def test_a_table_that_cannot_be_written_is_said_before_the_work(trained, album, capsys):

@@ -17,7 +17,6 @@ from grefel_lib.metrics import (
     compute_metrics,
     confidence_bins,
     confusion_counts,
-    images_in_cell,
     mcnemar_test,
     normalise_rows,
     paired_difference,
@@ -174,19 +173,6 @@ def test_a_claim_that_is_no_probability_is_refused(claim):
         calibration_bins(np.array([0.5, claim]), np.ones(2))
     with pytest.raises(ValueError, match="bins must be at least 1; got 0"):
         calibration_bins(np.array([0.5]), np.ones(1), bins=0)
-
-
-def test_a_cell_of_the_matrix_holds_just_its_images_most_confident_first(eight):
-    counts = confusion_counts(eight)
-    for i, true in enumerate(EMOTIONS):
-        for j, predicted in enumerate(EMOTIONS):
-            cell = images_in_cell(eight, true, predicted)
-            assert len(cell) == counts[i, j]
-            assert set(cell["label"]) <= {true}
-            assert set(cell["predicted"]) <= {predicted}
-            assert cell[f"p_{predicted}"].is_monotonic_decreasing
-    with pytest.raises(ValueError, match="no class 'joy'; classes: neutral, happiness"):
-        images_in_cell(eight, "joy", "neutral")
 
 
 def test_an_empty_table_and_a_missing_column_are_refused(by_hand):

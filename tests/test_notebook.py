@@ -307,14 +307,16 @@ def test_an_edited_source_of_evaluation_and_fine_tuning_is_taken(
     assert [parameters for _, parameters in executed] == [{}, {"split": "test"}, {}]
 
 
-def test_a_stopped_fine_tuned_run_goes_on_by_the_command_it_names(executed, small_run, tmp_path):
-    given = {"checkpoint_path": str(small_run.path), "finetune_name": "half"}
+def test_a_stopped_fine_tuned_run_goes_on_by_the_command_it_names(executed, small_run):
+    given = {"checkpoint_path": str(small_run.path), "finetune_name": "half", "precision": "fp32"}
     run = start_run(resolve(given, command="finetune"))
     try:
         assert run_command("train", {"resume": str(run.path)}) == run.path
         assert executed[-1][1] == {"resume": str(run.path)}
         with pytest.raises(ValueError, match="started with profile='demo' and cannot"):
             run_command("train", {"resume": str(run.path), "profile": "lite"})
+        with pytest.raises(ValueError, match="started with precision='fp32' and cannot"):
+            run_command("train", {"resume": str(run.path), "precision": "auto"})
         assert run_command("train", {"resume": str(run.path), "profile": "auto"}) == run.path
     finally:
         shutil.rmtree(run.path)

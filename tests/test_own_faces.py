@@ -230,7 +230,13 @@ WRONG = [
     ([ROW, ROW | {"image": "b.png"}], r"has 1 class \(smile\); two are needed"),
     (
         [{"image": "a.png", "age": "old", "smile": 3}],
-        "line 2: without a column label, age must count the votes for a class; found 'old'",
+        "line 2: without a column label, age must count the votes for a class, up to 1000; found "
+        "'old'",
+    ),
+    (
+        [{"image": "a.png", "yawn": "inf", "smile": 3}],
+        "line 2: without a column label, yawn must count the votes for a class, up to 1000; found "
+        "'inf'",
     ),
     *[
         (

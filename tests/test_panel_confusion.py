@@ -2,13 +2,14 @@
 
 import dataclasses
 import html
+import itertools
 import time
 
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import TAG
-from test_panel_data import sheet
+from drawn_figures import sheet
 
 from grefel_lib.analysis.evaluation import evaluate_run
 from grefel_lib.faces import load_faces, read_label_fixes
@@ -40,6 +41,8 @@ def test_the_cells_hold_every_face_once(found):
     table = found.table
     names = table_classes(table)
     cells = [select_cell(table, a, b) for a in names for b in names]
+    for (a, b), cell in zip(itertools.product(names, names), cells, strict=True):
+        assert (set(cell["label"]), set(cell["predicted"])) == ({a}, {b}) or cell.empty
     assert sorted(i for cell in cells for i in cell.index) == list(range(len(table)))
 
 

@@ -1,15 +1,13 @@
 """The data browser: what is selected, where a jump leads, what is written."""
 
-import base64
 import html
-import io
 import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_figures import sheet
 from drawn_layouts import write_layout
-from PIL import Image
 
 from grefel_lib.analysis.check import check_data, describe
 from grefel_lib.config import Config
@@ -103,12 +101,6 @@ def test_an_empty_selection_says_what_to_do(browser):
     assert "widen the agreement" in browser.message.value
     assert browser.export.disabled
     assert all(button.layout.display == "none" for button in browser.jumps)
-
-
-def sheet(shown):
-    """The picture that a page of faces is cut from."""
-    data = re.search(r"base64,([^)]+)\)", shown)[1]
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
 
 
 def test_a_page_shows_each_face_with_its_votes_and_frames_one(faces):

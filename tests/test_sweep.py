@@ -138,6 +138,8 @@ def test_a_sweep_survives_a_failing_point_and_skips_what_is_finished(
     assert "already finished" not in capfd.readouterr().out
     table = pd.read_csv(tmp_path / "s/table.csv", keep_default_na=False)
     assert table["error"].str.contains("has learned from other data").tolist()[:2] == [True, True]
+    assert table["status"].tolist()[:2] == ["refused", "refused"]
+    assert "val_accuracy" not in table  # a number would be of the other data
     (tmp_path / "s/head=linear-seed=3/status.json").write_text("[")
     assert main(argv) == 1
     capfd.readouterr()
@@ -285,5 +287,5 @@ def test_fine_tuning_starts_from_the_latest_run_at_every_point(small_run, other_
         assert run_folder(point.config()) == mine / f"finetune_s-{point.name}"
     for key in ("checkpoint_path", "checkpoint-path"):
         (named,) = sweep_points("finetune", "s", cases=[f"{key}={small_run.path}"])
-    assert open_run(named.config().checkpoint_path).path == small_run.path
+        assert open_run(named.config().checkpoint_path).path == small_run.path
     assert not (other_outputs / "demo").exists()

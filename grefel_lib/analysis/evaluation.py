@@ -312,9 +312,9 @@ def evaluate_run(
     inside = look_inside(net, faces.split(split).sample(INSIDE), config)
     path = results.write_arrays("inside", f"{split}_{headline}.npz", **inside)
     extra: dict[str, pd.DataFrame] = {}
-    learned = not other_faces(facts) and config.protocol == run.config.protocol
+    same_rows = not other_faces(facts) and config.protocol == run.config.protocol
     # label noise on other faces would make other labels wrong than those it learned
-    if config.inspect_labels and split != "train" and (learned or not config.label_noise):
+    if config.inspect_labels and split != "train" and (same_rows or not config.label_noise):
         table = predict(net, faces.split("train"), config)
         extra["training"] = _written(results, table, "predictions", f"train_{headline}")
     if config.robustness_images:
@@ -322,9 +322,8 @@ def evaluate_run(
         rows = evaluate_corruptions(net, sample, config)
         extra["robustness"] = _written(results, pd.DataFrame(list(rows)), "robustness")
     if split != "train" and not other_faces(facts):  # copies of faces that it has learned
-        rows = config.train_protocol or run.config.protocol  # that it learned, scored by any rule
-        rows = "" if config.unmet("train_protocol") else rows
-        whole = load_faces(config.replace(drop_leaks=False, train_protocol=rows))
+        learned = "" if config.unmet("train_protocol") else facts["training_protocol"]
+        whole = load_faces(config.replace(drop_leaks=False, train_protocol=learned))
         extra["copies"] = _written(results, find_copies(whole, split), "copies")
     if results.path != run.path:
         results.write_json(run.config.to_dict(), "config.json")

@@ -257,8 +257,9 @@ def _refuse(flag: str, parser: argparse.ArgumentParser) -> None:
     if flag.startswith("-") or not near:  # else: a run, as in `grefel report RUN`
         near = difflib.get_close_matches(flag.split("=")[0], known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "see --help"
-    if parser.prog.endswith(" predict") and not flag.startswith("-"):
-        hint = "put all pictures before the options"
+    many = [action.metavar for action in parser._actions if action.nargs == "+"]
+    if many and not flag.startswith("-"):
+        hint = f"put every {many[0]} before the options"
     raise ValueError(f"unknown argument {flag}; {hint}")
 
 
@@ -382,7 +383,8 @@ def _face_lines(table: Any) -> str:
     short.insert(0, "box", [f"{b.left},{b.top} {b.width}x{b.height}" if b.face == FOUND else
                             words.get(b.face, b.face) for b in boxes])  # fmt: skip
     if "second" in table:
-        short.insert(0, "second", [f"{second:.1f}" for second in table["second"]])
+        seconds = table["second"].map("{:.1f}".format, na_action="ignore")
+        short.insert(0, "second", seconds.astype(object).fillna(""))  # none of a picture
     lines = short.to_string(index=False, float_format="{:.3f}".format, na_rep="").splitlines()
     room = max(20, 99 - len(lines[0]))
     files = [n if len(n) <= room else f"…{n[1 - room :]}" for n in ("file", *table["file"])]

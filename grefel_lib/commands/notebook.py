@@ -481,8 +481,9 @@ def resolve(parameters: Mapping[str, Any] | None = None, *, command: str = "trai
     if config.resume:
         run = open_run(config.resume, config.output_dir)
         for name, (stored, value) in run.config.differences(config).items():
-            free = SETTINGS[name].may_change or overrides.get(name) in ("auto", "synthetic")
-            if name in overrides and not free:  # but what stands in every parameters cell
+            given = name, overrides.get(name)  # of these two the value in every parameters cell
+            free = given in (("profile", "auto"), ("dataset", "synthetic"))
+            if name in overrides and not (free or SETTINGS[name].may_change):
                 raise ValueError(
                     f"run {run.name} was started with {name}={stored!r} and cannot continue with "
                     f"{value!r}; leave it out, or start a new run"

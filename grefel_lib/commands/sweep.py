@@ -151,6 +151,7 @@ def run_sweep(
                 waiting.append(point)
         except (ValueError, OSError) as error:
             errors[point.name] = str(error)
+    refused = set(errors)
     submit = _executor(folder, cluster, options) if cluster else None
     if cluster == "slurm" and waiting:
         jobs = submit.map_array(run_point, waiting)
@@ -172,7 +173,7 @@ def run_sweep(
             minutes = (now - begun) / number * left / 60
             text = f", about {minutes:.1f} min for the other {left}" if left else ""
             say(f"{point.name}: done in {(now - started) / 60:.1f} min{text}")
-    table = pd.DataFrame([_row(point, errors.get(point.name, "")) for point in todo])
+    table = pd.DataFrame([_row(p, errors.get(p.name, ""), p.name in refused) for p in todo])
     folders = [relative(run_folder(point.config())) for point in todo]
     folder.write_table(table.assign(run=folders), "table.csv")
     return table
@@ -236,11 +237,14 @@ def is_finished(point: Point) -> bool:
     return done and (not point.evaluate or evaluated)
 
 
-def _row(point: Point, error: str) -> dict[str, Any]:
+def _row(point: Point, error: str, refused: bool) -> dict[str, Any]:
+    """A refused point has no numbers: those in its folder are of other settings or data."""
     try:
-        return {"point": point.name, **_results(point.run()), "error": error}
+        results = _results(point.run())
     except (ValueError, OSError) as damage:
         return {"point": point.name, "status": "damaged", "error": error or str(damage)}
+    results = {"status": "refused"} if refused else results
+    return {"point": point.name, **results, "error": error}
 
 
 def _results(run: Run | None) -> dict[str, Any]:

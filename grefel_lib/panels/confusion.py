@@ -14,7 +14,7 @@ from matplotlib.colors import to_hex
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.faces import FaceSet, read_label_fixes
 from grefel_lib.files import Folder, relative
-from grefel_lib.metrics import confusion_counts, images_in_cell, normalise_rows, table_classes
+from grefel_lib.metrics import confusion_counts, normalise_rows, table_classes
 from grefel_lib.panels.panel import (
     Pager,
     Panel,
@@ -58,7 +58,7 @@ def select_cell(
         order: A key of ORDERS; confidence here is the probability of the predicted class.
         between: Lowest and highest reliability; ignored if the head has no reliability.
     """
-    rows = images_in_cell(predictions, true, predicted)
+    rows = predictions[(predictions["label"] == true) & (predictions["predicted"] == predicted)]
     rows = rows.assign(confidence=rows[f"p_{predicted}"])
     column, ascending = ORDERS[order]
     if "reliability" in rows:

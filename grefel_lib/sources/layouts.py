@@ -740,8 +740,8 @@ def _own_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     no_class = {*OWN_COLUMNS, "unknown", "nf"}
     for name in [name for name in table if name.lower() not in no_class]:
         rows[f"votes_{name}"] = pd.to_numeric(table[name].fillna("0"), errors="coerce")
-        rule = f"without a column label, {name} must count the votes for a class"
-        _check_rows(path, rows[f"votes_{name}"] >= 0, table[name], rule)
+        rule = f"without a column label, {name} must count the votes for a class, up to {MAX_VOTES}"
+        _check_rows(path, rows[f"votes_{name}"].between(0, MAX_VOTES), table[name], rule)
     return rows
 
 
