@@ -1,7 +1,9 @@
 """ONNX: the file says what PyTorch says, or it is not written."""
 
 import builtins
+import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +159,18 @@ def test_the_file_holds_no_path_of_this_machine(exported, trained):
     content = exported.read_bytes()
     for folder in (PROJECT_ROOT, Path.home(), trained.path.parent, Path(torch.__file__).parent):
         assert f"{folder}/".encode() not in content
+
+
+def test_weights_of_half_precision_are_stored_so_and_answer_the_same(trained, exported, tmp_path):
+    loaded = load_model(checkpoint_file(trained.path))
+    faces = load_faces(trained.config).split("val")
+    half = replace(loaded, model=copy.deepcopy(loaded.model).half().float())  # rounded
+    report = export_onnx(half, faces, tmp_path / "half.onnx")
+    assert report.largest_difference < 1e-5
+    sizes = [path.stat().st_size for path in (tmp_path / "half.onnx", exported)]
+    weights = sum(parameter.numel() for parameter in loaded.model.parameters())
+    assert sizes[1] > 4 * weights  # four bytes each: not rounded where rounding would change them
+    assert sizes[0] < sizes[1] - 1.5 * weights
 
 
 def test_a_file_that_differs_is_not_written(trained, tmp_path, monkeypatch):

@@ -114,7 +114,8 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
     The file takes `images`, face crops (batch, height, width, 3) of any size, uint8 RGB, and gives
     `class_probs` (batch, C) and, where the model has it, `reliability` (batch,). Whatever
     `grefel predict` does with a crop (grey, 48 pixels, enlarging, normalising) is in the graph. It
-    computes in float32. Class names, what the graph does and where the file comes from are in its
+    computes in float32; weights that half precision holds exactly, as those of `export_weights`,
+    are stored so. Class names, what the graph does and where the file comes from are in its
     metadata.
 
     Args:
@@ -128,6 +129,7 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
     """
     try:
         import onnxruntime
+        from onnxscript import ir
         from onnxscript import opset18 as op
     except ImportError as error:
         raise ValueError(
@@ -146,12 +148,23 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
     names = ["class_probs", "reliability"][: len(_answers(score_images(trained, crops[:1])))]
     sides = {axis: torch.export.Dim(name) for axis, name in enumerate(("batch", "height", "width"))}
     program = torch.onnx.export(
-        module, (example,), dynamo=True, verbose=False,
+        module, (example,), dynamo=True, verbose=False, optimize=False,
         input_names=["images"], output_names=names,
         dynamic_shapes={"images": sides},
         custom_translation_table={torch.ops.aten._cdist_forward.default: cdist},
     )  # fmt: skip
-    for node in program.model.graph.all_nodes():
+    graph = program.model.graph
+    for value in list(graph.initializers.values()):  # before batch norms are folded into weights
+        weights = value.const_value.numpy()
+        if weights.dtype == np.float32 and (weights == (half := weights.astype(np.float16))).all():
+            stored = ir.val(value.name, const_value=ir.tensor(half, name=value.name))
+            cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
+            ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+            graph.insert_before(graph[0], cast)
+            del graph.initializers[value.name]
+            graph.register_initializer(stored)
+    program.optimize()
+    for node in graph.all_nodes():
         node.metadata_props.clear()  # the exporter's stack traces, which hold paths of this machine
     colour = "grey" if module.mode == "L" else "RGB"
     program.model.metadata_props.update(
