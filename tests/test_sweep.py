@@ -54,6 +54,12 @@ def test_a_case_is_settings_that_go_together():
     assert run_folder(none.config()) == outputs_folder() / "s/correction=none-lr=1e-3"
 
 
+def test_a_setting_can_be_left_empty_at_one_point():
+    points = sweep_points("train", "s", cases=["train_protocol=all", "train_protocol="])
+    assert [point.config().train_protocol for point in points] == ["all", ""]
+    assert [point.name for point in points] == ["train_protocol=all", "train_protocol="]
+
+
 def test_a_path_as_a_value_gives_a_folder_name():
     assert names(grid=["backbone_weights=/some/where/my weights.pth,none"]) == [
         "backbone_weights=my_weights.pth", "backbone_weights=none",
@@ -63,7 +69,8 @@ def test_a_path_as_a_value_gives_a_folder_name():
 @pytest.mark.parametrize(("options", "told"), [
     ({"grid": ["detla=1"]}, "did you mean 'delta'"),
     ({"grid": ["delta=0.5,wide"]}, "delta must be a number; got 'wide'"),
-    ({"grid": ["delta"]}, "'delta=' has no value; write key=value"),
+    ({"grid": ["delta"]}, "'delta' has no value; write key=value"),
+    ({"grid": ["delta=1,"]}, "delta must be a number; got ''"),
     ({"cases": ["head=linear,delta"]}, "'delta' has no value"),
     ({"cases": ["=1"]}, "'=1' has no name"),
     ({"grid": ["delta=1,1"]}, "two points of the sweep would be called delta=1"),

@@ -81,8 +81,8 @@ def sweep_points(
         )
     settings = command_settings(command)
     axes = [
-        [_setting(f"{key}={value}", settings) for value in values.split(",")]
-        for key, _, values in (text.partition("=") for text in grid)
+        [_setting(f"{key}{equals}{value}", settings) for value in values.split(",")]
+        for key, equals, values in (text.partition("=") for text in grid)
     ]
     alternatives = [[_setting(part, settings) for part in text.split(",")] for text in cases]
     seed_values = [[("seed", seed.strip())] for seed in seeds.split(",")] if seeds else [[]]
@@ -265,8 +265,8 @@ def _results(run: Run | None) -> dict[str, Any]:
 
 
 def _setting(text: str, settings: Mapping[str, Any]) -> tuple[str, str]:
-    key, value = map(str.strip, text.partition("=")[::2])
-    if not key or not value:
+    key, equals, value = map(str.strip, text.partition("="))
+    if not key or not equals:  # an empty value is one, as of teacher
         raise ValueError(f"{text!r} has no {'value' if key else 'name'}; write key=value,key=value")
     key = key.replace("-", "_")
     check_name(key, settings, "setting")
