@@ -287,10 +287,13 @@ class Config:
             gentle = FINETUNE_PROFILES.get(f"finetune_{profile}", FINETUNE_PROFILES["finetune"])
             config = cls.from_dict(values | gentle)
             config = config.on_data(**overrides, profile=parent.profile)
-            if config.label_noise and config.seed != parent.seed:
+            rows = ("seed", "label_fixes", "protocol", "train_protocol", "drop_leaks")
+            changed = [n for n in rows if getattr(config, n) != getattr(parent, n)]
+            if config.label_noise and parent.label_noise and changed and parent.same_data(config):
+                name, value = changed[0], getattr(parent, changed[0])
                 raise ValueError(
-                    f"the parent's wrong labels were drawn with seed {parent.seed}; with seed "
-                    f"{config.seed} other faces would be mislabelled; use seed {parent.seed}"
+                    f"the parent's wrong labels were drawn with {name} {value!r}; with {name} "
+                    f"{getattr(config, name)!r} other faces would be mislabelled; use the parent's"
                 )
             return config._with_room_after_warmup("warmup_epochs" in overrides)
         if profile == "auto":

@@ -126,7 +126,10 @@ def load_faces(config: Config) -> FaceSet:
     notes = list(source.notes)
     if config.folds and not config.unmet("folds"):
         table = _with_test_fold(table, config)
+    drawn_from = ""
     if not (table["split"] == "val").any():
+        learnable = table[table["split"] == "train"]
+        drawn_from = content_fingerprint(learnable.drop(columns="image_hash"))
         table = _with_validation(table, LEFT_OUT.get(config.dataset, (NO_CLASS,)))
         if not config.dataset.startswith("rafdb"):
             notes.append("no validation split: using a stratified tenth of the training split")
@@ -187,6 +190,8 @@ def load_faces(config: Config) -> FaceSet:
     }
     if source.class_names:  # part of what the faces are; the published sets' are known
         info["classes"] = list(names)
+    if drawn_from:
+        info["validation_drawn_from"] = drawn_from
     ids = set(table["id"])
     table, targets = table[keep].reset_index(drop=True), targets[keep].astype(np.float32)
     if config.label_fixes:

@@ -206,6 +206,12 @@ def start_training(
                 f"the {name} split has {len(part)} faces; at least {FEWEST} are needed"
             )
     world, device = join_processes(pick_device(config.device))
+    prints = world.gathered(faces.info.get("fingerprint"))
+    if len(set(prints)) > 1:
+        raise ValueError(
+            f"the processes have different faces (fingerprints {', '.join(map(str, prints))}); "
+            f"give every machine the same files"
+        )
     if device.type == "cpu":
         keep_memory()
     resumed = run.has_checkpoint(LAST)

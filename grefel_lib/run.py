@@ -283,6 +283,8 @@ def check_same_data(run: Run, data: Mapping[str, Any]) -> None:
     """
     if run.config.checkpoint_path and not run.has_checkpoint(LAST):
         check_folds(run.parent(), run.config, data)
+        if why := learned_validation(run.parent(), run.config, data):
+            raise ValueError(why)
     with reading(run.path / "environment.json"):
         there = dict(_environment(run).get("data", {}))
     here = json.loads(json.dumps(dict(data)))
@@ -296,6 +298,30 @@ def check_same_data(run: Run, data: Mapping[str, Any]) -> None:
             f"run {run.name} has learned from other data ({differing}); restore that data to "
             f"continue it, or choose another name for a new run"
         )
+
+
+def learned_validation(run: Run, config: Config, data: Mapping[str, Any]) -> str:
+    """Why a run may have learned validation faces of these data; empty if it has not.
+
+    A tenth of the training faces, drawn where there is no validation split, is another one as soon
+    as these faces change.
+
+    Args:
+        run: A trained run.
+        config: Names the faces.
+        data: `FaceSet.info` of these faces.
+    """
+    there, key = _environment(run).get("data", {}), "validation_drawn_from"
+    if key not in data or not there or not run.config.same_data(config):
+        return ""
+    key = key if key in there else "fingerprint"
+    if same_data(there.get(key), data[key]):
+        return ""
+    return (
+        f"the training faces of {config.data_dir or config.dataset} have changed since run "
+        f"{run.name} was trained, and validation faces are drawn from them: it may have learned "
+        f"some of these; restore its faces, or give the data set a validation split"
+    )
 
 
 def check_folds(run: Run, config: Config, data: Mapping[str, Any]) -> None:

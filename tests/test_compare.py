@@ -349,6 +349,32 @@ def test_a_run_that_was_not_evaluated_is_named(ablation_runs, caplog):
     assert re.search(r"left out, not evaluated: \S*late", caplog.text)
 
 
+def test_a_run_that_did_not_end_is_named(ablation_runs, caplog):
+    Folder(ablation_runs / "l1").write_json({"status": "stopped"}, "status.json")
+    Folder(ablation_runs / "l0").write_json({"status": "ok"}, "status.json")
+    compare_runs(str(ablation_runs))
+    (line,) = [line for line in caplog.messages if "did not end, or was stopped" in line]
+    assert line.endswith("l1")
+
+
+def test_runs_that_learned_from_different_faces_are_no_seeds_of_each_other(tmp_path):
+    for seed in (0, 1):
+        run = evaluated(tmp_path, f"run{seed}", seed=seed)
+        metrics = json.loads((run.path / "metrics.json").read_text())
+        leaks = {"training_leaks_dropped": seed}
+        run.write_json(metrics | leaks, "metrics.json")
+        run.write_json({"data": {"leaks_dropped": seed}}, "environment.json")
+    assert compare_runs(str(tmp_path)).about["training_leaks_dropped"] == "0 or 1"
+    metrics |= {"training_fingerprint": f"{FINGERPRINT}1"}
+    run.write_json(metrics, "metrics.json")
+    assert compare_runs(str(tmp_path)).seeds["variant"].nunique() == 1, "of one it is not known"
+    other = Folder(tmp_path / "run0")
+    metrics = json.loads((other.path / "metrics.json").read_text())
+    other.write_json(metrics | {"training_fingerprint": f"{FINGERPRINT}0"}, "metrics.json")
+    with pytest.raises(ValueError, match=r"run0 and .*run1 have learned from different faces"):
+        compare_runs(str(tmp_path))
+
+
 def test_runs_with_their_classes_in_another_order_are_not_averaged(ablation_runs):
     path = ablation_runs / "l1/predictions/test_best_model.csv"
     table = pd.read_csv(path)
@@ -483,3 +509,8 @@ def test_the_table_of_training_sets_against_test_sets_by_hand(tmp_path):
     assert table.to_numpy().tolist() == [
         [f"{accuracy['three']:.1f}", ""], [f"{accuracy['three']:.1f}", f"{mean:.1f} (2 runs)"]
     ]  # fmt: skip
+    metrics = json.loads((two.path / "metrics.json").read_text())
+    for run, name in ((one, "1"), (two, "2")):
+        run.write_json(metrics | {"fingerprint": FINGERPRINT + name}, "metrics.json")
+    with pytest.raises(ValueError, match=r"two was scored on other files of ferplus official"):
+        transfer_table(str(tmp_path))

@@ -263,6 +263,10 @@ def test_wrong_labels_are_those_of_the_parent_or_refused():
     parent = Config(label_noise=0.3, seed=4)
     with pytest.raises(ValueError, match="wrong labels were drawn with seed 4; with seed 5 other"):
         Config.resolve({"seed": 5}, parent=parent)
+    ferplus = parent.replace(dataset="ferplus")
+    for name, value in (("protocol", "all"), ("drop_leaks", False), ("label_fixes", "f.csv")):
+        with pytest.raises(ValueError, match=f"were drawn with {name} .*use the parent's"):
+            Config.resolve({name: value}, parent=ferplus)
     assert Config.resolve({"seed": 4}, parent=parent).label_noise == 0.3
     assert Config.resolve({"seed": 5, "dataset": "fer2013"}, parent=parent).label_noise == 0
 

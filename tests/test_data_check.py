@@ -13,8 +13,8 @@ from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 
 
-def check(root, dataset="folder"):
-    return check_data(Config(dataset=dataset, data_dir=str(root)))
+def check(root, dataset="folder", **settings):
+    return check_data(Config(dataset=dataset, data_dir=str(root), **settings))
 
 
 @pytest.fixture
@@ -74,6 +74,17 @@ def test_every_dropped_copy_is_a_copy_of_something_that_is_named(tmp_path):
     assert facts["copies"] == {"train, val": 1, "train, test": 0, "val, test": 0,
                                "train, faces without a label": 1}  # fmt: skip
     assert "train faces with an exact copy in faces without a label: 1" in describe(facts)
+
+
+def test_what_fixes_leave_out_is_still_a_copy(tmp_path):
+    rows = [{"image": f"{i}.png", "label": ("smile", "yawn")[i % 2],
+             "split": ("train", "val", "test")[i // 4]} for i in range(12)]  # fmt: skip
+    root = in_a_table(tmp_path / "faces", rows)
+    (root / "0.png").write_bytes((root / "8.png").read_bytes())
+    fixes = tmp_path / "fixes.csv"
+    fixes.write_text("id,label\n0.png,\n")
+    facts = check(root, label_fixes=str(fixes))
+    assert facts["copies"] == {"train, val": 0, "train, test": 1, "val, test": 0}
 
 
 def test_every_unreadable_picture_is_found_and_the_command_fails(folder, capsys):

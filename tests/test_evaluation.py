@@ -673,7 +673,7 @@ def test_an_evaluation_leaves_what_is_not_its_own(run, tmp_path):
 
 
 def test_wrong_labels_are_not_looked_for_among_other_rows_but_copies_among_those_learned(
-    run, monkeypatch
+    run, monkeypatch, tmp_path
 ):
     assert run.config.label_noise
     read = []
@@ -683,6 +683,10 @@ def test_wrong_labels_are_not_looked_for_among_other_rows_but_copies_among_those
     assert done.training is None
     [config] = [config for config in read if not config.drop_leaks]
     assert (config.protocol, config.train_protocol) == ("argmax", "official")
+    fixed = Run(run.path, run.config.replace(label_fixes="fixes.csv"))  # drawn among other rows
+    scored = run.config.replace(robustness_images=0)
+    done = evaluate_run(fixed, load_faces(scored), scored, Run(tmp_path, run.config))
+    assert done.training is None
 
 
 def test_the_rows_that_were_trained_on_are_told_by_their_own_protocol(run):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from grefel_lib.analysis.explain import explain_face, load_photo, remember_faces
+from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 from grefel_lib.grefel import Calibration, build_model
 from grefel_lib.predict import NOT_SURE, predict
@@ -89,6 +90,11 @@ def test_without_anchors_or_data_the_reason_is_said(trained, small_run, tmp_path
     away = small_run.config.replace(data_dir=str(tmp_path / "away"))
     assert remember_faces(trained, away, say=said.append) is None
     assert said[0].endswith("ferplus is not on this machine")
+    assert remember_faces(trained, Config(), say=said.append) is None
+    assert said.pop().endswith("the run has not learned from synthetic")
+    colour = dataclasses.replace(trained, facts=trained.facts | {"face_shape": [32, 32, 3]})
+    faces = remember_faces(colour, small_run.config).faces
+    assert faces.gather([0]).shape == (1, 32, 32, 3), "as the model was trained"
 
     net = build_model(trained.config.replace(head="linear", backbone_weights="none"), 8)
     linear = Trained(net.eval(), trained.config, trained.class_names, {}, trained.path)

@@ -390,7 +390,11 @@ def test_other_files_of_a_published_data_set_overwrite_no_results(small_run, tmp
         evaluate_run(small_run, other, config, results)
     assert (results.path / "metrics.json").read_text() == before
     results.write_text("{", "metrics.json")  # a damaged record is replaced
-    evaluate_run(small_run, other, config, results)
+    told = evaluate_run(small_run, other, config, results)
+    assert sum(row["count"] for row in told.metrics["copies"].values()) == len(told.table)
+    write_report(told)
+    card = (results.path / "model_card.md").read_text()
+    assert "copies of validation or test faces (in the files it was trained on): " in card
 
 
 def test_faces_of_another_kind_are_seen_as_those_in_training(trained, tmp_path):
@@ -545,6 +549,37 @@ def test_a_run_is_not_tested_on_folds_drawn_from_other_faces(third):
     (root / "frown/000.png").unlink()
     with pytest.raises(ValueError, match=r"have changed since run .*third was trained"):
         evaluate_run(run, load_faces(config), config, run)
+
+
+def test_validation_drawn_again_from_changed_faces_is_not_used(tmp_path, caplog):
+    """Of faces added later, some that the run has learned would validate it."""
+    root = in_folders(tmp_path / "faces", {"train/frown": 30, "train/smile": 30,
+                                           "test/frown": 6, "test/smile": 6})  # fmt: skip
+    config = Config.resolve({"profile": "demo", "dataset": "folder", "data_dir": str(root),
+        "epochs": 1, "output_dir": str(tmp_path / "outputs"), "run_name": "grown"})  # fmt: skip
+    run = start_run(config, load_faces(config).info)
+    fit(load_faces(config), run)
+
+    def evaluated(split):
+        scored = config.replace(robustness_images=0, split=split)
+        return evaluate_run(run, load_faces(scored), scored, evaluation_folder(run, scored))
+
+    in_folders(root, {"test/smile": 8})  # the training faces, and so validation, are as they were
+    assert evaluated("test").validation
+    assert len(evaluated("val").table) == 6
+    learned = set(load_faces(config).split("train").table["id"])
+    in_folders(root, {"train/smile": 45})
+    assert learned & set(load_faces(config).split("val").table["id"])
+    told = evaluated("test")
+    assert (told.validation, len(told.table)) == ({}, 14)
+    assert "nothing is fitted on validation: the training faces of" in caplog.text
+    with pytest.raises(ValueError, match=r"have changed since run .*grown was trained, and valid"):
+        evaluated("val")
+    more = {"checkpoint_path": str(run.path), "epochs": 1, "finetune_name": "more",
+            "warmup_epochs": 0, "output_dir": str(tmp_path / "outputs")}  # fmt: skip
+    tuned = Config.resolve(more, parent=run.config)
+    with pytest.raises(ValueError, match="it may have learned some of these"):
+        start_run(tuned, load_faces(tuned).info)
 
 
 @pytest.mark.parametrize("other", [{"fold": 2}, {"folds": 4}, {"folds": 0}])

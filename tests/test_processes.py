@@ -82,6 +82,12 @@ def test_two_processes_train_as_one(faces_dir, tmp_path):
     assert sum("epoch 1/2" in line for line in said) == 1  # one of them speaks
 
 
+def test_processes_with_different_faces_are_refused(tiny, monkeypatch):
+    monkeypatch.setattr(World, "gathered", lambda self, item: [item, "content-0"])
+    with pytest.raises(ValueError, match=r"different faces \(fingerprints content-\w+, content-0"):
+        fit(load_faces(tiny), start_run(tiny))
+
+
 def test_two_processes_go_on_from_a_run_of_one(faces_dir, tmp_path):
     config = settings(faces_dir, tmp_path, run_name="on", epochs=2)
     run = start_run(config, load_faces(config).info)

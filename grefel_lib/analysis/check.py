@@ -44,9 +44,9 @@ def check_data(config: Config) -> dict[str, Any]:
             facts["warnings"].clear()
         if not facts["unreadable"]:
             with _unsaid():
-                whole = load_faces(
-                    config.replace(drop_leaks=False, use_soft_labels=False, train_protocol="")
-                )
+                whole = load_faces(config.replace(
+                    drop_leaks=False, use_soft_labels=False, train_protocol="", label_fixes=""
+                ))  # fmt: skip
                 _faces(load_faces(config), whole, facts)
             _published(config, whole, facts)
     except (ValueError, OSError) as error:

@@ -88,6 +88,8 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
     if len(groups) == 1:
         log.warning("only one variant, %s: there are no differences to show", *groups)
     names = ("dataset", "protocol", "fingerprint", "split", "training_leaks_dropped", "selection")
+    runs = itertools.chain(*groups.values())
+    leaks = dict.fromkeys(str(run.saved["training_leaks_dropped"]) for run in runs)
     classes = per_class_metrics(first.table)
     recall = {
         name: np.mean([per_class_metrics(r.table)["recall"] for r in members], axis=0)
@@ -96,6 +98,7 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
     columns = classes["class"] + " (" + classes["count"].astype(str) + ")"
     return Comparison(
         about={key: first.saved[key] for key in names}
+        | ({"training_leaks_dropped": " or ".join(leaks)} if len(leaks) > 1 else {})
         | {"faces": len(first.table), "tta": first.facts.get("tta", "none")},
         seeds=seed_table(groups),
         summary=summarise_variants(groups),
@@ -126,6 +129,8 @@ def evaluated_runs(output_dir: str) -> list[Evaluation]:
     known = [run for run in runs.values() if (run.path / "metrics.json").is_file()]
     if known and (left_out := [run.name for run in runs.values() if run not in known]):
         log.warning("left out, not evaluated: %s", ", ".join(left_out))
+    if unfinished := [run.name for run in known if run.status() not in ("ok", "new")]:
+        log.warning("their training did not end, or was stopped: %s", ", ".join(unfinished))
     evaluations = [load_evaluation(run, headline_only=True) for run in known]
     if not evaluations:
         raise FileNotFoundError(
@@ -146,6 +151,7 @@ def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
         the runs, and their number where there are several; "" where nothing was scored.
     """
     cells: dict[tuple[str, str], list[float]] = {}
+    files: dict[tuple[str, str], str] = {}
     for run in all_runs(output_dir):
         done = set()
         for path in (run.path, *sorted(run.path.glob("evaluate_*"))):
@@ -169,6 +175,12 @@ def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
             if (trained, scored) in done:  # the same faces again, in a place of one's own choice
                 continue
             done.add((trained, scored))
+            if not same_data(files.setdefault((trained, scored), found := facts["fingerprint"]),
+                             found):  # fmt: skip
+                raise ValueError(
+                    f"{relative(path)} was scored on other files of {scored} than runs beside it; "
+                    f"move it to a folder of its own"
+                )
             accuracy = facts["checkpoints"][facts["headline"]]["metrics"]["accuracy"]
             cells.setdefault((trained, scored), []).append(100 * accuracy)
     texts = {
@@ -287,6 +299,13 @@ def group_variants(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]
         if len(set(seeds)) < len(seeds):
             names = ", ".join(result.run.name for result in members)
             raise ValueError(f"{name}: the same seed occurs twice ({names}); move one of them away")
+        for other in members[1:]:
+            learned = [run.facts.get("training_fingerprint") for run in (members[0], other)]
+            if not same_data(*learned):
+                raise ValueError(
+                    f"{name}: {members[0].run.name} and {other.run.name} have learned from "
+                    f"different faces, so that their mean says nothing; move one of them away"
+                )
     return groups
 
 

@@ -8,6 +8,7 @@ import contextlib
 import copy
 import dataclasses
 import hashlib
+import logging
 import os
 import re
 import shlex
@@ -54,8 +55,9 @@ from grefel_lib.metrics import (
 )
 from grefel_lib.predict import attention_maps, look_inside, predict, predict_each
 from grefel_lib.restore import load_model
-from grefel_lib.run import BEST, BEST_EMA, Run, check_folds, results_folder
+from grefel_lib.run import BEST, BEST_EMA, Run, check_folds, learned_validation, results_folder
 
+log = logging.getLogger(__name__)
 EVALUATED = re.compile(r"(train|val|test)_.+\.(csv|csv\.gz|npz)|(copies|robustness)\.csv")
 INSIDE = 1000  # faces whose embedding and attention are saved, for maps
 FACTS = (  # in metrics.json, but not in any predictions table
@@ -259,11 +261,17 @@ def evaluate_run(
 
     Raises:
         ValueError: The classes of the faces differ from those of the run; the results folder holds
-            an evaluation on other files of a published data set; see `check_folds`.
+            an evaluation on other files of a published data set; see `check_folds` and,
+            of split val, `learned_validation`.
     """
     check_folds(run, config, faces.info)
     _check_same_files(results, faces)
     split = config.split
+    learned = learned_validation(run, config, faces.info)
+    if learned and split == "val":
+        raise ValueError(learned)
+    if learned:
+        log.warning("nothing is fitted on validation: %s", learned)
     if not len(faces.split(split)):
         raise ValueError(
             f"there are no {split} faces in {faces.info['dataset']}; evaluate another split, such "
@@ -283,7 +291,7 @@ def evaluate_run(
     faces = faces.in_format(*models[BEST].face_format)
     nets = {name: trained.model for name, trained in models.items()}
     tables: dict[str, dict[str, pd.DataFrame]] = {"val": {}}
-    for part in dict.fromkeys((split, "val")):
+    for part in (split,) if learned else dict.fromkeys((split, "val")):
         if not len(faces.split(part)):  # all were copies of test faces: there is no temperature
             continue
         tables[part] = {
@@ -313,7 +321,8 @@ def evaluate_run(
     path = results.write_arrays("inside", f"{split}_{headline}.npz", **inside)
     extra: dict[str, pd.DataFrame] = {}
     same_rows = not other_faces(facts) and config.protocol == run.config.protocol
-    # label noise on other faces would make other labels wrong than those it learned
+    same_rows = same_rows and not run.config.label_fixes
+    # label noise on other rows would make other labels wrong than those it learned
     if config.inspect_labels and split != "train" and (same_rows or not config.label_noise):
         table = predict(net, faces.split("train"), config)
         extra["training"] = _written(results, table, "predictions", f"train_{headline}")
@@ -321,7 +330,8 @@ def evaluate_run(
         sample = faces.split(split).sample(config.robustness_images)
         rows = evaluate_corruptions(net, sample, config)
         extra["robustness"] = _written(results, pd.DataFrame(list(rows)), "robustness")
-    if split != "train" and not other_faces(facts):  # copies of faces that it has learned
+    known = facts["training_dataset"] == facts["dataset"] != "folder"  # maybe in other files
+    if split != "train" and (known or not other_faces(facts)):  # copies of faces it has learned
         learned = "" if config.unmet("train_protocol") else facts["training_protocol"]
         whole = load_faces(config.replace(drop_leaks=False, train_protocol=learned))
         extra["copies"] = _written(results, find_copies(whole, split), "copies")

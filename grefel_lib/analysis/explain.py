@@ -154,6 +154,9 @@ def remember_faces(
     if trained.model.head is None or trained.model.head.anchors is None:
         say("this head has no anchors")
         return None
+    if not trained.config.same_data(config):
+        say(f"training faces are not shown: the run has not learned from {config.dataset}")
+        return None
     try:
         faces = load_faces(config).split("train")
     except FileNotFoundError:
@@ -162,7 +165,7 @@ def remember_faces(
     except (OSError, ValueError) as error:
         say(f"training faces are not shown: {error}")
         return None
-    faces = faces.sample(REMEMBERED)
+    faces = faces.in_format(*trained.face_format).sample(REMEMBERED)
     inside = look_inside(trained.model, faces, trained.config)
     anchors, embeddings = inside["anchors"], inside["embeddings"].astype(np.float32)
     flat = anchors.reshape(-1, anchors.shape[-1])

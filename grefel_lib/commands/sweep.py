@@ -230,8 +230,7 @@ def is_finished(point: Point) -> bool:
     if run is None:
         return False
     check_same_settings(run, config := point.config())
-    if config.data_dir != run.config.data_dir or config.label_fixes or run.config.label_fixes:
-        check_same_data(run, load_faces(config).info)
+    check_same_data(run, load_faces(config).info)
     done = run.status() == "ok"
     evaluated = (run.path / "metrics.json").is_file() and not stale_because(run)
     return done and (not point.evaluate or evaluated)

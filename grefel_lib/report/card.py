@@ -126,7 +126,8 @@ def _data(evaluation: Evaluation) -> list[str]:
         ("Validation faces dropped as exact copies of test faces", "validation_copies_"),
     ):
         count = facts.get(f"{key}dropped")
-        lines.append(f"- {what}: {'not recorded' if count is None else count}.")
+        where = " (in the files it was trained on)" if other_faces(facts) else ""
+        lines.append(f"- {what}{where}: {'not recorded' if count is None else count}.")
     if scored[:2] != trained[:2] or other_faces(facts):
         lines.append(f"- {_files('Scored', *scored)} {DATA[scored[0]]}.")
     return lines
@@ -201,6 +202,8 @@ def _copies(metrics: dict[str, Any]) -> list[str]:
         return []
     dropped = metrics.get("training_leaks_dropped")
     why = "; the exact copies were dropped from training" * bool(dropped)
+    if other_faces(metrics):
+        why = " of these files, of which the model may have learned others"
     return ["", f"Accuracy by presence of a copy among training faces{why}: {', '.join(parts)}."]
 
 
