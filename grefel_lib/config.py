@@ -300,6 +300,10 @@ class Config:
             profile = "demo" if overrides.get("dataset", "synthetic") == "synthetic" else "vit_base"
         check_name(profile, PROFILES, "profile")
         config = cls(**PROFILES[profile] | overrides | {"profile": profile})
+        if "fold" in overrides and not config.folds and not config.resume:
+            raise ValueError(
+                f"fold={config.fold} is a part of a cross-validation; pass folds, their number, too"
+            )
         if config.checkpoint_path or config.resume:  # the other settings are those of that run
             return config
         return config._with_room_after_warmup("warmup_epochs" in overrides)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from grefel_lib.batches import batch_loader, prepare_input, to_float
 from grefel_lib.config import Config
@@ -35,6 +36,7 @@ from grefel_lib.sources.photo import (
 
 log = logging.getLogger(__name__)
 
+DRAWN_BY = b"grefel predict --annotate"  # the comment in pictures with boxes
 NOT_SURE = "not sure"
 FOUND, WHOLE, NO_FACE = "found", "whole picture", "no face found"  # the column `face`
 UNLIKE = "unlike a face"  # there too: taken whole, but fails the face test
@@ -342,6 +344,17 @@ def write_features(path: Path, table: pd.DataFrame, embeddings: np.ndarray) -> N
     Folder(path.parent).write_arrays(path.name, **arrays)
 
 
+def _replaceable(path: Path) -> bool:
+    """Whether nothing is lost by writing here: there is nothing, or a picture with our boxes."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("comment") == DRAWN_BY
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
 def annotate_files(
     table: pd.DataFrame, paths: Sequence[Path], folder: Path, *, every: float = 1.0
 ) -> int:
@@ -349,7 +362,7 @@ def annotate_files(
 
     Args:
         table: From `predict_files`, as are `paths` and `every`.
-        folder: Receives the files.
+        folder: Receives the files; of those that are there, only ones written before are replaced.
 
     Returns:
         How many were written.
@@ -375,9 +388,10 @@ def annotate_files(
                 names = itertools.chain(
                     [f"{stem}.jpg"], (f"{stem}_{n}.jpg" for n in itertools.count(2))
                 )
-                name = next(name for name in names if name not in written)
+                name = next(n for n in names if n not in written and _replaceable(folder / n))
                 content = io.BytesIO()
-                draw_boxes(picture, boxes, labels).save(content, "jpeg", quality=90)
+                drawn = draw_boxes(picture, boxes, labels)
+                drawn.save(content, "jpeg", quality=90, comment=DRAWN_BY)
                 Folder(folder).write_bytes(content.getvalue(), name)
                 written.add(name)
     return len(written)

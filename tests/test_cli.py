@@ -390,6 +390,11 @@ def an_ending_that_is_no_figure(data):
     (data / "two.csv").write_text("label,predicted\na,b\nb,b\n")
 
 
+@bad("figure confusion {}/two.csv", "the classes Sad and sad differ in capitals only")
+def classes_in_two_spellings(data):
+    (data / "two.csv").write_text("label,predicted\nSad,joy\nsad,joy\n")
+
+
 @bad("figure confusion {}/pipe.csv", "pipe.csv", "no regular file")
 def a_pipe_as_predictions(data):
     pipe(data / "pipe.csv")
@@ -501,7 +506,7 @@ BAD |= {
         ("sweep train", "a sweep needs --name", "got ''"),
         ("sweep train --name ..", "a sweep needs --name", "got '..'"),
         ("sweep test --name a", "sweep runs train or finetune; got 'test'"),
-        ("sweep train --name a --grid lr", "'lr=' has no value; write key=value"),
+        ("sweep train --name a --grid lr", "'lr' has no value; write key=value"),
         ("sweep train --name a --grid lrr=1", "unknown setting 'lrr'; did you mean 'lr'"),
         ("sweep train --name a --grid lr=a", "lr must be a number; got 'a'"),
         ("sweep train --name a --seeds x", "seed must be a whole number; got 'x'"),
@@ -770,12 +775,16 @@ def test_a_line_tells_where_a_face_is_and_what_it_shows():
     assert picture == ["b.png", "1,2", "9x9", "fear", "0.500", "0.500"]
 
 
-def test_a_table_that_cannot_be_written_is_said_before_the_work(trained, album, capsys):
+def test_a_table_that_cannot_be_written_is_said_before_the_work(trained, album, capsys, tmp_path):
     named = ["--checkpoint-path", str(trained / "small")]
+    (table := tmp_path / "a.csv").mkdir()
     for flags, told in [
         (["--output", "t.txt"], "--output t.txt must end in .csv or .json"),
         (["--features", "f.json"], "--features f.json must end in .npz or .csv"),
         (["--annotate", str(album)], "holds the pictures themselves"),
+        (["--annotate", str(album / "crop.png")], "crop.png is a file; name a folder"),
+        (["--output", str(table)], "a.csv is a folder; name a file in it"),
+        (["--output", "t.csv", "--features", "./t.csv"], "both name t.csv; name two files"),
     ]:
         before = tree(album)
         assert main(["predict", str(album / "crop.png"), *named, *flags]) == 1

@@ -375,6 +375,17 @@ def test_runs_that_learned_from_different_faces_are_no_seeds_of_each_other(tmp_p
         compare_runs(str(tmp_path))
 
 
+def test_predictions_that_lost_rows_are_refused(ablation_runs):
+    path = ablation_runs / "l1/predictions/test_best_model.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    run = open_run(ablation_runs / "l1")
+    content = json.loads((run.path / "metrics.json").read_text())
+    content["checkpoints"][BEST]["metrics"] = {"n": FACES}
+    run.write_json(content, "metrics.json")
+    with pytest.raises(ValueError, match=f"have {FACES - 1} rows, but metrics.json is of {FACES}"):
+        load_evaluation(run)
+
+
 def test_runs_with_their_classes_in_another_order_are_not_averaged(ablation_runs):
     path = ablation_runs / "l1/predictions/test_best_model.csv"
     table = pd.read_csv(path)

@@ -271,6 +271,13 @@ def test_wrong_labels_are_those_of_the_parent_or_refused():
     assert Config.resolve({"seed": 5, "dataset": "fer2013"}, parent=parent).label_noise == 0
 
 
+def test_a_fold_without_their_number_is_refused():
+    for dataset in ("folder", "ferplus"):
+        with pytest.raises(ValueError, match="fold=2 is a part of a cross-validation; pass folds"):
+            Config.resolve({"dataset": dataset, "fold": 2})
+    assert Config.resolve({"dataset": "folder", "folds": 3, "fold": 2}).fold == 2
+
+
 @pytest.mark.parametrize("changes", [{"head": "linear"}, {"branches": "anchors"}])
 def test_heads_of_attention_matter_only_where_there_is_attention(changes):
     assert Config(embedding_dim=10, attention_heads=4, **changes).embedding_dim == 10

@@ -291,7 +291,12 @@ def test_a_table_of_something_else_does_not_hide_class_folders(tmp_path, caplog,
     in_folders(tmp_path, {"train/yawn": 3, "train/smile": 2, "val/smile": 2})
     (tmp_path / "notes.csv").write_text(content, encoding="latin-1")
     assert len(read(tmp_path)) == 7
-    assert "files not used: 1, the first: notes.csv" in caplog.text
+    told = "files not used: 1, the first: notes.csv (notes.csv is not read: it has no column image)"
+    assert told in caplog.text
+    one = in_folders(tmp_path / "pictures", {"faces": 3})
+    (one / "labels.csv").write_text("filename,emotion\nfaces/000.png,smile\n")
+    with pytest.raises(ValueError, match=r"two are needed \(labels\.csv is not read: it"):
+        read(one)
     (tmp_path / "notes.csv").write_text("image,label\na,b,c,d\n")
     with pytest.raises(ValueError, match=r"notes\.csv"):
         read(tmp_path)

@@ -190,6 +190,19 @@ def test_rows_and_embeddings_belong_together_whatever_has_a_face(trained, hopper
     np.testing.assert_allclose(features.filter(regex=r"^e\d"), theirs, atol=1e-6)
 
 
+def test_boxes_replace_earlier_boxes_and_nothing_else(trained, hopper, tmp_path):
+    table, _, _ = predict_files(trained, [hopper])
+    (there := tmp_path / "there").mkdir()
+    theirs = {f"{hopper.stem}.jpg": Image.new("L", (9, 9)), f"{hopper.stem}_2.jpg": None}
+    for name, image in theirs.items():
+        image.save(there / name) if image else (there / name).write_text("no picture")
+    before = {name: (there / name).read_bytes() for name in theirs}
+    for _ in range(2):
+        assert annotate_files(table, [hopper], there) == 1
+    assert {name: (there / name).read_bytes() for name in theirs} == before
+    assert {path.name for path in there.iterdir()} == {*theirs, f"{hopper.stem}_3.jpg"}
+
+
 def test_the_box_of_a_face_is_drawn_around_it(trained, hopper, tmp_path):
     table, _, _ = predict_files(trained, [hopper])
     assert annotate_files(table, [hopper], tmp_path / "drawn") == 1

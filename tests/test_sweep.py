@@ -255,6 +255,7 @@ def test_an_unknown_cluster_or_option_is_refused(tmp_path):
     todo = sweep_points("train", "s", given={"output_dir": str(tmp_path)})
     for cluster, options, told in (
         ("pbs", {}, "slurm or local"), ("local", {"gpus": "1"}, "rejects these options"),
+        ("slurm", {}, '--cluster slurm: Could not detect "srun"'),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=told):
             run_sweep(todo, Folder(tmp_path / "s"), say=print, cluster=cluster, options=options)

@@ -489,12 +489,17 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
         tables = {name: read_table(run, "predictions", f"{part}_{name}") for name in checkpoints}
         return {name: table for name, table in tables.items() if table is not None}
 
+    shown = _headline(run, split, headline)
+    count = content["checkpoints"][headline].get("metrics", {}).get("n", len(shown))
+    if count != len(shown):
+        raise ValueError(
+            f"run {run.name}: the predictions have {len(shown)} rows, but metrics.json is of "
+            f"{count}; restore them, or evaluate again: {_again(run, content)}"
+        )
     if headline_only:
-        tables = {headline: _headline(run, split, headline)}
+        tables = {headline: shown}
         return Evaluation(run, config, facts, tables, {}, saved=content)
     predictions = read(split)
-    if headline not in predictions:
-        predictions[headline] = _headline(run, split, headline)
     return Evaluation(
         run,
         config,

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import io
+import itertools
 import json
 import logging
 import os
@@ -332,6 +333,12 @@ def _predict(arguments: argparse.Namespace) -> None:
                               ("features", features, (".npz", ".csv"))):  # fmt: skip
         if path.name and path.suffix.lower() not in kinds:
             raise ValueError(f"--{flag} {path} must end in {' or '.join(kinds)}")
+        if path.name and path.is_dir():
+            raise ValueError(f"--{flag} {path} is a folder; name a file in it")
+    if target.name and target.resolve() == features.resolve():
+        raise ValueError(f"--output and --features both name {target}; name two files")
+    if arguments.annotate and Path(arguments.annotate).is_file():
+        raise ValueError(f"--annotate {arguments.annotate} is a file; name a folder")
     if not 0 < arguments.every < float("inf"):
         raise ValueError(f"--every must be a number of seconds above 0; got {arguments.every}")
     paths, unread = find_images(arguments.images, recursive=arguments.recursive)
@@ -430,6 +437,15 @@ def _figure(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"{arguments.predictions}, line {empty.idxmax()}: label or predicted is empty"
         )
+    table = table[[*columns]].apply(lambda column: column.str.strip())
+    table = table.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)  # numbers that pandas wrote: 1.0
+    written = sorted(set(table.to_numpy().ravel()), key=lambda name: (name.casefold(), name))
+    for one, other in itertools.pairwise(written):
+        if one.casefold() == other.casefold():
+            raise ValueError(
+                f"{arguments.predictions}: the classes {one} and {other} differ in capitals only; "
+                f"write them alike"
+            )
     names = _listed(arguments.class_order) or table_classes(table)
     paper, path = _paper(arguments), arguments.output
     fig = confusion_figure(table["label"], table["predicted"], names, paper=paper)

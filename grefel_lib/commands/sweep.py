@@ -281,7 +281,10 @@ def _executor(folder: Folder, cluster: str, options: Mapping[str, str]) -> Any:
         ) from None
     if cluster not in ("slurm", "local"):
         raise ValueError(f"--cluster must be slurm or local; got {cluster!r}")
-    executor = submitit.AutoExecutor(folder=folder.file("jobs"), cluster=cluster)
+    try:
+        executor = submitit.AutoExecutor(folder=folder.file("jobs"), cluster=cluster)
+    except RuntimeError as error:  # this is no machine of a cluster
+        raise ValueError(f"--cluster {cluster}: {error}") from error
     numbers = {k: int(v) if v.isdecimal() else v for k, v in options.items()}
     try:
         executor.update_parameters(name=folder.path.name, **numbers)

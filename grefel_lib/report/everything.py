@@ -275,7 +275,7 @@ def caption(evaluation: Evaluation, paper: Paper | None = None, *, table: str = 
     split, faces = split_title(facts), f"{len(evaluation.table):,} faces"
     if table == "class_offsets":
         split = split_title({**facts, "split": "val"})
-        faces = f"{len(evaluation.validation[evaluation.headline]):,} faces"
+        faces = f"{len(_validation(evaluation)):,} faces"
     if table == "robustness":
         faces = evaluation.robustness.get("faces", pd.Series()).max()
         faces = "a sample" if pd.isna(faces) else f"{faces:,} faces"
@@ -313,8 +313,8 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
         "sureness": pd.DataFrame(headline["sureness"]).T.rename(columns=str.upper),
     }
     tables["sureness"].index.name = "measure"
-    if evaluation.headline in evaluation.validation:
-        curve = offset_curve(evaluation.validation[evaluation.headline])
+    if (validation := _validation(evaluation)) is not None:
+        curve = offset_curve(validation)
         tables["class_offsets"] = 100 * curve.rename(columns=TITLES)
     if evaluation.robustness is not None:
         curves = with_clean(evaluation.robustness)
@@ -405,10 +405,16 @@ def _risk_coverage(evaluation: Evaluation, paper: Paper) -> Figure:
     return fig
 
 
+def _validation(evaluation: Evaluation) -> pd.DataFrame | None:
+    """The headline's predictions of validation faces, also where these are the scored ones."""
+    scored = evaluation.facts["split"] == "val"
+    return (evaluation.predictions if scored else evaluation.validation).get(evaluation.headline)
+
+
 def _class_offsets(evaluation: Evaluation, paper: Paper) -> Figure | None:
-    if evaluation.headline not in evaluation.validation:
+    if (validation := _validation(evaluation)) is None:
         return None
-    curve = offset_curve(evaluation.validation[evaluation.headline])
+    curve = offset_curve(validation)
     fig, [[ax]] = _subplots(paper.size("column", 2.5))
     offset_path(curve, chosen_offset(curve), ax)
     return fig

@@ -631,6 +631,8 @@ def _own(root: Path) -> Source:
             f"no faces in {root} (found: {content}): looked for train/<class>/ or <class>/ with "
             f"images, and for a .csv with the columns image and label; see data/README.md"
         )
+    other = [path.name for path in paths if path not in tables]
+    unread = f" ({other[0]} is not read: it has no column image)" if other else ""
     repeated = table["file"].duplicated()
     if repeated.any():
         raise ValueError(f"the tables in {root} list {table['file'][repeated].iloc[0]} twice")
@@ -644,7 +646,9 @@ def _own(root: Path) -> Source:
                 f"{root} has the classes {other} and {name}, which mean one; give them one name"
             )
     if len(names) < 2:
-        raise ValueError(f"{root} has {len(names)} class ({', '.join(names)}); two are needed")
+        raise ValueError(
+            f"{root} has {len(names)} class ({', '.join(names)}); two are needed{unread}"
+        )
     notes = []
     if "label" in table:
         code = [names.index(classes[n]) if n in classes else NO_CLASS for n in table.pop("label")]
@@ -663,7 +667,8 @@ def _own(root: Path) -> Source:
     used = {*tables, *files, root / LEFT_OUT}
     left = [f for f in root.rglob("[!.]*") if f.is_file() and f not in used]
     if left:
-        notes.append(f"files not used: {len(left)}, the first: {min(left).relative_to(root)}")
+        first = min(left).relative_to(root)
+        notes.append(f"files not used: {len(left)}, the first: {first}{unread}")
     return Source(kind, root, [*tables, *files], partial(_read_own, table, files), notes, names)
 
 
