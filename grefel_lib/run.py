@@ -439,7 +439,7 @@ def newest_run(output_dir: str = "outputs", *, finetuned: bool = True) -> Run:
     if not runs:
         raise FileNotFoundError(
             f"no trained run under {relative(outputs_folder(output_dir))}; train one with: "
-            f"grefel train"
+            f"grefel train, or name one elsewhere (--checkpoint-dir; to finetune --checkpoint-path)"
         )
     return runs[-1]
 

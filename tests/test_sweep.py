@@ -229,6 +229,11 @@ def test_an_interrupted_point_goes_on_and_other_settings_are_refused(faces_dir, 
     run.write_json({"data": info}, "environment.json")
     with pytest.raises(ValueError, match=r"has learned from other data \(fingerprint"):
         is_finished(point)  # other files in the same folder
+    faces_dir.rename(faces_dir.with_name("away"))
+    try:
+        assert is_finished(point)
+    finally:
+        faces_dir.with_name("away").rename(faces_dir)
     (other,) = sweep_points("train", "s", given=given | {"lr": "1e-4"})
     with pytest.raises(ValueError, match=r"other settings \(lr 0\.004 there, 0\.0001 here\)"):
         is_finished(other)

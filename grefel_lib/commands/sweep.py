@@ -1,5 +1,6 @@
 """One command at every point of a grid, each in its own run folder; finished points are skipped."""
 
+import contextlib
 import itertools
 import re
 import signal
@@ -230,7 +231,8 @@ def is_finished(point: Point) -> bool:
     if run is None:
         return False
     check_same_settings(run, config := point.config())
-    check_same_data(run, load_faces(config).info)
+    with contextlib.suppress(FileNotFoundError):  # without its data, a finished point stays so
+        check_same_data(run, load_faces(config).info)
     done = run.status() == "ok"
     evaluated = (run.path / "metrics.json").is_file() and not stale_because(run)
     return done and (not point.evaluate or evaluated)

@@ -130,8 +130,8 @@ def _ferplus(root: Path) -> Source:
     if not votes.is_file():
         content = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
         raise FileNotFoundError(
-            f"no fer2013new.csv in {root} (found: {content}); data_dir must be the FERPlus folder, "
-            f"see data/README.md"
+            f"no fer2013new.csv in {root} (found: {content}); data_dir must be the FERPlus folder "
+            f"(faces of your own: --dataset folder), see data/README.md"
         )
     for base in (root / "Images", root / "data", root):
         train = base / FERPLUS_FOLDERS["train"]
