@@ -920,6 +920,9 @@ def test_a_class_may_be_called_none_in_a_matrix(tmp_path, monkeypatch):
     assert main(["figure", "confusion", str(tmp_path / "p.csv"), "--output", output]) == 0
     assert list(drawn[0][0]) == ["None", "NA", "sad"]
     assert list(drawn[0][1]) == ["None", "None", "NA"]
+    (tmp_path / "p.csv").write_text("label,predicted\n1,1.0\n0, 2.0 \n2 ,0.0\n")  # of pandas
+    assert main(["figure", "confusion", str(tmp_path / "p.csv"), "--output", output]) == 0
+    assert [list(column) for column in drawn[1][:2]] == [["1", "0", "2"], ["1", "2", "0"]]
 
 
 @pytest.mark.parametrize(("command", "again"), [

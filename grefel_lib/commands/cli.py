@@ -433,12 +433,12 @@ def _figure(arguments: argparse.Namespace) -> None:
 
     columns = ("label", "predicted")
     table = read_csv(arguments.predictions, columns, dtype=str, as_written=True)
-    if (empty := table[[*columns]].isna().any(axis=1)).any():
+    table = table[[*columns]].apply(lambda column: column.str.strip().replace("", None))
+    table = table.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)  # numbers that pandas wrote: 1.0
+    if (empty := table.isna().any(axis=1)).any():
         raise ValueError(
             f"{arguments.predictions}, line {empty.idxmax()}: label or predicted is empty"
         )
-    table = table[[*columns]].apply(lambda column: column.str.strip())
-    table = table.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)  # numbers that pandas wrote: 1.0
     written = sorted(set(table.to_numpy().ravel()), key=lambda name: (name.casefold(), name))
     for one, other in itertools.pairwise(written):
         if one.casefold() == other.casefold():
