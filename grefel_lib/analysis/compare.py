@@ -149,6 +149,9 @@ def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
     Returns:
         Rows: data set and protocol of the training; columns: those of the test faces; a mean over
         the runs, and their number where there are several; "" where nothing was scored.
+
+    Raises:
+        ValueError: Runs of one cell were scored on different files.
     """
     cells: dict[tuple[str, str], list[float]] = {}
     files: dict[tuple[str, str], str] = {}
@@ -175,8 +178,8 @@ def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
             if (trained, scored) in done:  # the same faces again, in a place of one's own choice
                 continue
             done.add((trained, scored))
-            if not same_data(files.setdefault((trained, scored), found := facts["fingerprint"]),
-                             found):  # fmt: skip
+            found = facts["fingerprint"]
+            if not same_data(files.setdefault((trained, scored), found), found):
                 raise ValueError(
                     f"{relative(path)} was scored on other files of {scored} than runs beside it; "
                     f"move it to a folder of its own"
@@ -273,7 +276,7 @@ def group_variants(results: Sequence[Evaluation]) -> dict[str, list[Evaluation]]
 
     Raises:
         ValueError: The runs were scored on different faces, splits or protocols, a variant holds
-            the same seed twice, or a fold is missing.
+            the same seed twice or runs that learned from different faces, or a fold is missing.
     """
     results = pooled_folds(results)
     check_same_faces(results)

@@ -332,8 +332,8 @@ def evaluate_run(
         extra["robustness"] = _written(results, pd.DataFrame(list(rows)), "robustness")
     known = facts["training_dataset"] == facts["dataset"] != "folder"  # maybe in other files
     if split != "train" and (known or not other_faces(facts)):  # copies of faces it has learned
-        learned = "" if config.unmet("train_protocol") else facts["training_protocol"]
-        whole = load_faces(config.replace(drop_leaks=False, train_protocol=learned))
+        rule = "" if config.unmet("train_protocol") else facts["training_protocol"]
+        whole = load_faces(config.replace(drop_leaks=False, train_protocol=rule))
         extra["copies"] = _written(results, find_copies(whole, split), "copies")
     if results.path != run.path:
         results.write_json(run.config.to_dict(), "config.json")
@@ -489,17 +489,18 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
         tables = {name: read_table(run, "predictions", f"{part}_{name}") for name in checkpoints}
         return {name: table for name, table in tables.items() if table is not None}
 
-    shown = _headline(run, split, headline)
-    count = content["checkpoints"][headline].get("metrics", {}).get("n", len(shown))
-    if count != len(shown):
+    predictions = {} if headline_only else read(split)
+    if headline not in predictions:
+        predictions[headline] = _headline(run, split, headline)
+    rows = len(predictions[headline])
+    count = content["checkpoints"][headline].get("metrics", {}).get("n", rows)
+    if count != rows:
         raise ValueError(
-            f"run {run.name}: the predictions have {len(shown)} rows, but metrics.json is of "
-            f"{count}; restore them, or evaluate again: {_again(run, content)}"
+            f"run {run.name}: the predictions have {rows} rows, but metrics.json is of {count}; "
+            f"restore them, or evaluate again: {_again(run, content)}"
         )
     if headline_only:
-        tables = {headline: shown}
-        return Evaluation(run, config, facts, tables, {}, saved=content)
-    predictions = read(split)
+        return Evaluation(run, config, facts, predictions, {}, saved=content)
     return Evaluation(
         run,
         config,
