@@ -194,10 +194,11 @@ class _Faces:
 def bootstrap_intervals(
     *predictions: pd.DataFrame, draws: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """All metrics with their 95% intervals over images.
+    """All metrics with their 95% intervals over images; over people where there are subjects.
 
     The interval is that of the Bayesian bootstrap, in which every face keeps some weight, so that
-    no class is ever absent; the interval of the ECE is that of `calibration_error`.
+    no class is ever absent; faces of one subject share theirs. The interval of the ECE is that of
+    `calibration_error`, which takes faces as independent.
 
     Args:
         predictions: One table of N faces, or several seeds' tables of the same faces: then every
@@ -215,7 +216,8 @@ def bootstrap_intervals(
     Source: Rubin, The Bayesian Bootstrap, 1981. `tests/interval_coverage.py` measures how often
     the intervals cover the true value.
     """
-    table = _with_interval(_mean_scores(predictions), _resampled(predictions, draws, seed=seed))
+    resampled = _resampled(predictions, draws, subject_codes(predictions[0]), seed=seed)
+    table = _with_interval(_mean_scores(predictions), resampled)
     ends = np.mean([calibration_error(one) for one in predictions], axis=0)
     table.loc["ece", ["low", "high"]] = ends[1:]
     return table
@@ -227,8 +229,9 @@ def paired_difference(
     """Difference of `second` minus `first` on the same images, with its 95% interval.
 
     Each side may have several seeds; their metrics are averaged. A draw gives the same weights to
-    the images on both sides, so the interval covers other test images, not other seeds. The ECE's
-    difference has no interval (NaN): resampling cannot provide one.
+    the images on both sides, so the interval covers other test images (other people,
+    where there are subjects), not other seeds. The ECE's difference has no interval (NaN):
+    resampling cannot provide one.
 
     Returns:
         One row a metric: value (second minus first), low, high.
@@ -238,8 +241,16 @@ def paired_difference(
     """
     _same_images(first[0], second[0])
     value = _mean_scores(second) - _mean_scores(first)
-    apart = _resampled(second, draws, side=1) - _resampled(first, draws)
+    people = subject_codes(first[0])
+    apart = _resampled(second, draws, people, side=1) - _resampled(first, draws, people)
     return _with_interval(value, apart)
+
+
+def subject_codes(predictions: pd.DataFrame) -> np.ndarray:
+    """(N,) a number for each face's subject; a face without one is a person of its own."""
+    if "subject" not in predictions:
+        return np.arange(len(predictions))
+    return pd.factorize(predictions["subject"].astype(object).fillna(predictions["id"]))[0]
 
 
 def average_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -257,7 +268,8 @@ def average_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     names = table_classes(tables[0])
     scores = pd.DataFrame(probs, tables[0].index, [f"p_{name}" for name in names])
     predicted = np.asarray(names)[probs.argmax(axis=1)]
-    return tables[0][["id", "label"]].assign(predicted=predicted).join(scores)
+    about = tables[0].filter(["id", "label", "subject"])
+    return about.assign(predicted=predicted).join(scores)
 
 
 def mcnemar_test(first: pd.DataFrame, second: pd.DataFrame) -> dict[str, float]:
@@ -288,9 +300,11 @@ def _mean_scores(tables: Sequence[pd.DataFrame]) -> pd.Series:
 
 
 def _resampled(
-    tables: Sequence[pd.DataFrame], draws: int, *, seed: int = 0, side: int = 0
+    tables: Sequence[pd.DataFrame], draws: int, people: np.ndarray, *, seed: int = 0, side: int = 0
 ) -> pd.DataFrame:
     """The scores of each draw, averaged over the tables: the same weights for every table.
+
+    The faces of one of the `people` (N,) have the same weight.
 
     With few faces in a class, resampling alone shows no uncertainty (0 of 10 in all draws), so
     Jeffreys' prior adds one pseudo-face to each class, or to all faces where the metric is not a
@@ -298,10 +312,9 @@ def _resampled(
     """
     faces = [_Faces.of(table) for table in tables]
     rng = np.random.default_rng(seed)
-    size = len(tables[0])
     rows = []
     for _ in range(draws):
-        times = rng.exponential(size=size)
+        times = rng.exponential(size=people.max() + 1)[people]
         prior = rng.gamma(0.25, size=(2, 2, faces[0].classes))  # first right or wrong, second
         scores = [one.scores(times, prior.sum(axis=1 - side)) for one in faces]
         rows.append({name: np.mean([one[name] for one in scores]) for name in scores[0]})

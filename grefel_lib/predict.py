@@ -128,7 +128,8 @@ def predict(net: GReFEL, faces: FaceSet, config: Config) -> pd.DataFrame:
         class; without votes, 1 if correct and 0 if not), p_<class> (corrected), primary_<class>
         (in a shipped model calibrated as p_ is), confidence_primary, confidence_geometric,
         confidence_attentive, reliability (as far as the head has them); and data set columns:
-        true_label (with `label_noise`), gender, race and age_group (RAF-DB), votes_<column>.
+        true_label (with `label_noise`), subject, gender, race and age_group (RAF-DB),
+        votes_<column>.
     """
     return predict_each({"": net}, faces, config)[""]
 
@@ -170,7 +171,7 @@ def _predictions_table(columns: dict[str, list[torch.Tensor]], faces: FaceSet) -
     table["predicted"] = np.asarray(names)[values["p"].argmax(axis=1)]
     if "true_label" in faces.table:
         table["true_label"] = np.asarray(names)[faces.table["true_label"].to_numpy()]
-    attributes = [column for column in RAFDB_ATTRIBUTES if column in faces.table]
+    attributes = [c for c in ("subject", *RAFDB_ATTRIBUTES) if c in faces.table]
     table = table.join(faces.table[attributes].reset_index(drop=True))
     parts = [table, pd.DataFrame(values["p"], columns=[f"p_{name}" for name in names])]
     if "primary" in values:

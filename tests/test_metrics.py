@@ -241,6 +241,24 @@ def test_intervals_are_reproducible_and_narrow_with_more_faces(eight):
     assert four["value"].drop("ece").to_numpy() == pytest.approx(same[0]["value"].drop("ece"))
 
 
+def test_intervals_are_over_people_where_there_are_subjects(eight):
+    """Ten pictures of each person tell no more than one, whoever else has no subject."""
+    ten = eight.loc[eight.index.repeat(10)].reset_index(drop=True)
+    who = np.repeat(np.arange(len(eight)), 10)
+    named = ten.assign(subject=who.astype(str))
+    found = [bootstrap_intervals(t, draws=400).drop("ece") for t in (eight, named, ten)]
+    width, people, faces = ((ends["high"] - ends["low"]).to_numpy() for ends in found)
+    assert people / width == pytest.approx(1, abs=0.15)
+    assert faces / width == pytest.approx(10**-0.5, abs=0.1)
+    nobody = ten.assign(id=[f"f{i}" for i in range(len(ten))], subject=np.nan)
+    pd.testing.assert_frame_equal(bootstrap_intervals(nobody, draws=400).drop("ece"), found[2])
+    better = changed(named, named.index[:300], "neutral")
+    ends = [paired_difference([t], [better], draws=200) for t in (named, ten)]
+    wide, narrow = ((e["high"] - e["low"])["accuracy"] for e in ends)
+    assert 2 < wide / narrow < 4.5
+    assert list(average_predictions([named, named])["subject"]) == list(named["subject"])
+
+
 def changed(predictions, rows, label):
     """The same faces with some of them now predicted (surely) to be `label`."""
     copy = predictions.copy()

@@ -29,7 +29,7 @@ def table(other_outputs, monkeypatch):
     drawn = _resampled
     monkeypatch.setattr(
         "grefel_lib.metrics._resampled",
-        lambda tables, _, **options: drawn(tables, 20, **options),
+        lambda tables, _, *people, **options: drawn(tables, 20, *people, **options),
     )
     return ComparisonPanel(PUBLISHED)
 

@@ -166,11 +166,15 @@ def test_names_of_ones_own_faces_are_published_as_they_are(evaluated, tmp_path):
     result = load_evaluation(open_run(evaluated), headline_only=True)
     ids = [f"New folder (2)/{name}/1.jpg" for name in result.table["id"]]
     ids[0] = f"{tmp_path}/secret/1.jpg"
-    table = result.table.assign(id=ids)
+    who = [f"Ann {i // 4}" for i in range(len(ids) - 2)] + [None, None]
+    table = result.table.assign(id=ids, subject=who)
     mine = dataclasses.replace(result, predictions={result.headline: table})
     [folder] = publish_runs([mine], tmp_path / "shared")
-    shared = load_evaluation(open_run(folder), headline_only=True).table["id"].tolist()
-    assert shared == ["1.jpg", *ids[1:]]
+    shared = load_evaluation(open_run(folder), headline_only=True).table
+    assert shared["id"].tolist() == ["1.jpg", *ids[1:]]
+    people = [int(name) for name in shared["subject"]]  # who it is is not told, who is whom is
+    last = people[-3]
+    assert people == [*(i // 4 for i in range(len(ids) - 2)), last + 1, last + 2]
 
 
 def test_an_evaluation_apart_is_published_with_the_record_of_its_run(evaluated, tmp_path):

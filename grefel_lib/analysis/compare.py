@@ -43,6 +43,7 @@ from grefel_lib.metrics import (
     mcnemar_test,
     paired_difference,
     per_class_metrics,
+    subject_codes,
     table_classes,
 )
 from grefel_lib.run import Run, all_runs, open_run, outputs_folder
@@ -229,8 +230,6 @@ def _pooled(results: Sequence[Evaluation]) -> Evaluation:
         counts = {result.facts.get(key) for result in results} - {None}
         if len(counts) > 1:
             own[key] = f"{min(counts)} to {max(counts)}, by fold"
-    if "subjects" in first.facts:  # of whom each is in one fold
-        own["subjects"] = sum(result.facts["subjects"] for result in results)
     return replace(
         first,
         run=Run(first.run.path.parent, first.config),
@@ -525,12 +524,14 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
         target = Folder(destination / result.run.path.name)
         places = [getattr(result.config, key) for key in PLACES] + [str(result.run.path.resolve())]
         config = shared_config(result.config) | {"checkpoint_path": parent}
-        shared = ("id", "label", "predicted", "agreed", "reliability")
+        shared = ("id", "subject", "label", "predicted", "agreed", "reliability")
         columns = [c for c in result.table if c in shared or c.startswith("p_")]
         ids = [
             without_paths(i, *places) if Path(i).is_absolute() else i for i in result.table["id"]
         ]
         table = result.table.assign(id=ids)
+        if "subject" in table:  # who it is stays here
+            table["subject"] = subject_codes(table)
         predictions = table.to_csv(index=False, float_format="%.5g", columns=columns)
         name = f"{result.saved['split']}_{result.saved['headline']}.csv.gz"
         there = target.path / "predictions" / name

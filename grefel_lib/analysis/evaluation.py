@@ -64,7 +64,7 @@ FACTS = (  # in metrics.json, but not in any predictions table
     "dataset", "fingerprint", "protocol", "split", "tta", "training_dataset",
     "training_fingerprint", "training_protocol", "training_leaks_dropped",
     "validation_copies_dropped", "labels_made_wrong", "label_fixes", "selection",
-    "headline", "subjects",
+    "headline",
 )  # fmt: skip
 CHECKPOINT_FACTS = ("epoch", "val_accuracy", "sha256")  # of metrics.json, by checkpoint
 SELECTION = "validation accuracy"
@@ -315,8 +315,6 @@ def evaluate_run(
         "headline": headline,
         "checkpoints": checkpoints,
     }
-    if "subject" in faces.table:
-        facts["subjects"] = int(faces.split(split).table["subject"].nunique())
     inside = look_inside(net, faces.split(split).sample(INSIDE), config)
     path = results.write_arrays("inside", f"{split}_{headline}.npz", **inside)
     extra: dict[str, pd.DataFrame] = {}

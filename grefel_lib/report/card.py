@@ -63,9 +63,10 @@ def model_card(evaluation: Evaluation) -> str:
     if config.variant:
         head += f"; variant `{config.variant}`: a network or loss of one's own replaces these"
     weights = started_from(Run(trained_in(evaluation.run), config))
-    independent = ""
-    if people := facts.get("subjects"):
-        independent = f" The faces of {people} people count as independent: they are too narrow."
+    over = "faces"
+    if "subject" in evaluation.table:
+        people = evaluation.table["subject"].nunique()
+        over = f"the {people} people in the pictures (of the ECE and of each class: over faces)"
     lines = [
         f"# Model card: {title}",
         "",
@@ -91,7 +92,7 @@ def model_card(evaluation: Evaluation) -> str:
         *["Each face is averaged with its mirror image.", ""] * (facts["tta"] == "flip"),
         _markdown(with_intervals({evaluation.headline: headline}, split=facts["split"])),
         "",
-        f"Intervals: 95%, over faces; results on other seeds and data sets vary more.{independent}",
+        f"Intervals: 95%, over {over}; results on other seeds and data sets vary more.",
         *_people(metrics),
         *_copies(metrics),
         "",
