@@ -1,6 +1,7 @@
 """A run finds its data from any working folder, wherever its data_dir was given."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -69,3 +70,10 @@ def test_the_working_folder_goes_before_the_project_root_and_nothing_stays_as_gi
     assert from_here("no/such") == "no/such"
     assert Config.resolve({"data_dir": "no/such"}).data_dir == "no/such"
     assert Config.resolve({"data_dir": ""}).data_dir == ""
+
+
+def test_of_a_folder_that_is_nowhere_both_places_are_named(places):
+    here, _ = places
+    folders = f"no folder {here / 'raf'} or {PROJECT_ROOT / 'raf'} for rafdb"
+    with pytest.raises(FileNotFoundError, match=re.escape(folders)):
+        load_faces(Config(dataset="rafdb", data_dir="raf"))

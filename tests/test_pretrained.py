@@ -197,9 +197,12 @@ def test_of_two_checkpoints_the_better_is_shared(evaluated, tmp_path):
     assert not torch.equal(anchors[BEST], anchors[BEST_EMA])
 
 
-def test_a_shared_model_shared_again_is_the_same(shared, evaluated, tmp_path):
+def test_a_shared_model_shared_again_is_the_same(shared, faces_dir, tmp_path, capsys):
     copy = tmp_path / "copy"
-    export_weights(shared, load_faces(evaluated.config), copy)
+    command = ["export", str(shared.path), "--output", str(copy), "--data-dir"]
+    assert main([*command, str(tmp_path / "none")]) == 1
+    assert f"no folder {tmp_path / 'none'} for ferplus" in capsys.readouterr().err
+    assert main([*command, str(faces_dir)]) == 0  # it knows no place of its own
     one, two = (
         Run(path, shared.config).load_checkpoint("best_model") for path in (shared.path, copy)
     )
@@ -217,7 +220,7 @@ def test_a_shared_model_shared_again_is_the_same(shared, evaluated, tmp_path):
 def test_a_model_is_not_calibrated_on_other_faces_or_classes(evaluated, tmp_path, other):
     faces = load_faces(evaluated.config)
     other = other | {"info": faces.info | other.get("info", {})}
-    with pytest.raises(ValueError, match="mine has learned other faces than those of ferplus in"):
+    with pytest.raises(ValueError, match="mine has learned other faces than these of ferplus"):
         export_weights(evaluated, dataclasses.replace(faces, **other), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 

@@ -163,6 +163,11 @@ def _add_others(subparsers: Any) -> Any:
     export.add_argument("--output", type=Path, help="an .onnx file, checked against PyTorch "
                         "(default: RUN/model.onnx); or a folder, for weights in half precision, "
                         "calibrated on validation")  # fmt: skip
+    again = add("rerun", "repeat a run from its record, and compare bit by bit", _rerun)
+    again.add_argument("run_folder", metavar="RUN", help="run folder or its name")
+    for command in (export, again):
+        command.add_argument("--data-dir", default="", help="where the faces are now, if not "
+                             "there any more")  # fmt: skip
     kinds = add("data", "check or generate data", None).add_subparsers(
         dest="kind", required=True, metavar="KIND"
     )
@@ -186,10 +191,6 @@ def _add_others(subparsers: Any) -> Any:
     publish = add("publish", text, _publish)
     publish.add_argument("source", metavar="RUNS", help="folder of evaluated runs, or one of them")
     publish.add_argument("dest", type=Path, metavar="DEST", help="receives one folder per run")
-    again = add("rerun", "repeat a run from its record, and compare bit by bit", _rerun)
-    again.add_argument("run_folder", metavar="RUN", help="run folder or its name")
-    again.add_argument("--data-dir", default="", help="where the faces are now, if not there any "
-                       "more")  # fmt: skip
     add("doctor", "check the installation: packages, data, weights, speed", _doctor)
     add("demo", "run every notebook headless on the built-in faces", _demo)
     return kinds
@@ -473,15 +474,16 @@ def _paper(arguments: argparse.Namespace) -> Any:
 
 def _export(arguments: argparse.Namespace) -> None:
     from grefel_lib.commands.export import export_onnx, export_weights
-    from grefel_lib.config import Config
+    from grefel_lib.config import Config, absolute_paths
     from grefel_lib.faces import load_faces
     from grefel_lib.files import relative
     from grefel_lib.restore import load_model
     from grefel_lib.run import checkpoint_file, open_run, results_folder
 
+    here = absolute_paths({"data_dir": arguments.data_dir}) | {"label_fixes": ""}
     if arguments.output and not arguments.output.suffix:
         run = open_run(arguments.run_folder)
-        faces = load_faces(run.config.replace(label_fixes=""))
+        faces = load_faces(run.config.replace(**here))
         release = export_weights(run, faces, arguments.output)
         print(f"wrote {arguments.output}; chosen on validation: temperature "
               f"{release['temperature']:.2f}, class offsets of strength {release['tau']:.2f}, "
@@ -493,8 +495,10 @@ def _export(arguments: argparse.Namespace) -> None:
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it logs every skipped folding
     trained = load_model(checkpoint_file(arguments.run_folder), device="cpu")
     try:
-        faces = load_faces(trained.config.replace(label_fixes="")).split("val")
+        faces = load_faces(trained.config.replace(**here)).split("val")
     except FileNotFoundError:
+        if arguments.data_dir:
+            raise
         print(f"{trained.config.dataset} is not here: checking on drawn faces")
         faces = load_faces(Config()).split("val")
     path = arguments.output or results_folder(trained.path.parents[1]) / "model.onnx"

@@ -233,9 +233,8 @@ def export_weights(run: Run, faces: FaceSet, folder: Path) -> dict[str, Any]:
     trained = load_model(run)
     if trained.class_names != faces.class_names or other_faces(faces.info | training_facts(run)):
         raise ValueError(
-            f"run {run.name} has learned other faces than those of {faces.info['dataset']} in "
-            f"{run.config.data_dir or 'data/'} now, or other classes ("
-            f"{', '.join(trained.class_names)}); restore its data to calibrate it"
+            f"run {run.name} has learned other faces than these of {faces.info['dataset']}, or "
+            f"other classes ({', '.join(trained.class_names)}); name its own by --data-dir"
         )
     trained.model.calibration = None
     validation = faces.split("val")

@@ -95,9 +95,10 @@ def _find(root: Path, config: Config) -> Source:
     if config.dataset == "fer2013":  # the csv may exist even if the folder does not
         return _fer2013(root)
     if not root.exists():
+        here = Path(config.data_dir or root).expanduser().absolute()  # else it is the project's
         raise FileNotFoundError(
-            f"no folder {root} for {config.dataset}; pass --data-dir, or see data/README.md for "
-            f"where to put the files"
+            f"no folder {' or '.join({str(here): 0, str(root): 0})} for {config.dataset}; pass "
+            f"--data-dir, or see data/README.md for where to put the files"
         )
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; data_dir must be the {config.dataset} folder")
