@@ -284,7 +284,7 @@ class Config:
             values |= dict.fromkeys(("run_name", "finetune_name", "resume", "variant"), "")
             values |= WITHOUT_WEIGHTS
             profile = parent.profile if profile == "auto" else profile
-            gentle = FINETUNE_PROFILES.get(f"finetune_{profile}", FINETUNE_PROFILES["finetune"])
+            gentle = FINETUNE_PROFILES.get(profile, FINETUNE_PROFILES["vit_base"])
             config = cls.from_dict(values | gentle)
             config = config.on_data(**overrides, profile=parent.profile)
             rows = ("seed", "label_fixes", "protocol", "train_protocol", "drop_leaks")
@@ -378,9 +378,7 @@ class Config:
         """The settings in which this run differs from its profile."""
         values = dict(PROFILES.get(self.profile, {}))
         if self.checkpoint_path:
-            values |= FINETUNE_PROFILES.get(
-                f"finetune_{self.profile}", FINETUNE_PROFILES["finetune"]
-            )
+            values |= FINETUNE_PROFILES.get(self.profile, FINETUNE_PROFILES["vit_base"])
             values |= WITHOUT_WEIGHTS
         differences = self.differences(Config(**values))
         return {n: mine for n, (mine, _) in differences.items() if SETTINGS[n].sets_apart}
@@ -456,20 +454,13 @@ PROFILES["mobile"] = PROFILES["lite"] | {
     "teacher_weight": 0.7,
     "teacher_temperature": 2.0,
 }
+_GENTLE = {"weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 0.2}
 FINETUNE_PROFILES: dict[str, dict[str, Any]] = {
-    "finetune": {
-        "epochs": 50, "lr": 2e-5, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 5.0,
-    },
-    "finetune_lite": {
-        "epochs": 2, "lr": 2e-4, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 0.2,
-    },
-    "finetune_mobile": {
-        "epochs": 4, "lr": 5e-4, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 0.2,
-    },
-    "finetune_demo": {
-        "epochs": 2, "lr": 8e-4, "weight_decay": 0.007, "drop_rate": 0.18, "warmup_epochs": 0.2,
-    },
-}  # fmt: skip
+    "vit_base": _GENTLE | {"epochs": 50, "lr": 2e-5, "warmup_epochs": 5.0},
+    "lite": _GENTLE | {"epochs": 2, "lr": 2e-4},
+    "mobile": _GENTLE | {"epochs": 4, "lr": 5e-4},
+    "demo": _GENTLE | {"epochs": 2, "lr": 8e-4},
+}
 
 
 def from_here(path: str) -> str:

@@ -20,10 +20,11 @@ import pandas as pd
 from filelock import FileLock
 from PIL import Image
 
-from grefel_lib.config import PROJECT_ROOT, Config, check_name
+from grefel_lib.config import PRETRAINED, PROJECT_ROOT, Config, check_name
 from grefel_lib.environment import progress_bar
 from grefel_lib.files import FINGERPRINT, read_json, read_table, relative
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, LEFT_OUT, NO_CLASS, VOTE_COLUMNS, class_index
+from grefel_lib.run import results_folder
 from grefel_lib.sources.layouts import Source, find_source, in_lower_case, read_csv
 
 log = logging.getLogger(__name__)
@@ -347,8 +348,6 @@ def _with_test_fold(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     Raises:
         ValueError: There are fewer faces or subjects than parts, or no such part.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     subjects = table["id"].astype(object)
     if "subject" in table:
         subjects = table["subject"].astype(object).fillna(subjects)
@@ -359,18 +358,24 @@ def _with_test_fold(table: pd.DataFrame, config: Config) -> pd.DataFrame:
         )
     if config.fold > config.folds:
         raise ValueError(f"fold is {config.fold}, but there are only {config.folds} folds")
-    parts = StratifiedGroupKFold(config.folds, shuffle=True, random_state=VALIDATION_SEED)
+    split = np.full(len(table), "train", dtype=object)
+    split[_parts(table["code"], subjects, config.folds)[config.fold - 1]] = "test"
+    return table.assign(split=split)
+
+
+def _parts(codes: pd.Series, subjects: pd.Series, count: int) -> list[np.ndarray]:
+    """The positions of each of `count` parts; no subject is divided."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=VALIDATION_SEED)
     with warnings.catch_warnings():  # that a class has fewer faces than there are folds
         warnings.simplefilter("ignore")
-        tests = [test for _, test in parts.split(table, table["code"], subjects.astype(str))]
-    split = np.full(len(table), "train", dtype=object)
-    split[tests[config.fold - 1]] = "test"
-    return table.assign(split=split)
+        return [part for _, part in folds.split(codes, codes, subjects.astype(str))]
 
 
 def _with_validation(table: pd.DataFrame, left_out: tuple[int, ...]) -> pd.DataFrame:
     """Move a stratified tenth of train to val, always the same rows; no subject is divided."""
-    from sklearn.model_selection import StratifiedGroupKFold, train_test_split
+    from sklearn.model_selection import train_test_split
 
     codes = table["code"] if "code" in table else table[list(VOTE_COLUMNS)].idxmax(axis=1)
     train = table.index[(table["split"] == "train") & ~codes.isin(left_out)]
@@ -380,11 +385,7 @@ def _with_validation(table: pd.DataFrame, left_out: tuple[int, ...]) -> pd.DataF
         if "subject" in table:
             subjects = table["subject"].astype(object).fillna(table["id"])[train]
             folds = min(round(1 / VALIDATION_SHARE), subjects.nunique(), codes.value_counts().max())
-            folds = StratifiedGroupKFold(folds, shuffle=True, random_state=VALIDATION_SEED)
-            with warnings.catch_warnings():  # that a class has fewer faces than there are folds
-                warnings.simplefilter("ignore")
-                _, val = next(folds.split(train, codes, subjects.astype(str)))
-            val = train[val]
+            val = train[_parts(codes, subjects, folds)[0]]
         else:
             _, val = train_test_split(
                 train[~rare], test_size=VALIDATION_SHARE, random_state=VALIDATION_SEED,
@@ -423,6 +424,7 @@ def taught(train: FaceSet, config: Config) -> FaceSet:
         folders = ("", PROJECT_ROOT / Path(config.output_dir).expanduser(),
                    PROJECT_ROOT / "outputs", PROJECT_ROOT)  # fmt: skip
         places = [folder / Path(name).expanduser() for folder in map(Path, folders)]
+        places.append(results_folder(PRETRAINED / name))
         tables = [file for p in places for file in sorted(p.glob("predictions/train_*.csv*"))]
         if not tables:
             raise FileNotFoundError(

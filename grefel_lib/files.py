@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import io
 import json
@@ -168,7 +169,7 @@ def whole_folder(dest: Path) -> Iterator[Path]:
 
     Raises:
         NotADirectoryError: `dest` is a file.
-        ValueError: `dest` is not empty.
+        ValueError: `dest` is not empty, or another process writes it.
     """
     if dest.exists() and not dest.is_dir():
         raise NotADirectoryError(f"{dest} is a file; give a new or empty folder")
@@ -176,10 +177,15 @@ def whole_folder(dest: Path) -> Iterator[Path]:
         raise ValueError(f"{dest} is not empty; nothing is overwritten, so give an empty folder")
     beside = dest.absolute().parent
     beside.mkdir(parents=True, exist_ok=True)
-    for unfinished in beside.glob(f".unfinished-{dest.name}-*"):  # its process was killed
-        shutil.rmtree(unfinished, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=beside, prefix=f".unfinished-{dest.name}-") as temporary:
-        whole = Path(temporary, "whole")
+    prefix, suffix = ".unfinished-", f"-{dest.name}"
+    lock = beside / f"{prefix}lock{suffix}"
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(only_one(lock, f"another process is writing {dest}"))
+        stack.callback(lock.unlink, missing_ok=True)
+        for unfinished in beside.glob(f"{prefix}{'?' * 8}{glob.escape(suffix)}"):
+            shutil.rmtree(unfinished, ignore_errors=True)  # its process was killed
+        temporary = tempfile.TemporaryDirectory(dir=beside, prefix=prefix, suffix=suffix)
+        whole = Path(stack.enter_context(temporary), "whole")
         yield whole
         if whole.is_dir() and dest.exists():  # it stays: it may be a mount, or the current folder
             for child in whole.iterdir():

@@ -384,20 +384,16 @@ def build_model(config: Config, num_classes: int) -> GReFEL:
     width, earlier = backbone.num_features, reads_earlier(config)
     source = (config.backbone, config.image_size, config.output_stride)
     branch_width = earlier_width(*source) if earlier else None
+    names = (
+        "num_anchors", "embedding_dim", "attention_heads", "delta", "temperature", "drop_rate",
+        "correction", "branches", "primary",
+    )  # fmt: skip
     head = GReFELHead(
         getattr(backbone, "head_hidden_size", width),
         token_width=branch_width or width,
         num_classes=num_classes,
-        num_anchors=config.num_anchors,
-        embedding_dim=config.embedding_dim,
-        attention_heads=config.attention_heads,
-        delta=config.delta,
-        temperature=config.temperature,
-        drop_rate=config.drop_rate,
-        correction=config.correction,
-        branches=config.branches,
-        primary=config.primary,
         reliability=config.lambda_rel > 0,
         branch_width=branch_width,
+        **{name: getattr(config, name) for name in names},
     )
     return GReFEL(backbone, head=head, earlier=earlier)

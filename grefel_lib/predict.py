@@ -231,15 +231,13 @@ def score_images(trained: Trained, images: Sequence[np.ndarray]) -> Output:
         images: B arrays (H, W) or (H, W, 3), uint8.
 
     Returns:
-        The model's output for the B faces, on the CPU.
+        The model's output for the B faces.
     """
     device = next(trained.model.parameters()).device
-    faces = [like_training(image, *trained.face_format) for image in images]
-    inputs = [
-        to_input(torch.from_numpy(f)[None], trained.model, trained.config, device) for f in faces
-    ]
+    faces = np.stack([like_training(image, *trained.face_format) for image in images])
+    inputs = to_input(torch.from_numpy(faces), trained.model, trained.config, device)
     with autocast(trained.config, device):
-        return _output(trained.model, torch.cat(inputs), trained.config)
+        return _output(trained.model, inputs, trained.config)
 
 
 def predict_files(
@@ -290,13 +288,14 @@ def predict_files(
         table = table.drop(columns=["frame", "second"])
     names = np.asarray(trained.class_names)
     size = trained.config.micro_batch_size or trained.config.batch_size
-    parts = [_scores(trained, crops[start : start + size]) for start in range(0, len(crops), size)]
-    embeddings = features = None
-    probs, sure = np.zeros((0, len(names))), None
-    if parts:
-        probs, sure, embeddings, features = (
-            None if p[0] is None else np.concatenate(p) for p in zip(*parts, strict=True)
-        )
+    outputs = [score_images(trained, crops[s : s + size]) for s in range(0, len(crops), size)]
+
+    def of_all(name: str) -> np.ndarray | None:
+        parts = [value for output in outputs if (value := getattr(output, name)) is not None]
+        return torch.cat(parts).float().cpu().numpy() if parts else None
+
+    probs = of_all("class_probs") if outputs else np.zeros((0, len(names)))
+    sure, embeddings, features = map(of_all, ("reliability", "embeddings", "features"))
     labelled = table.index[table["face"] != NO_FACE]
     table["predicted"] = pd.Series(names[probs.argmax(axis=1)], labelled, dtype=object)
     table["probability"] = pd.Series(probs.max(axis=1), labelled)
@@ -319,13 +318,6 @@ def _pictures(path: Path, every: float) -> Iterator[tuple[int | None, float | No
         yield from read_frames(path, every)
     else:
         yield None, None, read_photo(path)
-
-
-def _scores(trained: Trained, crops: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-    """Of face crops: probabilities, reliability, embeddings and pooled features."""
-    output = score_images(trained, crops)
-    values = (output.class_probs, output.reliability, output.embeddings, output.features)
-    return [None if value is None else value.float().cpu().numpy() for value in values]
 
 
 def write_features(path: Path, table: pd.DataFrame, embeddings: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath, Mlp, gen_relative_position_index
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -33,9 +33,7 @@ class CrossAttention(nn.Module):
         self.heads = heads
         self.bias_table = nn.Parameter(torch.empty((2 * window - 1) ** 2, heads))
         nn.init.trunc_normal_(self.bias_table, std=0.02)
-        positions = torch.cartesian_prod(torch.arange(window), torch.arange(window)).view(-1, 2)
-        steps = positions[:, None] - positions[None] + window - 1  # (N, N, 2), from 0
-        rows = steps[..., 0] * (2 * window - 1) + steps[..., 1]  # (N, N) of the table
+        rows = gen_relative_position_index((window, window))  # (N, N) of the table
         self.register_buffer("rows", rows, persistent=False)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.project = nn.Linear(dim, dim)
@@ -103,8 +101,6 @@ def _adapter(channels: int, reduction: int, dim: int, wanted: int) -> nn.Module:
     """A 3x3 convolution, with stride 2 if the map is twice as large; identity if it fits."""
     if (channels, reduction) == (dim, wanted):
         return nn.Identity()
-    if reduction not in (wanted, wanted // 2):
-        raise ValueError(f"a map with reduction {reduction} cannot be resized to {wanted}")
     return nn.Conv2d(channels, dim, kernel_size=3, stride=wanted // reduction, padding=1)
 
 
@@ -214,10 +210,6 @@ class WindowCrossAttention(nn.Module):
     def get_classifier(self) -> nn.Module:
         """The plain linear classifier."""
         return self.classifier
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Class logits (B, C) of normalised images (B, 3, S, S)."""
-        return self.forward_head(self.forward_features(images))
 
     def no_weight_decay(self) -> set[str]:
         """Names of the position embedding, the CLS token and the relative position tables."""

@@ -120,9 +120,15 @@ def test_the_check_sets_the_published_counts_beside_those_here(tmp_path):
     assert facts["here"] == {"train": 84, "val": 0, "test": 14}
 
 
-def test_a_file_that_holds_no_code_is_refused(tmp_path):
+@pytest.mark.parametrize("code", [None, b"", np.inf, "x"])
+def test_a_file_that_holds_no_code_is_refused(tmp_path, code):
     released(tmp_path)
-    (tmp_path / "train_set/annotations/3_exp.npy").unlink()
+    path = tmp_path / "train_set/annotations/3_exp.npy"
+    path.unlink()
+    if isinstance(code, bytes):
+        path.write_bytes(code)
+    elif code is not None:
+        np.save(path, code)
     with pytest.raises(ValueError, match=r"3_exp\.npy must hold or be one label code"):
         read(tmp_path, "affectnet8")
 

@@ -295,7 +295,7 @@ def test_fine_tuning_is_as_long_as_its_parents_profile_asks():
 def test_a_named_profile_chooses_its_fine_tuning_and_never_another_model(profile):
     parent = Config(profile="lite", **PROFILES["lite"])
     config = Config.resolve({"profile": profile}, parent=parent)
-    gentle = FINETUNE_PROFILES.get(f"finetune_{profile}", FINETUNE_PROFILES["finetune"])
+    gentle = FINETUNE_PROFILES.get(profile, FINETUNE_PROFILES["vit_base"])
     assert {key: getattr(config, key) for key in gentle} == gentle
     assert config.backbone == "tf_efficientnet_lite0"
     assert config.image_size == 96

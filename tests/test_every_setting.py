@@ -1101,10 +1101,12 @@ def _(lab, one, other):
     np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-6)
     with pytest.raises(FileNotFoundError, match="teacher nobody has no predictions of training"):
         taught(train, one.replace(teacher="nobody"))
-    for folder, name in (("outputs", "t1"), ("elsewhere/runs", "t2")):  # also in a sweep's folder
-        shutil.copytree(other.teacher, lab.tmp_path / folder / name)
+    places = (("outputs/t1", "t1"), ("elsewhere/runs/t2", "t2"), ("outputs/pretrained_t3", "t3"))
+    for folder, name in places:  # also in a sweep's folder, and of a model that comes along
+        shutil.copytree(other.teacher, lab.tmp_path / folder)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("grefel_lib.faces.PROJECT_ROOT", lab.tmp_path)
+            for module in ("faces", "run"):
+                patch.setattr(f"grefel_lib.{module}.PROJECT_ROOT", lab.tmp_path)
             patch.setenv("HOME", str(lab.tmp_path / "elsewhere"))
             found = taught(train, other.replace(teacher=name, output_dir="~/runs"))
         np.testing.assert_array_equal(found.targets, mixed)

@@ -296,6 +296,9 @@ def test_an_original_picture_without_its_box_is_counted_and_a_box_outside_it_ref
     match = r"train_00003_boundingbox\.txt: the box \(150\.0, .*\) lies outside its picture of 150"
     with pytest.raises(ValueError, match=match):
         load(folder, "rafdb", rafdb_images="original")
+    (boxes / "train_00003_boundingbox.txt").write_text("0 0 inf inf")
+    with pytest.raises(ValueError, match=r"train_00003_boundingbox\.txt must contain left, top"):
+        load(folder, "rafdb", rafdb_images="original")
 
 
 # -- the cache

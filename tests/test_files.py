@@ -15,6 +15,7 @@ from grefel_lib.files import (
     read_json,
     read_table,
     save_checkpoint,
+    whole_folder,
 )
 
 
@@ -92,6 +93,21 @@ def test_a_lock_is_held_once_and_free_after_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr("grefel_lib.files.FileLock.acquire", no_locks)
     with hold():  # on such a file system
         pass
+
+
+def test_a_folder_is_written_by_one_process_and_what_others_write_beside_it_stays(tmp_path):
+    dest = tmp_path / "faces"
+    killed = tmp_path / ".unfinished-abcd1234-faces"
+    others = [tmp_path / f".unfinished-abcd1234-{name}" for name in ("faces-2", "my-faces")]
+    for folder in (killed, *others):
+        folder.mkdir()
+    with whole_folder(dest) as whole:
+        whole.mkdir()
+        (whole / "1.png").write_text("first")
+        with pytest.raises(ValueError, match="another process is writing"), whole_folder(dest):
+            pass
+    assert (dest / "1.png").read_text() == "first"
+    assert sorted(tmp_path.iterdir()) == sorted([dest, *others])
 
 
 DEEP = "[" * 100_000

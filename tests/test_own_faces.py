@@ -227,6 +227,7 @@ WRONG = [
         "line 3: split must be one of train, val, valid, validation, test; found 'dev'",
     ),
     ([ROW, ROW | {"label": "yawn"}], "list a.png twice"),
+    ([ROW, ROW | {"image": "./a.png"}], r"list \./a.png twice"),
     ([ROW, ROW | {"image": "b.png"}], r"has 1 class \(smile\); two are needed"),
     (
         [{"image": "a.png", "age": "old", "smile": 3}],

@@ -597,6 +597,8 @@ def _box(path: Path, size: tuple[int, int]) -> tuple[float, ...]:
         values = tuple(float(value) for value in path.read_text().split())
         if len(values) != 4 or values[2] <= values[0] or values[3] <= values[1]:
             raise ValueError
+        if not np.isfinite(values).all():
+            raise ValueError
     except ValueError:
         raise ValueError(f"{path} must contain left, top, right, bottom of a box") from None
     if values[0] >= size[0] or values[1] >= size[1] or values[2] <= 0 or values[3] <= 0:
@@ -634,7 +636,7 @@ def _own(root: Path) -> Source:
         )
     other = [path.name for path in paths if path not in tables]
     unread = f" ({other[0]} is not read: it has no column image)" if other else ""
-    repeated = table["file"].duplicated()
+    repeated = table["file"].map(os.path.normpath).duplicated()
     if repeated.any():
         raise ValueError(f"the tables in {root} list {table['file'][repeated].iloc[0]} twice")
     classes = own_classes(labels)
@@ -807,7 +809,7 @@ def _read_affectnet(
         place = labels[number] if labels else file.parent
         try:  # a code is saved as text or as a number
             code = int(float(np.load(place).item() if labels else place.name))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError, OverflowError) as error:
             raise ValueError(f"{place} must hold or be one label code: {error}") from error
         name = f"{split}_{file.stem}" if labels else f"{split}_{code}_{file.stem}"
         rows.append((name, split, file.relative_to(root).as_posix(), code))

@@ -4,12 +4,13 @@ import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 
 SIDES = (256, 1280)  # longer side in pixels: close-ups are detected at the first, groups at both
 
@@ -21,9 +22,6 @@ CELL = 32  # pixels: YuNet's coarsest stride
 CROP = 1.25  # a picture up to SIDES[0] pixels whose sides differ by no more can be a face crop
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 OVERLAP = 0.3  # IoU above which two boxes count as the same face
-_T = Image.Transpose
-UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _T.TRANSPOSE,
-           6: _T.ROTATE_270, 7: _T.TRANSVERSE, 8: _T.ROTATE_90}  # by EXIF orientation  # fmt: skip
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
 
 
@@ -63,7 +61,9 @@ def open_image(file: str | Path | IO[bytes], mode: str = "RGB", name: str = "") 
             os.stat(file)
             raise OSError("it is a folder or a special file")  # a pipe would be waited for
         with Image.open(file) as image:
-            image = _upright(image)
+            image.load()
+            with suppress(Exception):  # damaged EXIF data; the picture itself is sound
+                ImageOps.exif_transpose(image, in_place=True)
             if image.mode[0] in "IF":
                 image = _to_8_bit(image)
             if image.has_transparency_data:
@@ -78,16 +78,6 @@ def open_image(file: str | Path | IO[bytes], mode: str = "RGB", name: str = "") 
         raise ValueError(
             f"{name} cannot be read as a picture (png, jpg, webp, bmp, tif){why}"
         ) from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged EXIF data; the picture itself is sound
-        orientation = None
-    turn = UPRIGHT.get(orientation)
-    return image if turn is None else image.transpose(turn)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
