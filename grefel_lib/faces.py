@@ -501,10 +501,7 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
                         log.info("the files of %s changed: removing its old cache", source.root)
                         shutil.rmtree(old, ignore_errors=True)
     images = np.load(folder / "images.npy", mmap_mode="r")
-    table = read_table(folder / "table.csv")
-    if "subject" in table:  # faces without one are nobody's, not all of one person
-        table["subject"] = table["subject"].replace("", None)
-    return table, images
+    return read_table(folder / "table.csv"), images
 
 
 VERSION = 4  # of the cache content: increase it when the output of readers changes

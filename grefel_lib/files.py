@@ -259,12 +259,14 @@ def read_json(path: Path) -> dict[str, Any]:
 def read_table(path: Path) -> pd.DataFrame:
     """Read a table written by `write_table`; ids stay strings, even 00074 or NA.
 
+    A face without a subject is nobody's: not all such faces are of one person.
+
     Raises:
         ValueError: It is damaged; see `reading`.
     """
     with reading(path):
         others = [name for name in pd.read_csv(path, nrows=0) if name not in TEXT]
-        missing = {name: [""] for name in others}
+        missing = {name: [""] for name in [*others, "subject"]}
         return pd.read_csv(
             path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=missing
         )

@@ -59,6 +59,12 @@ class Trained:
         return self.facts.get("not_sure_below", 0.0)
 
     @property
+    def folder(self) -> Path:
+        """The run's folder; of a checkpoint file on its own, where it lies."""
+        inside = self.path.parent.name == "checkpoints"
+        return self.path.parents[1] if inside else self.path.parent
+
+    @property
     def face_format(self) -> tuple[int, str]:
         """Side in pixels and Pillow mode of the training faces; older runs: of their data set."""
         if "face_shape" not in self.facts:

@@ -46,6 +46,7 @@ from grefel_lib.report.everything import (
     write_report,
 )
 from grefel_lib.report.style import SMALLEST, VENUES, WIDTHS, Paper
+from grefel_lib.report.tables import with_intervals
 from grefel_lib.restore import load_model
 from grefel_lib.run import BEST, BEST_EMA, LAST, Run, start_run
 
@@ -359,7 +360,7 @@ def test_classes_come_in_any_order(found, tmp_path):
     assert first.startswith(names[-1])
     stored = np.load(tmp_path / f"confusion_matrix_{found.headline}.npy")
     np.testing.assert_array_equal(stored, counts)  # as the predictions are
-    same = evaluation_tables(found)["comparison"]["best_model"].tolist()
+    same = with_intervals(found.metrics["checkpoints"])["best_model"].tolist()
     assert pd.read_csv(tmp_path / "tables/comparison.csv")["best_model"].tolist() == same
     shares = pd.crosstab(found.table["label"], found.table["predicted"], normalize="index")
     stored = np.load(tmp_path / f"confusion_matrix_{found.headline}_normalised.npy")
@@ -431,9 +432,9 @@ def test_checkpoints_scored_on_different_images_are_not_compared():
 
 
 def test_every_table_fits_a_column_and_is_sound_latex(run, found, told):
-    tables = evaluation_tables(found)
+    tables = {"comparison": with_intervals(found.metrics["checkpoints"])}
+    tables |= evaluation_tables(found)
     assert set(tables) >= {
-        "comparison",
         "per_class",
         "calibration",
         "sureness",
@@ -456,7 +457,7 @@ def test_tables_of_two_evaluations_have_labels_of_their_own_without_a_machines_p
         for table in (tmp_path / "secret" / place).glob("tables/*.tex"):
             labels.add(label := parse(table.read_text())["label"])
             assert "secret" not in label, "no path of this machine"
-    assert len(labels) == 3 * len(evaluation_tables(found))
+    assert len(labels) == 3 * (1 + len(evaluation_tables(found)))
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="no TeX engine here")

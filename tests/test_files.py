@@ -17,6 +17,7 @@ from grefel_lib.files import (
     save_checkpoint,
     whole_folder,
 )
+from grefel_lib.metrics import subject_codes
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,12 @@ def test_an_id_is_text_whatever_it_looks_like(tmp_path, ids):
     )  # fmt: skip
     path = Folder(tmp_path).write_table(table, "predictions", "a.csv")
     pd.testing.assert_frame_equal(read_table(path), table)
+
+
+def test_faces_without_a_subject_are_not_one_person(tmp_path):
+    table = pd.DataFrame({"id": ["a", "b", "c", "d"], "subject": ["x", None, "", "x"]})
+    path = Folder(tmp_path).write_table(table, "a.csv")
+    assert subject_codes(read_table(path)).tolist() == [0, 1, 2, 0]
 
 
 def test_a_table_without_rows_or_ids_can_be_read(tmp_path):

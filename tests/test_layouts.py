@@ -1,17 +1,20 @@
 """Every published layout is read, trained on, fine-tuned and evaluated."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from drawn_layouts import write_layout
 
-from grefel_lib.analysis.evaluation import evaluate_run
+from grefel_lib.analysis.compare import publish_runs
+from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
 from grefel_lib.commands.notebook import resolve
 from grefel_lib.config import Config
 from grefel_lib.faces import SPLITS, load_faces
 from grefel_lib.fit import fit
 from grefel_lib.metrics import confusion_counts
-from grefel_lib.report.everything import write_report
-from grefel_lib.run import BEST, BEST_EMA, start_run
+from grefel_lib.report.card import model_card
+from grefel_lib.report.everything import evaluation_tables, write_report
+from grefel_lib.run import BEST, BEST_EMA, open_run, start_run
 
 LAYOUTS = [
     ("ferplus", "ferplus", {}, 8),
@@ -53,6 +56,14 @@ def test_a_layout_goes_from_files_to_metrics(layout, dataset, options, classes, 
     assert told["headline"] in (BEST, BEST_EMA)
     people = layout in ("rafdb", "rafdb_compound")
     assert set(told["attributes"]) == ({"gender", "race", "age_group"} if people else set())
+    if people:  # whose columns are not shared; their numbers are
+        [folder] = publish_runs([load_evaluation(tuned)], tmp_path / "shared")
+        shared = load_evaluation(open_run(folder))
+        assert "gender" not in shared.table
+        groups = [evaluation_tables(one)["attributes"] for one in (found, shared)]
+        pd.testing.assert_frame_equal(*groups)
+        cards = [model_card(one).count("## Groups of people") for one in (found, shared)]
+        assert cards[0] == cards[1]
     for name, table in found.predictions.items():
         scores = told["checkpoints"][name]["metrics"]
         assert scores["n"] == len(faces.split("test"))

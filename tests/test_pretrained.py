@@ -70,7 +70,11 @@ def shipped(shared, other_outputs, monkeypatch):
     return shared
 
 
-def test_the_folder_holds_half_the_weights_and_no_path(evaluated, shared):
+def test_the_folder_holds_half_the_weights_and_no_path(evaluated, shared, tmp_path):
+    alone = shutil.copy(shared.path / "checkpoints" / "best_model.safetensors", tmp_path)
+    assert [load_model(Path(p)).folder for p in (alone, shared.checkpoint(BEST))] == [
+        tmp_path, shared.path,
+    ]  # fmt: skip
     files = {p.relative_to(shared.path).as_posix() for p in shared.path.rglob("*") if p.is_file()}
     assert files == {
         "config.json",

@@ -218,6 +218,10 @@ def test_an_interrupted_point_goes_on_and_other_settings_are_refused(faces_dir, 
         run.save_checkpoint(BEST, {"x": torch.zeros(1)}, {"epoch": 4, "val_accuracy": 0.5})
         run.write_json({"checkpoints": {BEST: {"epoch": scored}}}, "metrics.json")
         assert is_finished(evaluated) == (scored == 4)
+    run.write_json({}, "metrics.json")
+    with pytest.raises(ValueError, match=r"metrics\.json cannot be read \(no .checkpoints"):
+        is_finished(evaluated)
+    run.write_json({"checkpoints": {BEST: {"epoch": 4}}}, "metrics.json")
     (tmp_path / "fixes.csv").write_text("id,label\ntrain_00000,sadness\n")
     fixes = {"label_fixes": str(tmp_path / "fixes.csv")}
     (fixed,) = sweep_points("train", "s", given=given | fixes)

@@ -50,7 +50,7 @@ from grefel_lib.run import Run, all_runs, open_run, outputs_folder
 
 log = logging.getLogger(__name__)
 # must be equal for runs to be comparable
-SAME = ("dataset", "protocol", "split", "tta", "fingerprint")
+SAME = ("class order", "dataset", "protocol", "split", "tta", "fingerprint")
 PUBLISHED = "notebooks/published_runs"  # evaluated runs without weights or images, committed
 PLACES = (  # settings that are paths; published runs keep only the last part
     "data_dir", "backbone_weights", "landmark_weights", "output_dir", "resume", "checkpoint_path",
@@ -161,7 +161,9 @@ def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
         for path in (run.path, *sorted(run.path.glob("evaluate_*"))):
             if not (path / "metrics.json").is_file() or stale_because(Run(path, run.config)):
                 continue
-            facts = training_facts(run) | read_json(path / "metrics.json")
+            with reading(path / "metrics.json"):
+                facts = training_facts(run) | read_json(path / "metrics.json")
+                accuracy = facts["checkpoints"][facts["headline"]]["metrics"]["accuracy"]
             if facts["split"] != "test" or facts.get("tta", "none") != "none":
                 continue
             own = Path(run.config.data_dir).name, Path(run.config.data_dir).name
@@ -185,7 +187,6 @@ def transfer_table(output_dir: str = PUBLISHED) -> pd.DataFrame:
                     f"{relative(path)} was scored on other files of {scored} than runs beside it; "
                     f"move it to a folder of its own"
                 )
-            accuracy = facts["checkpoints"][facts["headline"]]["metrics"]["accuracy"]
             cells.setdefault((trained, scored), []).append(100 * accuracy)
     texts = {
         key: f"{np.mean(values):.1f}" + f" ({len(values)} runs)" * (len(values) > 1)
@@ -243,25 +244,26 @@ def _pooled(results: Sequence[Evaluation]) -> Evaluation:
 def differing_fact(one: Evaluation, other: Evaluation) -> str:
     """The first of SAME in which two evaluations differ, so that they cannot be compared; or ""."""
     for key in SAME:
-        first, second = one.facts[key], other.facts[key]
+        first, second = _fact(one, key), _fact(other, key)
         if not (same_data(first, second) if key == "fingerprint" else first == second):
             return key
     return ""
 
 
+def _fact(evaluation: Evaluation, key: str) -> Any:
+    """One of SAME."""
+    if key == "class order":
+        return ", ".join(table_classes(evaluation.table))
+    return evaluation.facts[key]
+
+
 def check_same_faces(results: Sequence[Evaluation]) -> None:
-    """Raise a ValueError if runs were scored on different faces, splits or protocols."""
+    """Raise a ValueError if runs were scored on different classes, faces, splits or protocols."""
     for other in results[1:]:
-        classes = [table_classes(result.table) for result in (results[0], other)]
-        if classes[0] != classes[1]:
-            raise ValueError(
-                f"{results[0].run.name} and {other.run.name} cannot be compared: the classes are "
-                f"{', '.join(classes[0])} in one and {', '.join(classes[1])} in the other"
-            )
         if key := differing_fact(results[0], other):
             raise ValueError(
                 f"{results[0].run.name} and {other.run.name} cannot be compared: {key} is "
-                f"{results[0].facts[key]!r} in one and {other.facts[key]!r} in the other"
+                f"{_fact(results[0], key)!r} in one and {_fact(other, key)!r} in the other"
             )
 
 

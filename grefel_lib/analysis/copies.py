@@ -12,13 +12,6 @@ ALIKE = 0.9  # minimum pixel correlation of near copies
 AT_ONCE = 1000  # faces in memory; AffectNet's training faces would fill 11 GB
 
 
-def perceptual_hashes(images: np.ndarray) -> np.ndarray:
-    """(N,) uint64 hashes of faces (N, H, W[, 3]): signs of their 64 lowest frequencies (pHash)."""
-    hashes = [imagehash.phash(Image.fromarray(image)).hash for image in images]
-    bits = np.array(hashes, dtype=bool).reshape(len(images), 64)
-    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
-
-
 def find_copies(faces: FaceSet, split: str = "test") -> pd.DataFrame:
     """Which faces of a split occur in the training split, exactly or nearly.
 
@@ -40,35 +33,27 @@ def find_copies(faces: FaceSet, split: str = "test") -> pd.DataFrame:
     rows = []
     for i, code in enumerate(_hashes(here)):
         bits = np.bitwise_count(hashes ^ code)
-        near = np.flatnonzero(bits <= BITS)
         exact = by_pixels.get(here.table["image_hash"].iloc[i])
-        near = near if exact is None else np.array([exact])
+        near = np.flatnonzero(bits <= BITS) if exact is None else np.array([exact])
         if not len(near):
             continue
         alike = _standardised(there.gather(near)) @ _standardised(here.gather(np.array([i])))[0]
         best = int(alike.argmax())
         if exact is None and alike[best] < ALIKE:
             continue
-        position = near[best]
-        rows.append(
-            {
-                "id": here.table["id"].iloc[i],
-                "label": names[here.table["label"].iloc[i]],
-                "copy": there.table["id"].iloc[position],
-                "copy_label": names[there.table["label"].iloc[position]],
-                "exact": exact is not None,
-                "bits": int(bits[position]),
-                "correlation": float(alike[best]),
-            }
-        )
+        face, other = here.table.iloc[i], there.table.iloc[near[best]]
+        rows.append((face["id"], names[face["label"]], other["id"], names[other["label"]],
+                     exact is not None, int(bits[near[best]]), float(alike[best])))  # fmt: skip
     columns = ["id", "label", "copy", "copy_label", "exact", "bits", "correlation"]
     return pd.DataFrame(rows, columns=columns).astype({"exact": bool, "correlation": float})
 
 
 def _hashes(faces: FaceSet) -> np.ndarray:
-    """`perceptual_hashes` of all faces, of which a few at a time are in memory."""
+    """(N,) uint64 perceptual hashes: the signs of a face's 64 lowest frequencies (pHash)."""
     parts = np.array_split(np.arange(len(faces)), max(1, len(faces) // AT_ONCE))
-    return np.concatenate([perceptual_hashes(faces.gather(part)) for part in parts])
+    hashes = [imagehash.phash(Image.fromarray(f)).hash for p in parts for f in faces.gather(p)]
+    bits = np.array(hashes, dtype=bool).reshape(len(faces), 64)
+    return np.packbits(bits, axis=1).view(np.uint64)[:, 0]
 
 
 def _standardised(images: np.ndarray) -> np.ndarray:

@@ -432,7 +432,9 @@ def stale_because(run: Run) -> str:
     """
     content = read_json(run.path / "metrics.json")
     trained = trained_in(run)
-    for name, numbers in content["checkpoints"].items():
+    with reading(run.path / "metrics.json"):
+        checkpoints = dict(content["checkpoints"])
+    for name, numbers in checkpoints.items():
         path = trained / "checkpoints" / f"{name}.safetensors"
         if not path.is_file():
             continue
@@ -484,12 +486,14 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
         checkpoints[headline]["val_accuracy"]
 
     def read(part: str) -> dict[str, pd.DataFrame]:
-        tables = {name: read_table(run, "predictions", f"{part}_{name}") for name in checkpoints}
+        names = [headline] if headline_only else checkpoints
+        tables = {name: read_table(run, "predictions", f"{part}_{name}") for name in names}
         return {name: table for name, table in tables.items() if table is not None}
 
-    predictions = {} if headline_only else read(split)
+    predictions = read(split)
     if headline not in predictions:
-        predictions[headline] = _headline(run, split, headline)
+        stem = relative(run.path / "predictions" / f"{split}_{headline}")
+        raise FileNotFoundError(f"run {run.name} has no predictions at {stem}.csv")
     rows = len(predictions[headline])
     count = content["checkpoints"][headline].get("metrics", {}).get("n", rows)
     if count != rows:
@@ -559,14 +563,6 @@ def read_table(run: Folder, *parts: str) -> pd.DataFrame | None:
                 table = read_faces_table(path)
                 return check_predictions(table) if parts[0] == "predictions" else table
     return None
-
-
-def _headline(run: Run, split: str, headline: str) -> pd.DataFrame:
-    table = read_table(run, "predictions", f"{split}_{headline}")
-    if table is None:
-        stem = relative(run.path / "predictions" / f"{split}_{headline}")
-        raise FileNotFoundError(f"run {run.name} has no predictions at {stem}.csv")
-    return table
 
 
 def _written(results: Folder, table: pd.DataFrame, *parts: str) -> pd.DataFrame:

@@ -501,7 +501,7 @@ def _export(arguments: argparse.Namespace) -> None:
             raise
         print(f"{trained.config.dataset} is not here: checking on drawn faces")
         faces = load_faces(Config()).split("val")
-    path = arguments.output or results_folder(trained.path.parents[1]) / "model.onnx"
+    path = arguments.output or results_folder(trained.folder) / "model.onnx"
     done = export_onnx(trained, faces, path)
     print(f"wrote {relative(done.path)} ({done.path.stat().st_size / 1e6:.1f} MB); largest "
           f"difference from PyTorch: {done.largest_difference:.0e}")  # fmt: skip
@@ -569,9 +569,7 @@ def _folder_of_runs(name: str) -> Path:
 def _rerun(arguments: argparse.Namespace) -> None:
     from grefel_lib.commands.rerun import rerun
 
-    def say(line: str) -> None:
-        print(line, flush=True)
-
+    say = partial(print, flush=True)
     if different := rerun(arguments.run_folder, arguments.data_dir, say=say):
         print("\n".join(different))
         raise ValueError(f"{len(different)} differences from {arguments.run_folder}, printed above")

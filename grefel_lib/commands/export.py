@@ -174,7 +174,7 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
         in_the_graph=f"all preprocessing: {colour}, {module.size} x {module.size} pixels (Pillow's "
         f"bicubic), {trained.config.image_size} x {trained.config.image_size} pixels (bilinear), "
         f"mean and std",
-        source=f"{trained.path.parents[1].name}, {trained.path.name}",  # no path of this machine
+        source=f"{trained.folder.name}, {trained.path.name}",  # no path of this machine
     )
     sessions = []
 

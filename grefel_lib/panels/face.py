@@ -13,7 +13,7 @@ from grefel_lib.predict import UNLIKE, WHOLE
 from grefel_lib.report.faces import detected_faces, explanation_figure
 from grefel_lib.restore import Trained, load_model
 from grefel_lib.run import BEST, Run, checkpoint_file, every_run, open_run, shipped_runs
-from grefel_lib.sources.photo import Box, Photo, crop_box, read_photo, whole_picture
+from grefel_lib.sources.photo import Photo, read_photo
 
 # Core widgets have no drop event: the zone writes the file into a hidden text area.
 _ZONE = """<div class="grefel-drop" style="border:2px dashed #9E9E9E; padding:10px 24px"
@@ -106,11 +106,6 @@ class FacePanel(Panel):
             raise ValueError(f"{name} was not received completely; drop it again") from None
         self.look_at(read_photo(io.BytesIO(content), name))
 
-    def _box(self) -> Box:
-        if self.face.value == WHOLE:
-            return whole_picture(self.photo.picture)
-        return self.photo.boxes[self.face.options.index(self.face.value)]
-
     def _explain(self) -> None:
         if self.photo is None or self.trained is None:
             return
@@ -118,7 +113,8 @@ class FacePanel(Panel):
             self.shown.value = ""
             self.tell(f"no face was found; to judge the picture as one face, press {WHOLE}")
             return
-        crop, found = crop_box(self.photo.picture, self._box()), self.face.value != WHOLE
+        found, number = self.face.value != WHOLE, self.face.options.index(self.face.value)
+        crop = self.photo.crop(number) if found else self.photo.picture
         explained = explain_face(self.trained, crop, self.memory, found=found)
         drawn = "this model has seen drawings only: its answers on photographs mean nothing; "
         none = drawn if self.trained.config.dataset == "synthetic" else ""

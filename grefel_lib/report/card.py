@@ -8,10 +8,11 @@ import pandas as pd
 
 from grefel_lib.analysis.calibration import temperature_words
 from grefel_lib.analysis.evaluation import Evaluation, trained_in
-from grefel_lib.analysis.groups import attribute_accuracy, largest_gap
+from grefel_lib.analysis.groups import largest_gap
 from grefel_lib.backbone import reads_earlier
 from grefel_lib.config import Config
 from grefel_lib.files import other_faces, without_paths
+from grefel_lib.metrics import subject_codes
 from grefel_lib.report.figures import FEW
 from grefel_lib.report.tables import class_table, split_title, with_intervals
 from grefel_lib.run import Run, started_from
@@ -65,7 +66,7 @@ def model_card(evaluation: Evaluation) -> str:
     weights = started_from(Run(trained_in(evaluation.run), config))
     over = "faces"
     if "subject" in evaluation.table:
-        people = evaluation.table["subject"].nunique()
+        people = subject_codes(evaluation.table).max() + 1
         over = f"the {people} people in the pictures (of the ECE and of each class: over faces)"
     lines = [
         f"# Model card: {title}",
@@ -236,7 +237,8 @@ def _robust(evaluation: Evaluation) -> list[str]:
 
 def _attributes(evaluation: Evaluation) -> list[str]:
     lines = []
-    for name, table in attribute_accuracy(evaluation.table).items():
+    for name, groups in evaluation.metrics["attributes"].items():
+        table = pd.DataFrame.from_dict(groups, orient="index")
         best, worst, gap = largest_gap(table)
         if best:
             rows = table.loc[[best, worst], "accuracy"]

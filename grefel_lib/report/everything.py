@@ -24,7 +24,7 @@ from grefel_lib.analysis.calibration import (
 from grefel_lib.analysis.compare import Comparison, write_comparison
 from grefel_lib.analysis.evaluation import INSIDE, Evaluation
 from grefel_lib.analysis.explain import Explained
-from grefel_lib.analysis.groups import attribute_accuracy, copy_accuracy
+from grefel_lib.analysis.groups import copy_accuracy
 from grefel_lib.analysis.robustness import SEVERITIES, with_clean
 from grefel_lib.analysis.suspects import most_suspect
 from grefel_lib.environment import progress_bar
@@ -138,9 +138,9 @@ def write_report(
         folder.write_array(counts, f"confusion_matrix_{name}.npy")
         shares = normalise_rows(counts)
         folder.write_array(shares, f"confusion_matrix_{name}_normalised.npy")
-    tables = evaluation_tables(shown)
     numbers = source.metrics["checkpoints"]  # whose intervals do not depend on the order of classes
-    tables["comparison"] = with_intervals(numbers, split=source.facts["split"])
+    tables = {"comparison": with_intervals(numbers, split=source.facts["split"])}
+    tables |= evaluation_tables(shown)
     titles = {name: paper.checkpoint(name) for name in source.predictions}
     for name in TABLE_TITLES.keys() - tables.keys():
         _remove(folder, "tables", name)
@@ -300,14 +300,11 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
         evaluation: An evaluation.
 
     Returns:
-        comparison (row: metric, column: checkpoint), per_class, calibration (before and
-        after temperature), sureness, robustness (accuracy by severity), copies, attributes.
+        per_class, calibration (before and after temperature), sureness, robustness (accuracy by
+        severity), copies, attributes.
     """
     headline = evaluation.metrics["checkpoints"][evaluation.headline]
     tables = {
-        "comparison": with_intervals(
-            evaluation.metrics["checkpoints"], split=evaluation.facts["split"]
-        ),
         "per_class": class_table(headline["per_class"]),
         "calibration": _calibration(headline),
         "sureness": pd.DataFrame(headline["sureness"]).T.rename(columns=str.upper),
@@ -324,9 +321,13 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
     parts = {}
     if evaluation.copies is not None:
         parts["copies"] = copy_accuracy(evaluation.table, evaluation.copies)
-    if attributes := attribute_accuracy(evaluation.table):
-        parts["attributes"] = pd.concat(attributes).rename_axis(["attribute", "group"])
-        parts["attributes"].index = parts["attributes"].index.map(": ".join)
+    if attributes := evaluation.metrics["attributes"]:
+        rows = {
+            f"{name}: {group}": row
+            for name in attributes
+            for group, row in attributes[name].items()
+        }
+        parts["attributes"] = pd.DataFrame.from_dict(rows, orient="index")
     for name, table in parts.items():
         tables[name] = pd.DataFrame(
             {"faces": table["count"], "accuracy (%)": bracketed(table, "accuracy")}
@@ -517,14 +518,6 @@ def _suspects(evaluation: Evaluation, paper: Paper, faces: FaceSet) -> Figure | 
     return suspect_faces(table, faces.split("train"), width=paper.size("full", 0)[0])
 
 
-def _ablation(comparison: Comparison, paper: Paper) -> Figure:
-    return ablation(comparison.summary, comparison.seeds, width=paper.size("full", 0)[0])
-
-
-def _differences(comparison: Comparison, paper: Paper) -> Figure | None:
-    return differences_figure(comparison.differences, width=paper.size("full", 0)[0])
-
-
 def _label_noise(comparison: Comparison, paper: Paper) -> Figure | None:
     if comparison.detection.empty:
         return None
@@ -562,8 +555,8 @@ FIGURES: dict[type, dict[str, Callable[..., Figure | None]]] = {
         "dashboard": lambda run, _: dashboard(run.history(), run.config.epochs),
     },
     Comparison: {
-        "ablation": _ablation,
-        "differences": _differences,
+        "ablation": lambda c, p: ablation(c.summary, c.seeds, width=p.size("full", 0)[0]),
+        "differences": lambda c, p: differences_figure(c.differences, width=p.size("full", 0)[0]),
         "label_noise": _label_noise,
     },
     Explained: {"explanation": lambda face, _: explanation_figure(face)},
