@@ -76,7 +76,7 @@ class Config:
     """
 
     profile: str = _setting("vit_base", "auto, demo, lite, mobile or vit_base; auto: demo on drawn "
-                            "faces",
+                            "faces, else vit_base",
                             group="profile", commands=("explore", *_TRAIN),
                             sets_apart=False)  # fmt: skip
     dataset: str = _data("synthetic", "data set; synthetic: built-in drawn faces; folder: your own",
@@ -109,7 +109,8 @@ class Config:
                              may_change=True)  # fmt: skip
     label_noise: float = _data(0.0, "share of training labels to corrupt (label noise)", low=0,
                                high=0.9, commands=_ONCE)  # fmt: skip
-    noise_kind: str = _data("symmetric", "noisy labels: any other class, or by vote confusion",
+    noise_kind: str = _data("symmetric", "symmetric: any other class; confusion: as annotators "
+                            "confuse them (needs votes)",
                             choices=("symmetric", "confusion"), needs=("label_noise>0",),
                             commands=_ONCE)  # fmt: skip
 
@@ -124,7 +125,8 @@ class Config:
         "hub", "hub, none, face, or the path of a weight file", needs=_WINDOW
     )
     image_size: int = _model(224, "side of the square input", low=16, high=1024, unit="pixels")
-    output_stride: int = _model(0, "of a CNN; 0: its default, or 16 for inputs below 128 pixels",
+    output_stride: int = _model(0, "pixels of the input per position of a CNN's last map; 0: "
+                                "its default, or 16 for inputs below 128 pixels",
                                 choices=(0, 8, 16, 32))  # fmt: skip
     head: str = _model("grefel", "linear: timm's own linear classifier, the baseline",
                        choices=("grefel", "linear"))  # fmt: skip
@@ -200,9 +202,9 @@ class Config:
     processes: int = _run(1, "training processes, one per GPU of this machine", low=1, high=1024,
                           may_change=True)  # fmt: skip
     save_every: int = _run(10, "keep a checkpoint every N epochs; 0: keep none", low=0)
-    output_dir: str = _run("outputs", "folder for run folders; with evaluate: for the results",
+    output_dir: str = _run("outputs", "folder of run folders; of evaluate: for the results",
                            commands=(*_TRAIN, "evaluate", "compare"), may_change=True)  # fmt: skip
-    log: str = _run("", "tensorboard: also write each epoch and the results as its event files",
+    log: str = _run("", "tensorboard: also write every epoch and result as event files",
                     choices=("", "tensorboard"), may_change=True)  # fmt: skip
     variant: str = _run("", "name for changes outside the settings, such as your own loss",
                         sets_apart=True)  # fmt: skip
@@ -210,11 +212,13 @@ class Config:
                          commands=_ONCE)  # fmt: skip
     resume: str = _run("", "name or folder of a run to continue with its own settings",
                        commands=_ONCE, may_change=True)  # fmt: skip
-    checkpoint_path: str = _run("", "run folder or checkpoint file to start from",
+    checkpoint_path: str = _run("", "run, its folder or a checkpoint file to start from; ferplus: "
+                                "the bundled model; empty: the latest run",
                                 commands=("finetune",))  # fmt: skip
     finetune_name: str = _run("", "names the folder <run>/finetune_<name>; empty: the current time",
                               commands=("finetune",))  # fmt: skip
-    checkpoint_dir: str = _evaluate("", "run folder to evaluate", commands=("evaluate", "explain"))
+    checkpoint_dir: str = _evaluate("", "run or its folder; ferplus: the bundled model",
+                                    commands=("evaluate", "explain"))  # fmt: skip
     split: str = _evaluate("test", "split to score", choices=("train", "val", "test"),
                            commands=("evaluate", "explain"))  # fmt: skip
     tta: str = _evaluate("none", "flip: mean of the face and its mirror image",

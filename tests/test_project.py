@@ -112,11 +112,10 @@ def test_the_model_in_the_readme_is_the_one_that_comes_along():
         scale, decimals = (1, 3) if name == "nll" else (100, 1)
         low, high = (f"{scale * end:.{decimals}f}" for end in numbers["intervals"][name])
         assert cell == f"{scale * numbers['metrics'][name]:.{decimals}f} [{low}, {high}]"
+    text = " ".join(text.split())
     assert f"(plain: {100 * numbers['calibration']['ece_plain']:.1f})" in text
     rare = evaluation.table["label"].value_counts()
-    assert f"Only {rare['contempt']} test faces show contempt and {rare['disgust']} disgust" in (
-        " ".join(text.split())
-    )
+    assert f"Only {rare['contempt']} test faces show contempt and {rare['disgust']} disgust" in text
 
 
 def test_the_number_of_fer2013_in_the_readme_is_that_of_its_run():
