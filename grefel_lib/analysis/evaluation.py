@@ -432,7 +432,7 @@ def stale_because(run: Run) -> str:
     """
     content = read_json(run.path / "metrics.json")
     trained = trained_in(run)
-    with reading(run.path / "metrics.json"):
+    with reading(run.path / "metrics.json", f"evaluate again: {_again(run)}"):
         checkpoints = dict(content["checkpoints"])
     for name, numbers in checkpoints.items():
         path = trained / "checkpoints" / f"{name}.safetensors"
