@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from scipy import special
 
 from grefel_lib.analysis.calibration import fit_release
+from grefel_lib.analysis.compare import compare_runs
 from grefel_lib.analysis.evaluation import evaluate_run, load_evaluation
 from grefel_lib.analysis.explain import explain_face, load_photo
 from grefel_lib.backbone import FACE, FACE_NETWORK, build_backbone, check_backbone, weight_file
@@ -319,6 +320,17 @@ def test_its_card_holds_the_numbers_of_its_published_evaluation(ferplus_model):
     assert set(rows) <= set(shown)
     stored = evaluation.facts["checkpoints"][evaluation.headline]["sha256"]
     assert stored == ferplus_model.facts["sha256"]
+
+
+def test_the_seeds_of_its_recipe_are_those_of_the_published_runs():
+    text = (PRETRAINED / "README.md").read_text()
+    seeds = compare_runs("notebooks/ferplus_model").seeds.sort_values("seed")
+    assert seeds["seed"].tolist() == [0, 1, 2]
+    for one in seeds.to_dict(orient="records"):
+        columns = ("val_accuracy", "accuracy", "mean_class_accuracy", "ece")
+        cells = [f"{100 * one[name]:.1f}" for name in columns] + [f"{one['nll']:.3f}"]
+        name = f"{one['seed']}" + " (bundled)" * (one["seed"] == 0)
+        assert f"| {name} | {' | '.join(cells)} |" in text
 
 
 def test_the_curve_of_class_offsets_is_that_of_the_published_table():

@@ -103,15 +103,26 @@ def test_the_model_in_the_readme_is_the_one_that_comes_along():
     )
     numbers = evaluation.saved_headline
     text = (PROJECT_ROOT / "README.md").read_text()
-    [row] = [line for line in text.splitlines() if line.startswith("| `ferplus` |")]
-    for cell, name in zip(
-        row.strip("| ").split(" | ")[1:],
-        ("accuracy", "mean_class_accuracy", "macro_f1", "ece", "nll"),
-        strict=True,
-    ):
-        scale, decimals = (1, 3) if name == "nll" else (100, 1)
-        low, high = (f"{scale * end:.{decimals}f}" for end in numbers["intervals"][name])
-        assert cell == f"{scale * numbers['metrics'][name]:.{decimals}f} [{low}, {high}]"
+    three = {
+        name: table.iloc[0]
+        for name, table in compare_runs("notebooks/ferplus_model").summary.items()
+    }
+    assert {row["seeds"] for row in three.values()} == {3}
+    rows = {
+        "| `ferplus` |": {
+            name: (numbers["metrics"][name], *ends) for name, ends in numbers["intervals"].items()
+        },
+        "| three seeds |": {
+            name: tuple(row[["value", "low", "high"]]) for name, row in three.items()
+        },
+    }
+    names = ("accuracy", "mean_class_accuracy", "macro_f1", "ece", "nll")
+    for start, found in rows.items():
+        [row] = [line for line in text.splitlines() if line.startswith(start)]
+        for cell, name in zip(row.strip("| ").split(" | ")[1:], names, strict=True):
+            scale, decimals = (1, 3) if name == "nll" else (100, 1)
+            value, low, high = (f"{scale * number:.{decimals}f}" for number in found[name])
+            assert cell == f"{value} [{low}, {high}]"
     text = " ".join(text.split())
     assert f"(plain: {100 * numbers['calibration']['ece_plain']:.1f})" in text
     rare = evaluation.table["label"].value_counts()
