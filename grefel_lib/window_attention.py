@@ -115,9 +115,6 @@ class WindowCrossAttention(nn.Module):
         num_classes: C; 0 builds no classifier.
         drop_rate: Dropout on the pooled feature.
 
-    Raises:
-        ValueError: A map cannot be resized to its level.
-
     Source: POSTER++ (arXiv 2301.12149), which GReFEL builds on. Created by `build_backbone`.
     """
 

@@ -324,13 +324,21 @@ def test_its_card_holds_the_numbers_of_its_published_evaluation(ferplus_model):
 
 def test_the_seeds_of_its_recipe_are_those_of_the_published_runs():
     text = (PRETRAINED / "README.md").read_text()
-    seeds = compare_runs("notebooks/ferplus_model").seeds.sort_values("seed")
+    comparison = compare_runs("notebooks/ferplus_model")
+    seeds = comparison.seeds.sort_values("seed")
     assert seeds["seed"].tolist() == [0, 1, 2]
     for one in seeds.to_dict(orient="records"):
         columns = ("val_accuracy", "accuracy", "mean_class_accuracy", "ece")
         cells = [f"{100 * one[name]:.1f}" for name in columns] + [f"{one['nll']:.3f}"]
         name = f"{one['seed']}" + " (bundled)" * (one["seed"] == 0)
         assert f"| {name} | {' | '.join(cells)} |" in text
+    cells = [f"{100 * seeds['val_accuracy'].mean():.1f}"]
+    for name, scale, digits in (("accuracy", 100, 1), ("mean_class_accuracy", 100, 1),
+                                ("ece", 100, 1), ("nll", 1, 3)):  # fmt: skip
+        row = scale * comparison.summary[name].iloc[0][["value", "low", "high"]]
+        value, low, high = (f"{number:.{digits}f}" for number in row)
+        cells.append(f"{value} [{low}, {high}]")
+    assert f"| mean | {' | '.join(cells)} |" in text
 
 
 def test_the_curve_of_class_offsets_is_that_of_the_published_table():

@@ -96,9 +96,10 @@ def _find(root: Path, config: Config) -> Source:
         return _fer2013(root)
     if not root.exists():
         here = Path(config.data_dir or root).expanduser().absolute()  # else it is the project's
+        places = " or ".join(dict.fromkeys(map(str, (here, root))))
         raise FileNotFoundError(
-            f"no folder {' or '.join({str(here): 0, str(root): 0})} for {config.dataset}; pass "
-            f"--data-dir, or see data/README.md for where to put the files"
+            f"no folder {places} for {config.dataset}; pass --data-dir, or see data/README.md for "
+            f"where to put the files"
         )
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is a file; data_dir must be the {config.dataset} folder")
@@ -595,9 +596,8 @@ def _box(path: Path, size: tuple[int, int]) -> tuple[float, ...]:
     """The box in a file, at least in part inside a picture of this width and height."""
     try:
         values = tuple(float(value) for value in path.read_text().split())
-        if len(values) != 4 or values[2] <= values[0] or values[3] <= values[1]:
-            raise ValueError
-        if not np.isfinite(values).all():
+        whole = len(values) == 4 and np.isfinite(values).all()
+        if not whole or values[2] <= values[0] or values[3] <= values[1]:
             raise ValueError
     except ValueError:
         raise ValueError(f"{path} must contain left, top, right, bottom of a box") from None
