@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -282,7 +282,7 @@ def _make_wrong(
             )
         votes = table.loc[train, columns].to_numpy(dtype=float)
         chances = np.stack([votes[labels == i].sum(axis=0) for i in range(len(names))])
-    flipped, changed = flip_labels(labels, config.label_noise, chances, seed=config.seed)
+    flipped, changed = flip_labels(labels, config.label_noise, chances, names, seed=config.seed)
     table["true_label"] = table["label"]
     table.loc[train, "label"] = flipped
     rows, old, new = train[changed], labels[changed], flipped[changed]
@@ -571,7 +571,12 @@ def _writing(folder: Path, write: Callable, *arguments: Any, **options: Any) -> 
 
 
 def flip_labels(
-    labels: np.ndarray, share: float, chances: np.ndarray, *, seed: int = 0
+    labels: np.ndarray,
+    share: float,
+    chances: np.ndarray,
+    names: Sequence[str] = (),
+    *,
+    seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Corrupt a share of the labels.
 
@@ -579,6 +584,7 @@ def flip_labels(
         labels: (N,) positions of the classes.
         share: Exact share of labels to corrupt, 0 to 1 (rounded to whole faces).
         chances: (C, C) relative probability of turning a class (row) into another; diagonal unused.
+        names: The C classes, for the error; without them it gives the position.
         seed: Random seed.
 
     Returns:
@@ -592,8 +598,9 @@ def flip_labels(
     changed[rng.permutation(len(labels))[: round(share * len(labels))]] = True
     others = np.asarray(chances, dtype=float) * (1 - np.eye(len(chances)))
     empty = np.flatnonzero(others.sum(axis=1) == 0)
-    if np.isin(labels[changed], empty).any():
-        raise ValueError(f"class {empty[0]} is never confused with another; use symmetric noise")
+    if len(stuck := np.intersect1d(labels[changed], empty)):
+        name = names[stuck[0]] if names else stuck[0]
+        raise ValueError(f"class {name} is never confused with another; use symmetric noise")
     edges = (others / np.maximum(others.sum(axis=1, keepdims=True), 1e-12)).cumsum(axis=1)
     edges[:, -1] = 1
     draws = rng.random((len(labels), 1))

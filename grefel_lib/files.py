@@ -59,8 +59,10 @@ class Folder:
 
     def file(self, *parts: str) -> Path:
         """A path inside the folder; its parent is created."""
-        self.path.joinpath(*parts[:-1]).mkdir(parents=True, exist_ok=True)
-        return self.path.joinpath(*parts)
+        path = self.path.joinpath(*parts)
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def write_text(self, text: str, *parts: str) -> Path:
         """Write a text file atomically."""
@@ -134,25 +136,50 @@ def _is_litter(temporary: Path) -> bool:
     return time.time() - temporary.stat().st_mtime > 3600
 
 
+def check_place(path: Path) -> None:
+    """Check, before work whose result is to be written to `path`, that a file can be made there.
+
+    Raises:
+        OSError: It cannot.
+    """
+    with _writing(path), tempfile.TemporaryFile(dir=next(p for p in path.absolute().parents
+                                                         if p.exists())):  # fmt: skip
+        pass
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Name the file in the errors of writing it, rather than a temporary one."""
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise OSError(f"cannot write {path}: where its folder should be is a file") from error
+    except (OSError, SafetensorError) as error:  # the latter wraps "disk full" in its own type
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"cannot write {path}: {reason}") from error
+
+
 def atomic(path: Path, write: Callable[[Path], Any]) -> Path:
     """Write a temporary file next to the target, flush it to disk, then rename it.
 
     It is removed on failure. Its permissions are those of any new file (umask).
+
+    Raises:
+        OSError: The file cannot be written.
     """
     writer = f"{os.getpid()}-{uuid.uuid4().hex[:8]}@{_HOST}"
     temporary = path.with_name(f".{path.name}.{writer}")
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        if temporary.stat().st_mode != mode:  # safetensors makes a private file of its own
-            with contextlib.suppress(OSError):
-                temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            _flush(file.fileno())
-        temporary.replace(path)
-    except SafetensorError as error:  # it wraps "disk full" in its own type
-        raise OSError(f"cannot write {path}: {error}") from error
+        with _writing(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            write(temporary)
+            if temporary.stat().st_mode != mode:  # safetensors makes a private file of its own
+                with contextlib.suppress(OSError):
+                    temporary.chmod(mode)
+            with temporary.open("rb+") as file:
+                _flush(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     return path

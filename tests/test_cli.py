@@ -784,6 +784,9 @@ def test_a_table_that_cannot_be_written_is_said_before_the_work(trained, album, 
         (["--annotate", str(album)], "holds the pictures themselves"),
         (["--annotate", str(album / "crop.png")], "crop.png is a file; name a folder"),
         (["--output", str(table)], "a.csv is a folder; name a file in it"),
+        (["--output", str(album / "crop.png" / "t.csv")], "crop.png/t.csv: where its folder"),
+        (["--features", str(album / "crop.png" / "f.npz")], "crop.png/f.npz: where its folder"),
+        (["--annotate", str(album / "crop.png" / "a" / "b")], "where its folder should be is a"),
         (["--output", "t.csv", "--features", "./t.csv"], "both name t.csv; name two files"),
     ]:
         before = tree(album)

@@ -671,6 +671,8 @@ def test_an_evaluation_leaves_what_is_not_its_own(run, tmp_path):
     for given in (tmp_path / "other", tmp_path / "its-evaluation"):
         with pytest.raises(ValueError, match=f"{given.name} holds another run than {run.name}"):
             resolve_evaluation({"checkpoint_dir": str(run.path), "output_dir": str(given)})
+    with pytest.raises(ValueError, match=f"{run.path.parent.name} is a folder of run folders"):
+        resolve_evaluation({"checkpoint_dir": str(run.path), "output_dir": str(run.path.parent)})
 
 
 def test_wrong_labels_are_not_looked_for_among_other_rows_but_copies_among_those_learned(

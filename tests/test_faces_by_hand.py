@@ -352,6 +352,8 @@ def test_a_class_that_stays_may_be_without_confusions():
     assert flipped.tolist() == [1] * 4
     with pytest.raises(ValueError, match="class 1 is never confused with another; use symmetric"):
         flip_labels(np.ones(4, dtype=int), 0.5, chances)
+    with pytest.raises(ValueError, match="class fear is never confused with another"):
+        flip_labels(np.full(4, 2), 0.5, np.eye(3), ["joy", "anger", "fear"])
 
 
 def test_small_chances_count_by_their_proportions():

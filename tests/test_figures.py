@@ -102,6 +102,9 @@ def test_a_matrix_counts_names_or_positions():
         confusion_figure([0, 1], [0], ["a", "b"])
     with pytest.raises(ValueError, match="'x' is not among the 2 classes"):
         confusion_figure(["a", "x"], ["a", "b"], ["a", "b"])
+    for empty in (None, float("nan")):
+        with pytest.raises(ValueError, match="1 of the labels and predictions are empty; drop"):
+            confusion_figure(["a", empty], ["a", "b"])
 
 
 def test_a_matrix_holds_counts_or_percentages_alone():

@@ -10,6 +10,8 @@ import torch
 
 from grefel_lib.files import (
     Folder,
+    atomic,
+    check_place,
     load_checkpoint,
     only_one,
     read_json,
@@ -18,6 +20,24 @@ from grefel_lib.files import (
     whole_folder,
 )
 from grefel_lib.metrics import subject_codes
+
+
+def test_a_place_that_cannot_be_written_is_named_by_its_file_and_not_a_temporary_one(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file/a.csv", tmp_path / "file/new/a.csv"):
+        for fails in (check_place, lambda path: Folder(path.parent).write_text("", path.name)):
+            with pytest.raises(OSError, match=rf"^cannot write {path}: where its folder should be"):
+                fails(path)
+
+    def full(temporary):
+        raise OSError(errno.ENOSPC, "No space left on device", str(temporary))
+
+    for name in ("a.csv", "file"):
+        with pytest.raises(OSError, match=rf"^cannot write {tmp_path / name}: No space left on d"):
+            atomic(tmp_path / name, full)
+    check_place(tmp_path / "new/folder/a.csv")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

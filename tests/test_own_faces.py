@@ -306,6 +306,9 @@ def test_a_table_of_something_else_does_not_hide_class_folders(tmp_path, caplog,
 def test_missing_pictures_and_unknown_folders_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"found: nothing\): looked for train/<class>/"):
         read(tmp_path)
+    deep = in_folders(tmp_path / "deep/train/anna", {"joy": 2, "rage": 1})
+    with pytest.raises(FileNotFoundError, match=r"found: train/anna/joy/000\.png\): looked for"):
+        read(deep.parents[1])
     in_a_table(tmp_path, [ROW, ROW | {"image": "b.png", "label": "yawn"}])
     (tmp_path / "b.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"missing images: 1 of 2, the first: .*b\.png"):

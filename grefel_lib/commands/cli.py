@@ -323,7 +323,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     from grefel_lib.config import PRETRAINED
-    from grefel_lib.files import Folder, relative
+    from grefel_lib.files import Folder, check_place, relative
     from grefel_lib.predict import annotate_files, predict_files, write_features
     from grefel_lib.restore import load_model
     from grefel_lib.run import checkpoint_file
@@ -346,6 +346,9 @@ def _predict(arguments: argparse.Namespace) -> None:
     folder = Path(arguments.annotate)
     if arguments.annotate and folder.resolve() in {path.resolve().parent for path in paths}:
         raise ValueError(f"--annotate {folder} holds the pictures themselves; name another folder")
+    for place in (target, features, folder / "x.jpg" if arguments.annotate else Path()):
+        if place.name:
+            check_place(place)
     if paths:
         name = arguments.checkpoint_path or PRETRAINED / "ferplus"
         trained = load_model(checkpoint_file(name), device=arguments.device)

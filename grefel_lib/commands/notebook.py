@@ -270,7 +270,7 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
         message = error.evalue if expected else f"{error.ename}: {error.evalue}"
         raise NotebookError(f"{message}{where}") from error
     if writer.error:
-        raise OSError(f"cannot write {output}: {writer.error}") from writer.error
+        raise writer.error
     _write_page(output)
 
 
@@ -533,7 +533,12 @@ def resolve_evaluation(
 
 
 def _check_not_of_another(run: Run, folder: Path) -> None:
-    """Refuse to write an evaluation over another run, or over the evaluation of one."""
+    """Refuse to write an evaluation over another run, or its evaluation, or between runs."""
+    if any(folder.glob("*/status.json")):
+        raise ValueError(
+            f"output_dir {relative(folder)} is a folder of run folders; give a new folder for the "
+            f"results, or leave output_dir out: they are then in the run folder"
+        )
     if not (folder / "config.json").is_file() or folder.resolve() == run.path.resolve():
         return
     if (folder / "checkpoints").exists() or open_run(folder).config != run.config:

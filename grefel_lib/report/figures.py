@@ -268,12 +268,14 @@ def confusion_figure(
         paper: Its widths, font, names and cells.
 
     Raises:
-        ValueError: The lengths differ, there are no faces, or a label is not among the names.
+        ValueError: The lengths differ, there are no faces, or a label is empty or unknown.
     """
     paper = paper or Paper()
     if len(y_true) != len(y_pred) or not len(y_true):
         raise ValueError(f"{len(y_true)} labels and {len(y_pred)} predictions; give one for each")
     given = pd.Series([*y_true, *y_pred])
+    if empty := int(given.isna().sum()):
+        raise ValueError(f"{empty} of the labels and predictions are empty; drop these faces")
     names = list(names)
     positions = names and pd.api.types.is_numeric_dtype(given) and not given.isin(names).all()
     known = range(len(names)) if positions else names or sorted(given.unique(), key=_by_value)

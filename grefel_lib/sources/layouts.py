@@ -420,7 +420,8 @@ def _people(path: Path) -> list[str | None]:
     """Gender, race and age group of a face; None without the annotation file."""
     if not path.is_file():
         return [None] * len(RAFDB_ATTRIBUTES)
-    codes = path.read_text().split()[-len(RAFDB_ATTRIBUTES) :]  # after the landmarks
+    after_landmarks = slice(-len(RAFDB_ATTRIBUTES), None)
+    codes = path.read_text(encoding="utf-8", errors="replace").split()[after_landmarks]
     words = [kind.get(code) for kind, code in zip(RAFDB_ATTRIBUTES.values(), codes, strict=False)]
     if len(words) < len(RAFDB_ATTRIBUTES) or None in words:
         raise ValueError(
@@ -626,10 +627,11 @@ def _own(root: Path) -> Source:
         kind, table = "folder-table", pd.concat(_own_rows(*item) for item in tables.items())
         labels = [name.removeprefix("votes_") for name in table if name.startswith("votes_")]
         labels = labels or table["label"].dropna()
-    elif len(listing) or splits:
+    elif len(listing):
         kind, table, labels = "folder-classes", listing, [folder.name for folder in folders]
     else:
-        content = ", ".join(sorted(p.name for p in root.iterdir())[:5]) or "nothing"
+        found = list_images(root, deep=True)[:1] or sorted(root.iterdir())[:5]
+        content = ", ".join(p.relative_to(root).as_posix() for p in found) or "nothing"
         raise FileNotFoundError(
             f"no faces in {root} (found: {content}): looked for train/<class>/ or <class>/ with "
             f"images, and for a .csv with the columns image and label; see data/README.md"
