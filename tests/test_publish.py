@@ -42,7 +42,7 @@ def evaluated(home, disk):
     data = write_synthetic(disk / "FERPlus", images=200)
     config = Config.resolve(
         {"profile": "demo", "dataset": "ferplus", "data_dir": str(data), "epochs": 1,
-         "robustness_images": 0, "inspect_labels": False, "output_dir": str(home / "outputs"),
+         "robustness_images": 4, "inspect_labels": False, "output_dir": str(home / "outputs"),
          "run_name": "own"}
     )  # fmt: skip
     faces = load_faces(config)
@@ -77,6 +77,7 @@ def test_no_published_file_holds_a_path_of_this_machine(evaluated, home, disk, t
     assert files.keys() == {
         *(f"own/{n}" for n in ("config.json", "environment.json", "history.csv", "metrics.json")),
         f"own/predictions/test_{headline}.csv.gz",
+        "own/robustness.csv",
     }
     for name, text in files.items():
         for leak in (home, home.name, disk, disk.name, "~/", "/mnt/", PROJECT_ROOT, tmp_path):

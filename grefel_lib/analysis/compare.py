@@ -500,11 +500,12 @@ def published_results(dataset: str = "") -> pd.DataFrame:
 
 
 def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]:
-    """Copy what is needed to verify a result: settings, environment, history, metrics, predictions.
+    """Copy what is needed to verify a result, without weights, images and local paths.
 
-    Weights, images and local paths are left out. The predictions keep the columns the
-    comparison needs, with five significant digits. The numbers in metrics.json are computed anew
-    where the predictions allow it; so runs of an older version can be published again, in place.
+    These are settings, environment, history, metrics, predictions, scores on corrupted faces. The
+    predictions keep the columns the comparison needs, with five significant digits. The numbers in
+    metrics.json are computed anew where the predictions allow it; so runs of an older version can
+    be published again, in place.
 
     Raises:
         ValueError: The runs were scored on different faces, splits or protocols.
@@ -544,6 +545,8 @@ def publish_runs(results: Sequence[Evaluation], destination: Path) -> list[Path]
         target.write_json(without_paths(result.record, *places), "metrics.json")
         content = gzip.compress(predictions.encode(), mtime=0)  # reproducible bytes
         target.write_bytes(content, "predictions", name)
+        if (corrupted := result.run.path / "robustness.csv").is_file():
+            target.write_bytes(corrupted.read_bytes(), corrupted.name)
         folders.append(target.path)
     return folders
 

@@ -90,8 +90,9 @@ def human_ceiling(predictions: pd.DataFrame, *, draws: int = 200) -> pd.DataFram
     Returns:
         None without votes; otherwise one row per judge, with its accuracy and 95% range over draws:
         "one annotator" (one of the votes, at random; unknown and non-face count as wrong) and
-        "a second panel" (ten votes resampled from the face's own, then the majority class; a
-        tie is broken at random). Both are slightly optimistic: the label came from these votes.
+        "a second panel" (ten votes resampled from the face's own, then the class with the most,
+        unknown and non-face aside; a tie is broken at random). Both are slightly optimistic: the
+        label came from these votes.
     """
     named = {f"votes_{name}": name for name in table_classes(predictions)}
     columns = [c for c in predictions if c in named]  # in the table's order, whatever the view's
@@ -111,5 +112,6 @@ def human_ceiling(predictions: pd.DataFrame, *, draws: int = 200) -> pd.DataFram
         accuracies["one annotator"].append((one == label).mean())
         accuracies["a second panel"].append((untied.argmax(axis=1) == label).mean())
     table = pd.DataFrame(accuracies)
-    ends = table.quantile([0.025, 0.975])
-    return pd.DataFrame({"accuracy": table.mean(), "low": ends.iloc[0], "high": ends.iloc[1]})
+    means, ends = table.mean(), table.quantile([0.025, 0.975])
+    means["one annotator"] = shares[np.arange(len(label)), label].mean()  # exactly
+    return pd.DataFrame({"accuracy": means, "low": ends.iloc[0], "high": ends.iloc[1]})

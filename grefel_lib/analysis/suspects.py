@@ -56,8 +56,8 @@ def label_detection(predictions: pd.DataFrame) -> dict[str, float]:
 def most_suspect(predictions: pd.DataFrame, count: int = 100) -> pd.DataFrame:
     """The training faces whose labels look most wrong, for review: those with the highest loss.
 
-    The loss detected corrupted labels better than reliability did in every published
-    condition (notebook 06).
+    The loss detected corrupted labels better than reliability did in every published condition
+    without logit adjustment (notebook 06).
 
     Returns:
         Up to `count` rows, most suspicious first, indexed as in `predictions`: id, label,

@@ -93,7 +93,8 @@ def model_card(evaluation: Evaluation) -> str:
         *["Each face is averaged with its mirror image.", ""] * (facts["tta"] == "flip"),
         _markdown(with_intervals({evaluation.headline: headline}, split=facts["split"])),
         "",
-        f"Intervals: 95%, over {over}; results on other seeds and data sets vary more.",
+        f"Intervals: 95%, over {over}; results on other seeds and data sets vary more. The ECE is "
+        f"debiased.",
         *_people(metrics),
         *_copies(metrics),
         "",
@@ -191,7 +192,7 @@ def _people(metrics: dict[str, Any]) -> list[str]:
     if "people" not in metrics:
         return []
     reach = ", ".join(f"{judge} {row['accuracy']:.1%}" for judge, row in metrics["people"].items())
-    return ["", f"Annotators, judged by the same labels: {reach}."]
+    return ["", f"Annotators, judged by the same labels, which are made of their votes: {reach}."]
 
 
 def _copies(metrics: dict[str, Any]) -> list[str]:
