@@ -414,7 +414,7 @@ def test_rafdb_tells_who_the_people_are(tmp_path):
     first.write_text("\n".join([*points, "1", "9", "4"]) + "\n")
     with pytest.raises(ValueError, match=r"test_0001_manu_attri.txt must end .* with 1, 9, 4"):
         load_faces(config)
-    first.write_bytes(b"\xe9" + "\n1\n1\n".encode())
+    first.write_bytes(b"\xe9" + b"\n1\n1\n")
     with pytest.raises(ValueError, match=r"test_0001_manu_attri.txt must end .* with \ufffd, 1, 1"):
         load_faces(config)
 
