@@ -238,6 +238,8 @@ class Config:
             value = getattr(self, name)
             if value and (value != Path(value).name or value in (".", "..")):
                 raise ValueError(f"{name} is one folder name, without slashes; got {value!r}")
+        if 0 < self.folds < self.fold:
+            raise ValueError(f"fold is {self.fold}, but there are only {self.folds} folds")
         if self.batch_size < 2 * self.processes:
             raise ValueError(
                 f"batch_size {self.batch_size} is too small for {self.processes} processes; each "

@@ -26,6 +26,7 @@ from grefel_lib.files import FINGERPRINT, read_json, read_table, relative
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, LEFT_OUT, NO_CLASS, VOTE_COLUMNS, class_index
 from grefel_lib.run import results_folder
 from grefel_lib.sources.layouts import Source, find_source, in_lower_case, read_csv
+from grefel_lib.sources.photo import resized
 
 log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
@@ -97,8 +98,7 @@ def like_training(image: np.ndarray, size: int, mode: str) -> np.ndarray:
 
     A network trained on small greyscale faces expects small greyscale faces.
     """
-    face = Image.fromarray(image).convert(mode)
-    return np.array(face.resize((size, size), Image.Resampling.BICUBIC))
+    return np.array(resized(Image.fromarray(image).convert(mode), (size, size)))
 
 
 def load_faces(config: Config) -> FaceSet:
@@ -133,7 +133,8 @@ def load_faces(config: Config) -> FaceSet:
         drawn_from = content_fingerprint(learnable.drop(columns="image_hash"))
         table = _with_validation(table, LEFT_OUT.get(config.dataset, (NO_CLASS,)))
         if not config.dataset.startswith("rafdb"):
-            notes.append("no validation split: using a stratified tenth of the training split")
+            drawn = (table["split"] == "val").sum()
+            notes.append(f"no validation split: using {drawn} of the training faces, stratified")
     names = source.class_names or CLASS_NAMES[config.dataset]
     train = (table["split"] == "train").to_numpy()
     own_votes = [f"votes_{name}" for name in names if f"votes_{name}" in table]
@@ -346,7 +347,7 @@ def _with_test_fold(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     """All rows as train, except part `fold` of `folds`: that is test. No subject is divided.
 
     Raises:
-        ValueError: There are fewer faces or subjects than parts, or no such part.
+        ValueError: There are fewer faces or subjects than parts.
     """
     subjects = table["id"].astype(object)
     if "subject" in table:
@@ -356,8 +357,6 @@ def _with_test_fold(table: pd.DataFrame, config: Config) -> pd.DataFrame:
             f"folds is {config.folds}; it must be between 2 and the {subjects.nunique()} "
             f"{'subjects' if 'subject' in table else 'faces'} there are"
         )
-    if config.fold > config.folds:
-        raise ValueError(f"fold is {config.fold}, but there are only {config.folds} folds")
     split = np.full(len(table), "train", dtype=object)
     split[_parts(table["code"], subjects, config.folds)[config.fold - 1]] = "test"
     return table.assign(split=split)
@@ -504,7 +503,7 @@ def _cached(source: Source) -> tuple[pd.DataFrame, np.ndarray]:
     return read_table(folder / "table.csv"), images
 
 
-VERSION = 4  # of the cache content: increase it when the output of readers changes
+VERSION = 5  # of the cache content: increase it when the output of readers changes
 
 
 def _undamaged(folder: Path) -> bool:

@@ -106,6 +106,21 @@ def own_classes(names: Iterable[str]) -> dict[str, str]:
     return dict(sorted(emotions.items(), key=lambda pair: EMOTIONS.index(pair[1])))
 
 
+def check_names(names: Iterable[str], place: str) -> None:
+    """Reject two names of one class, such as Happy and happiness.
+
+    Raises:
+        ValueError: Names them, and the place.
+    """
+    meant: dict[str, str] = {}
+    for name in names:
+        other = meant.setdefault(FOLDER_NAMES.get(name.lower(), name.lower()), name)
+        if other != name:
+            raise ValueError(
+                f"{place} has the classes {other} and {name}, which mean one; give them one name"
+            )
+
+
 def class_index(dataset: str, code: int) -> int:
     """Translate a data set's own label code to its index in `CLASS_NAMES[dataset]`.
 

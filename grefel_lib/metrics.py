@@ -253,6 +253,11 @@ def subject_codes(predictions: pd.DataFrame) -> np.ndarray:
     return pd.factorize(predictions["subject"].astype(object).fillna(predictions["id"]))[0]
 
 
+def interval_unit(predictions: pd.DataFrame) -> str:
+    """What the intervals of `metric_intervals` are over."""
+    return "people" if "subject" in predictions else "faces"
+
+
 def average_predictions(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Several models' predictions of the same faces as those of one: the mean of p_<class>.
 

@@ -77,7 +77,7 @@ class Run(Folder):
         if not paths:
             raise FileNotFoundError(
                 f"run {self.name} has no {which or BEST} checkpoint: it has not finished an epoch, "
-                f"or was published without its weights"
+                f"was published without its weights, or they were deleted"
             )
 
         def accuracy(path: Path) -> float:

@@ -147,9 +147,9 @@ def test_arrays_of_different_length_are_refused():
 @pytest.mark.parametrize(
     ("labels", "sure", "told"),
     [
-        ([0, 1, 0, 1], 0.6, "sharpest temperature tried, none fits"),  # every answer right
-        ([0, 1, 0, 1], 0.99, "sharpest temperature tried, none fits"),  # soon as good as it gets
-        ([1, 0, 1, 0], 0.6, "softest temperature tried, none fits"),  # every answer wrong
+        ([0, 1, 0, 1], 0.6, "temperature 0.05, the lowest tried"),  # every answer right
+        ([0, 1, 0, 1], 0.99, "temperature 0.05, the lowest tried"),  # soon as good as it gets
+        ([1, 0, 1, 0], 0.6, "temperature 20, the highest tried"),  # every answer wrong
     ],
 )
 def test_a_temperature_at_the_bound_of_the_search_is_no_result_and_is_said(

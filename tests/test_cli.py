@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import struct
+import subprocess
 import sys
 import zlib
 
@@ -390,9 +391,19 @@ def an_ending_that_is_no_figure(data):
     (data / "two.csv").write_text("label,predicted\na,b\nb,b\n")
 
 
-@bad("figure confusion {}/two.csv", "the classes Sad and sad differ in capitals only")
+@bad("figure confusion {}/two.csv", "has the classes Sad and sad, which mean one")
 def classes_in_two_spellings(data):
     (data / "two.csv").write_text("label,predicted\nSad,joy\nsad,joy\n")
+
+
+@bad("figure confusion {}/two.csv", "has the classes happiness and happy, which mean one")
+def classes_in_two_words(data):
+    (data / "two.csv").write_text("Label,Predicted\nhappiness,happy\nsad,happy\n")
+
+
+@bad("sweep train --name s --dataset folder --data-dir {} --folds 2 --grid fold=1,9",
+     "fold is 9, but there are only 2 folds")  # fmt: skip
+def a_fold_that_is_none(data): ...
 
 
 @bad("figure confusion {}/pipe.csv", "pipe.csv", "no regular file")
@@ -571,6 +582,12 @@ def test_a_cache_that_cannot_be_written_names_the_way_out(faces_dir, monkeypatch
     status = main(["train", "--dataset", "ferplus", "--data-dir", str(faces_dir)])
     assert status == 1
     assert "GREFEL_CACHE" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = f"{sys.executable} -m grefel_lib.commands.cli data check --json | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr == ""
 
 
 # -- flags

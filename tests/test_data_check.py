@@ -1,6 +1,7 @@
 """`grefel data check`: what is on disk, what training drops, what keeps it from starting."""
 
 import json
+import shutil
 
 import pytest
 from drawn_layouts import write_layout
@@ -60,6 +61,16 @@ def test_subjects_of_several_splits_and_faces_without_label_are_counted(tmp_path
     assert facts["subjects"] == {"train, val": 0, "train, test": 1, "val, test": 0}
     assert facts["dropped"]["no label"] == {"train": 0, "val": 1, "test": 0}
     assert facts["warnings"] == ["subjects in both train and test: 1"]
+
+
+def test_one_picture_under_two_labels_is_told(tmp_path):
+    rows = [{"image": f"{i}.png", "label": ("smile", "yawn")[i % 2],
+             "split": ("train", "train", "val")[i % 3]} for i in range(30)]  # fmt: skip
+    in_a_table(tmp_path, rows)
+    shutil.copy(tmp_path / "2.png", tmp_path / "3.png")
+    shutil.copy(tmp_path / "4.png", tmp_path / "6.png")  # of the same label
+    told = "faces with the pixels of another that has another label: 2, the first: 2.png"
+    assert check(tmp_path)["warnings"] == ["no test faces", told]
 
 
 def test_every_dropped_copy_is_a_copy_of_something_that_is_named(tmp_path):

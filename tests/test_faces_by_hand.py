@@ -185,7 +185,7 @@ def test_a_set_without_a_validation_split_gets_a_stratified_tenth(given, dataset
     assert counts["val"].tolist() == [4, 2, 0]
     assert counts["train"].tolist() == [36, 18, 1]
     assert counts["test"].tolist() == [5, 0, 0]
-    said = ["no validation split: using a stratified tenth of the training split"]
+    said = ["no validation split: using 6 of the training faces, stratified"]
     assert faces.info["warnings"] == (said if dataset == "fer2013" else [])  # usual for RAF-DB
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,12 +21,14 @@ from grefel_lib.analysis.evaluation import (
     scored_faces,
 )
 from grefel_lib.commands.cli import main
+from grefel_lib.commands.notebook import resolve_evaluation
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 from grefel_lib.files import FINGERPRINT, Folder, read_table
 from grefel_lib.fit import fit
 from grefel_lib.metrics import confusion_counts
 from grefel_lib.predict import predict_files
+from grefel_lib.report.card import model_card
 from grefel_lib.report.everything import caption, write_report
 from grefel_lib.report.style import Paper
 from grefel_lib.restore import load_model
@@ -175,8 +178,9 @@ def test_a_split_that_is_made_divides_no_subject(tmp_path):
     assert not subjects["train"] & subjects["val"]
     assert 4 <= len(faces.split("val")) <= 12
     assert faces.counts()["val"].min() >= 2
+    count = len(faces.split("val"))
     assert faces.info["warnings"] == [
-        "no validation split: using a stratified tenth of the training split"]  # fmt: skip
+        f"no validation split: using {count} of the training faces, stratified"]  # fmt: skip
     assert not len(faces.split("test"))
 
 
@@ -228,6 +232,10 @@ WRONG = [
     ),
     ([ROW, ROW | {"label": "yawn"}], "list a.png twice"),
     ([ROW, ROW | {"image": "./a.png"}], r"list \./a.png twice"),
+    (
+        [ROW, ROW | {"image": "b.png", "label": "None"}],
+        "line 3: label must be a class, or empty; give a class of this name another; found 'None'",
+    ),
     ([ROW, ROW | {"image": "b.png"}], r"has 1 class \(smile\); two are needed"),
     (
         [{"image": "a.png", "age": "old", "smile": 3}],
@@ -253,6 +261,25 @@ WRONG = [
 def test_a_wrong_table_is_refused_with_its_line(tmp_path, rows, words):
     with pytest.raises(ValueError, match=words):
         read(in_a_table(tmp_path, rows))
+
+
+def test_a_class_that_is_a_number_is_the_same_with_and_without_a_point(tmp_path):
+    """Pandas writes 1.0 for 1 once a label is missing, and NaN or NA for nothing."""
+    rows = [{"image": f"{i}.png", "label": str(i % 2), "subject": "NA"} for i in range(8)]
+    in_a_table(tmp_path, rows, "train.csv")
+    rows = [{"image": f"t{i}.png", "label": f"{i % 2}.0"} for i in range(4)]
+    in_a_table(tmp_path, [*rows, {"image": "t9.png", "label": ""}], "test.csv")
+    faces = read(tmp_path)
+    assert faces.class_names == ("0", "1")
+    assert faces.counts()["test"].tolist() == [2, 2]
+    assert faces.table["subject"].isna().all()
+
+
+def test_a_table_of_two_byte_letters_is_not_taken_for_one_of_something_else(tmp_path):
+    in_folders(tmp_path, {"yawn": 3, "smile": 2})
+    (tmp_path / "labels.csv").write_text("image,label\nyawn/000.png,yawn\n", encoding="utf-16")
+    with pytest.raises(ValueError, match=r"labels\.csv is no csv file in UTF-8; save it as CSV"):
+        read(tmp_path)
 
 
 def test_votes_in_one_table_and_labels_in_another_are_refused(tmp_path):
@@ -555,6 +582,28 @@ def third(tmp_path):
     return run, root
 
 
+def test_faces_that_it_has_learned_are_found_in_another_folder(third, tmp_path, caplog):
+    run, root = third
+    other = in_folders(tmp_path / "other", {"train/frown": 3, "train/smile": 3, "val/smile": 2,
+                                           "test/smile": 2})  # fmt: skip
+    for number, name in enumerate(load_faces(run.config).split("train").table["id"][:5]):
+        target = other / "test" / Path(name).parent.name / f"x{number}.png"
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy(root / name, target)
+    given = {"checkpoint_dir": str(run.path), "data_dir": str(other)}
+    _, results, config = resolve_evaluation(given)
+    config = config.replace(robustness_images=0, inspect_labels=False)
+    done = evaluate_run(run, load_faces(config), config, results)
+    assert done.facts["learned_faces"] == 5
+    assert "5 of the 7 scored faces are copies of faces that the run was trained or" in caplog.text
+    write_report(done)
+    assert "5 of the faces scored below were used too" in model_card(load_evaluation(results))
+    shutil.rmtree(root)
+    done = evaluate_run(run, load_faces(config), config, results)
+    assert done.facts["learned_faces"] is None
+    assert "was not checked" in model_card(done)
+
+
 def test_a_run_is_not_tested_on_folds_drawn_from_other_faces(third):
     run, root = third
     config = run.config.replace(robustness_images=0)
@@ -705,6 +754,8 @@ def test_photographs_become_a_set_of_crops_as_predict_cuts_them(trained, tmp_pat
         image.save(source / name, **options)
     (source / "train/smile/broken.png").write_bytes(b"no")
     (source / "train/smile/phone.HEIC").write_bytes(b"ftypheic")
+    (source / "labels.csv").write_text("image,label\n")
+    Image.new("RGB", (1, 1)).save(source / "test/yawn/dot.png")
     assert main(["data", "crop", str(source), str(dest)]) == 0
     told = capsys.readouterr().out
     assert "wrote 4 crops" in told
@@ -716,12 +767,14 @@ def test_photographs_become_a_set_of_crops_as_predict_cuts_them(trained, tmp_pat
         ("empty.png", "no face"),
         ("broken.png", "broken.png: cannot be read"),
         ("phone.HEIC", "phone.HEIC: cannot be read"),
+        ("dot.png", "no face"),
+        ("labels.csv", "is not copied: the crops end in .png"),
     ):
         assert any(name in line and reason in line for line in told.splitlines())
     files = {p.relative_to(dest).as_posix() for p in dest.rglob("*.png")}
     assert files == {"train/smile/a.png", "train/smile/a.png.png", "test/smile/turned.png",
                      "test/yawn/crop.png"}  # fmt: skip
-    assert len(pd.read_csv(dest / "left_out.csv")) == 4
+    assert len(pd.read_csv(dest / "left_out.csv")) == 5
     model = load_model(trained[1])
     whole, _, _ = predict_files(model, [source / "train/smile/a.png"])
     cut, _, _ = predict_files(model, [dest / "train/smile/a.png.png"], whole=True)

@@ -315,6 +315,43 @@ def test_a_video_has_a_row_for_each_face_of_each_frame_looked_at(trained, film, 
     assert not {"frame", "second"} & set(alone)
 
 
+@pytest.mark.parametrize("rate", [1000, 15])
+def test_frames_of_any_length_are_taken_by_their_own_time(film, monkeypatch, rate):
+    """As a phone or a browser records: ten frames in the first second, then one every 1.5."""
+    cv2 = pytest.importorskip("cv2")
+    times = [*np.arange(10) / 10, 2.5, 4.0, 5.5]
+
+    class Capture:
+        number = -1
+
+        def __init__(self, path):
+            pass
+
+        def isOpened(self):
+            return True
+
+        def grab(self):
+            self.number += 1
+            return self.number < len(times)
+
+        def retrieve(self):
+            return True, np.full((4, 4, 3), self.number, np.uint8)
+
+        def get(self, what):
+            return {cv2.CAP_PROP_FPS: rate, cv2.CAP_PROP_FRAME_COUNT: -1.0}.get(
+                what, 1000 * times[min(self.number, 12)]
+            )
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr("cv2.VideoCapture", Capture)
+    rows = [(n, second, frame[0, 0, 0]) for n, second, frame in read_frames(film, 0.5)]
+    numbers = [0, 5, 10, 11, 12]
+    assert rows == [(n, times[n], n) for n in numbers]
+    assert [n for n, _, _ in read_frames(film, 0.01)] == list(range(13))
+
+
 def test_a_frame_has_the_colours_of_the_film(film):
     _, _, frame = next(read_frames(film, 1))
     with Image.open(get_sample_data("grace_hopper.jpg", asfileobj=False)) as image:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from grefel_lib.analysis.compare import PUBLISHED, evaluated_runs, publish_runs
+from grefel_lib.analysis.compare import PUBLISHED, compare_runs, evaluated_runs, publish_runs
 from grefel_lib.analysis.evaluation import evaluate_run, evaluation_folder, load_evaluation
 from grefel_lib.commands.cli import main
 from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.faces import load_faces
-from grefel_lib.files import without_paths
+from grefel_lib.files import Folder, without_paths
 from grefel_lib.fit import fit
 from grefel_lib.report.card import model_card
+from grefel_lib.report.everything import write_report
 from grefel_lib.run import Run, open_run, start_run
 from grefel_lib.sources.synthetic import write_synthetic
 
@@ -176,6 +177,17 @@ def test_names_of_ones_own_faces_are_published_as_they_are(evaluated, tmp_path):
     people = [int(name) for name in shared["subject"]]  # who it is is not told, who is whom is
     last = people[-3]
     assert people == [*(i // 4 for i in range(len(ids) - 2)), last + 1, last + 2]
+    compared = compare_runs(str(tmp_path / "shared"))
+    write_report(dataclasses.replace(compared, folder=Folder(tmp_path / "compared")))
+    text = (tmp_path / "compared/tables/ablation.tex").read_text()
+    assert "95\\% interval over people" in text
+    shutil.copytree(evaluated, tmp_path / "copy")
+    mine = load_evaluation(open_run(tmp_path / "copy"))
+    tables = {name: t.assign(subject=who) for name, t in mine.predictions.items()}
+    write_report(dataclasses.replace(mine, predictions=tables))
+    text = (tmp_path / "copy/tables/comparison.tex").read_text()
+    assert "95\\% intervals over people (ECE: faces)." in text
+    assert "95\\% intervals over faces." in (tmp_path / "copy/tables/per_class.tex").read_text()
 
 
 def test_an_evaluation_apart_is_published_with_the_record_of_its_run(evaluated, tmp_path):

@@ -82,12 +82,12 @@ def test_a_class_without_faces_has_dashes_everywhere(evaluation, tmp_path):
     assert list(load_evaluation(Run(tmp_path, found.config)).table["id"][:2]) == ["00000", "00001"]
 
 
-def test_a_temperature_at_its_bound_is_no_number_in_tables_and_card(evaluation, tmp_path):
+def test_a_temperature_at_its_bound_is_named_as_one_in_tables_and_card(evaluation, tmp_path):
     found = evaluation()
     assert list(evaluation_tables(found)["calibration"]) == [
-        "as trained", "sharpest temperature tried, none fits"]  # fmt: skip
+        "as trained", "temperature 0.05, the lowest tried"]  # fmt: skip
     write_report(found)
     card = (tmp_path / "model_card.md").read_text()
-    fitted = "at sharpest temperature tried, none fits (on the validation faces of these data)"
+    fitted = "at temperature 0.05, the lowest tried (on the validation faces of these data)"
     assert fitted in card
-    assert "0.05" not in (tmp_path / "tables/calibration.tex").read_text()
+    assert "0.05, the lowest tried" in (tmp_path / "tables/calibration.tex").read_text()

@@ -199,10 +199,10 @@ def fit_reliability(validation: pd.DataFrame) -> list[float]:
 
 
 def temperature_words(temperature: float) -> str:
-    """A fitted temperature for a heading or label: "temperature 1.23"; no number at a bound."""
+    """A fitted temperature for a heading or label: "temperature 1.23"; a bound is named as one."""
     if abs(np.log(temperature)) < LOG_BOUND - 1e-3:
         return f"temperature {temperature:.2f}"
-    return f"{'sharpest' if temperature < 1 else 'softest'} temperature tried, none fits"
+    return f"temperature {temperature:.2g}, the {'lowest' if temperature < 1 else 'highest'} tried"
 
 
 def with_temperature(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:

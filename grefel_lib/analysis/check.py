@@ -113,6 +113,12 @@ def _faces(faces: FaceSet, whole: FaceSet, facts: dict[str, Any]) -> None:
         facts["copies"]["train, faces without a label"] = int(unlabelled)
     facts["subjects"] = _shared(whole, "subject") if "subject" in whole.table else {}
     facts["warnings"] += [*info["warnings"], *_warnings(counts, facts["subjects"])]
+    torn = whole.table.groupby("image_hash")["label"].transform("nunique") > 1
+    if torn.any():
+        facts["warnings"].append(
+            f"faces with the pixels of another that has another label: {torn.sum()}, the first: "
+            f"{whole.table['id'][torn].iloc[0]}"
+        )
     for split in ("train", "val"):
         if counts[split].sum() < FEWEST:
             facts["problems"].append(
@@ -162,7 +168,8 @@ def describe(facts: dict[str, Any]) -> str:
     lines = [f"{name:<9}{facts[name]}" for name in ("dataset", "layout", "folder") if name in facts]
     if facts.get("pictures"):
         sizes = [f"{size} ({count:,})" for size, count in facts["sizes"].items()]
-        sizes[3:] = [f"and {len(sizes) - 3} other sizes"] if len(sizes) > 3 else []
+        others = len(sizes) - 3
+        sizes[3:] = [f"and {others} other size{'s' * (others > 1)}"] if others > 0 else []
         lines.append(f"pictures {facts['pictures']:,}: {', '.join(sizes)}")
     rows = list(facts.get("counts", {}).items())  # a class may be called "all"
     if rows:

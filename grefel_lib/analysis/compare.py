@@ -40,6 +40,7 @@ from grefel_lib.metrics import (
     average_predictions,
     bootstrap_intervals,
     compute_metrics,
+    interval_unit,
     mcnemar_test,
     paired_difference,
     per_class_metrics,
@@ -100,7 +101,8 @@ def compare_runs(output_dir: str = PUBLISHED) -> Comparison:
     return Comparison(
         about={key: first.saved[key] for key in names}
         | ({"training_leaks_dropped": " or ".join(leaks)} if len(leaks) > 1 else {})
-        | {"faces": len(first.table), "tta": first.facts.get("tta", "none")},
+        | {"faces": len(first.table), "over": interval_unit(first.table)}
+        | {"tta": first.facts.get("tta", "none")},
         seeds=seed_table(groups),
         summary=summarise_variants(groups),
         differences=paired_differences(groups, next(iter(groups))),

@@ -63,7 +63,7 @@ INSIDE = 1000  # faces whose embedding and attention are saved, for maps
 FACTS = (  # in metrics.json, but not in any predictions table
     "dataset", "fingerprint", "protocol", "split", "tta", "training_dataset",
     "training_fingerprint", "training_protocol", "training_leaks_dropped",
-    "validation_copies_dropped", "labels_made_wrong", "label_fixes", "selection",
+    "validation_copies_dropped", "learned_faces", "labels_made_wrong", "label_fixes", "selection",
     "headline",
 )  # fmt: skip
 CHECKPOINT_FACTS = ("epoch", "val_accuracy", "sha256")  # of metrics.json, by checkpoint
@@ -315,6 +315,8 @@ def evaluate_run(
         "headline": headline,
         "checkpoints": checkpoints,
     }
+    if other_faces(facts):
+        facts["learned_faces"] = _learned_faces(run, faces.split(split))
     inside = look_inside(net, faces.split(split).sample(INSIDE), config)
     path = results.write_arrays("inside", f"{split}_{headline}.npz", **inside)
     extra: dict[str, pd.DataFrame] = {}
@@ -452,6 +454,21 @@ def better_checkpoint(checkpoints: Mapping[str, Mapping[str, Any]]) -> str:
     return max(checkpoints, key=lambda name: checkpoints[name]["val_accuracy"])
 
 
+def _learned_faces(run: Run, scored: FaceSet) -> int | None:
+    """How many faces have the pixels of one that it was trained or selected on; None: unknown."""
+    try:
+        own = load_faces(run.config.replace(drop_leaks=False)).table
+    except (ValueError, OSError):  # its data are not here
+        return None
+    learned = own["image_hash"][own["split"] != "test"]
+    if count := int(scored.table["image_hash"].isin(learned).sum()):
+        log.warning(
+            "%d of the %d scored faces are copies of faces that the run was trained or selected "
+            "on: expect less on new faces", count, len(scored),
+        )  # fmt: skip
+    return count
+
+
 def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
     """Read what `evaluate_run` wrote, and the facts of metrics.json.
 
@@ -474,8 +491,6 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
         )
     with reading(run.path / "metrics.json", f"evaluate again: {_again(run)}"):
         content = read_json(run.path / "metrics.json")
-        if reason := stale_because(run):
-            raise ValueError(f"{reason}; evaluate again: {_again(run, content)}")
         known = {"tta": "none"} | training_facts(run) | content  # older ones had no tta
         facts = {key: known[key] for key in FACTS if key in known}
         facts["checkpoints"] = checkpoints = {
@@ -484,6 +499,8 @@ def load_evaluation(run: Run, *, headline_only: bool = False) -> Evaluation:
         }
         split, headline, config = content["split"], content["headline"], run.config
         checkpoints[headline]["val_accuracy"]
+    if reason := stale_because(run):
+        raise ValueError(f"{reason}; evaluate again: {_again(run, content)}")
 
     def read(part: str) -> dict[str, pd.DataFrame]:
         names = [headline] if headline_only else checkpoints

@@ -3,7 +3,6 @@
 import argparse
 import difflib
 import io
-import itertools
 import json
 import logging
 import os
@@ -43,10 +42,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             _refuse(unknown[0], commands[" ".join(_words(arguments))])
         arguments.run(arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         again = "with its --run-name " * (arguments.command in ("train", "finetune"))
         print(f"grefel: interrupted; run the same command {again}again", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, OSError, NotebookError) as error:
         line = " ".join(str(error).split())
         print(f"grefel {' '.join(_words(arguments))}: error: {line}", file=sys.stderr)
@@ -430,6 +433,7 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _figure(arguments: argparse.Namespace) -> None:
     from grefel_lib.files import Folder
+    from grefel_lib.labels import check_names
     from grefel_lib.metrics import table_classes
     from grefel_lib.report.figures import confusion_figure
     from grefel_lib.report.style import save_figure
@@ -443,13 +447,7 @@ def _figure(arguments: argparse.Namespace) -> None:
         raise ValueError(
             f"{arguments.predictions}, line {empty.idxmax()}: label or predicted is empty"
         )
-    written = sorted(set(table.to_numpy().ravel()), key=lambda name: (name.casefold(), name))
-    for one, other in itertools.pairwise(written):
-        if one.casefold() == other.casefold():
-            raise ValueError(
-                f"{arguments.predictions}: the classes {one} and {other} differ in capitals only; "
-                f"write them alike"
-            )
+    check_names(sorted(set(table.to_numpy().ravel())), str(arguments.predictions))
     names = _listed(arguments.class_order) or table_classes(table)
     paper, path = _paper(arguments), arguments.output
     fig = confusion_figure(table["label"], table["predicted"], names, paper=paper)
@@ -502,7 +500,7 @@ def _export(arguments: argparse.Namespace) -> None:
     except FileNotFoundError:
         if arguments.data_dir:
             raise
-        print(f"{trained.config.dataset} is not here: checking on drawn faces")
+        print(f"no data of {trained.config.dataset} here: checking on drawn faces")
         faces = load_faces(Config()).split("val")
     path = arguments.output or results_folder(trained.folder) / "model.onnx"
     done = export_onnx(trained, faces, path)
@@ -529,6 +527,8 @@ def _crop(arguments: argparse.Namespace) -> None:
     if not count:
         raise ValueError(f"no photograph in {arguments.source} has exactly one face")
     print(f"wrote {count} crops to {arguments.dest}, left out {len(left_out)} ({LEFT_OUT})")
+    if tables := sorted(arguments.source.rglob("*.csv")):
+        print(f"{tables[0]} is not copied: the crops end in .png, so its column image must too")
     source = printable(arguments.source)
     folders = {Path(file).parent.relative_to(source) for file in left_out["file"]}
     for folder in sorted(folder for folder in folders if not (arguments.dest / folder).is_dir()):

@@ -66,11 +66,7 @@ class _Exported(nn.Module):
 
 
 def resize_as_pillow(pixels: Tensor, size: int) -> Tensor:
-    """Pillow's bicubic resize of whole numbers 0 to 255: (..., H, W) -> (..., size, size) float64.
-
-    Width first. For crops much taller than wide, Pillow 13 resizes the height first,
-    and rounding may then differ.
-    """
+    """`resized`, of whole numbers 0 to 255: (..., H, W) -> (..., size, size) float64."""
     across, down = (_bicubic(length, size) for length in (pixels.shape[-1], pixels.shape[-2]))
     pixels = _shift(pixels @ across.T, WEIGHT_BITS).clamp(0, 255)
     return _shift(down @ pixels, WEIGHT_BITS).clamp(0, 255)

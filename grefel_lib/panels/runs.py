@@ -18,6 +18,7 @@ from grefel_lib.analysis.compare import (
 )
 from grefel_lib.analysis.evaluation import Evaluation
 from grefel_lib.files import relative
+from grefel_lib.metrics import interval_unit
 from grefel_lib.panels.panel import Panel, dropdown, html_picture
 from grefel_lib.report.comparison import ablation, differences_figure
 from grefel_lib.report.tables import interval_table
@@ -117,7 +118,7 @@ class ComparisonPanel(Panel):
         self.tell(
             f"{len(seeds)} runs, {len(groups)} variants, {len(first.table)} faces of "
             f"{first.saved['dataset']} ({first.saved['split']}); mean ± std over seeds, "
-            f"[95% interval over faces]"
+            f"[95% interval over {interval_unit(first.table)}]"
         )
 
 

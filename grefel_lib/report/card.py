@@ -1,6 +1,7 @@
 """The model card of a run: data, training, results, limits, licence."""
 
 import html
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ TERMS = {  # of start weights; they come before everything else
     "network that tells the faces of VGGFace2 (CC BY-SA 4.0) apart; see grefel_lib/pretrained.",
 }
 CHOICE = {  # role of the scored split in checkpoint selection
-    "": "The faces scored below were not used for selection.",
     "test": "The test split was not used for selection.",
     "val": "The results below are on the split used for selection: expect less on new faces.",
     "train": "The results below are on the training faces: expect less on new faces.",
@@ -86,7 +86,7 @@ def model_card(evaluation: Evaluation) -> str:
         f"weights: {_start(evaluation)}. All settings are in config.json.",
         *_teacher(config),
         f"- {_checkpoint(evaluation)} by {facts['selection']} ({headline['val_accuracy']:.2%}). "
-        f"{CHOICE['' if other_faces(facts) else facts['split']]}",
+        f"{_choice(facts)}",
         "",
         f"## Results on {facts['dataset']}, {split_title(facts)} ({len(evaluation.table)} faces)",
         "",
@@ -156,6 +156,16 @@ def _checkpoint(evaluation: Evaluation) -> str:
             f"not trained on; each checkpoint (mean epoch {headline['epoch']}) was selected"
         )
     return f"The checkpoint, {evaluation.headline} of epoch {headline['epoch']}, was selected"
+
+
+def _choice(facts: Mapping[str, Any]) -> str:
+    if not other_faces(facts):
+        return CHOICE[facts["split"]]
+    if (learned := facts.get("learned_faces")) is None:
+        return "Whether faces scored below were used for training or selection was not checked."
+    if learned:
+        return f"{learned} of the faces scored below were used too: expect less on new faces."
+    return "No exact copy of a face scored below was used for training or selection."
 
 
 def _start(evaluation: Evaluation) -> str:

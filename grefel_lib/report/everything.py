@@ -34,6 +34,7 @@ from grefel_lib.metrics import (
     calibration_bins,
     confidence_bins,
     confusion_counts,
+    interval_unit,
     normalise_rows,
     table_classes,
 )
@@ -149,7 +150,8 @@ def write_report(
         decimals = {"calibration": 2, "sureness": 3}.get(name, 1)
         words = f"{TABLE_TITLES[name]}: {caption(source, paper, table=name)}"
         if "[" in table.to_csv(index=False, header=False):
-            words += " Brackets: 95% intervals over faces."
+            over = interval_unit(source.table) if name == "comparison" else "faces"
+            words += f" Brackets: 95% intervals over {over}{' (ECE: faces)' * (over != 'faces')}."
         latex = latex_table(
             table.rename(columns=titles),
             caption=words,
@@ -173,8 +175,8 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
     mean = "Mean ± standard deviation over seeds " if several else ""
     words = (
         f"{data_title(about['dataset'], about['protocol'])}, {split_title(about)}, "
-        f"{about['faces']:,} faces. {mean}[95% interval over faces]. {_seeds(comparison)}. "
-        f"Checkpoints chosen by {about['selection']}."
+        f"{about['faces']:,} faces. {mean}[95% interval over {about['over']}]. "
+        f"{_seeds(comparison)}. Checkpoints chosen by {about['selection']}."
     )
     if about.get("tta") == "flip":
         words += " Each face is averaged with its mirror image."

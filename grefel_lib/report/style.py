@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from PIL import Image as PillowImage
 
-from grefel_lib.files import atomic
+from grefel_lib.files import Folder
 from grefel_lib.labels import COLOURS
 
 WIDTHS = {"column": 3.3, "full": 6.9}  # inches
@@ -84,15 +84,16 @@ def paper_style(font: str = "") -> Iterator[None]:
 def save_figure(fig: Figure, stem: Path) -> tuple[Path, Path]:
     """Write <stem>.pdf and <stem>.png (300 dpi), each atomically, exactly as wide as the figure.
 
-    The folder must exist. The first save freezes the layout, so saving again gives identical bytes.
+    The first save freezes the layout, so saving again gives identical bytes.
     """
     pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
     with paper_style():
         _settle(fig)
         fig.set_layout_engine("none")
-        undated = {"CreationDate": None}
-        atomic(pdf, lambda path: fig.savefig(path, format="pdf", metadata=undated))
-        atomic(png, lambda path: fig.savefig(path, format="png"))
+        for path, kind, undated in ((pdf, "pdf", {"CreationDate": None}), (png, "png", None)):
+            content = io.BytesIO()  # matplotlib trips over a full disk
+            fig.savefig(content, format=kind, metadata=undated)
+            Folder(path.parent).write_bytes(content.getvalue(), path.name)
     return pdf, png
 
 

@@ -26,9 +26,10 @@ from grefel_lib.labels import (
     RAFDB_ATTRIBUTES,
     VALIDATION_AS_TEST,
     VOTE_COLUMNS,
+    check_names,
     own_classes,
 )
-from grefel_lib.sources.photo import VIDEO_SUFFIXES, open_image, printable
+from grefel_lib.sources.photo import VIDEO_SUFFIXES, open_image, printable, resized
 from grefel_lib.sources.synthetic import write_synthetic
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
@@ -478,7 +479,7 @@ def read_csv(
         raise ValueError(f"{path} has two columns {twice!r}; rename or remove one of them")
     table = table.loc[:, (header != "").to_numpy()]
     table.index += 2 + above
-    table = table.dropna(how="all")
+    table = in_lower_case(path, table.dropna(how="all"), columns)
     absent = [name for name in columns if name not in table.columns]
     if absent:
         raise ValueError(
@@ -576,14 +577,14 @@ def decode(
         image = open_image(file, mode)
         if box is not None and box.is_file():
             image = image.crop(_box(box, image.size))
-        return image.resize(side) if side else image  # here: up to 1024 wait in memory
+        return resized(image, side) if side else image  # here: up to 1024 wait in memory
 
     with ThreadPoolExecutor(4) as pool:
         work = list(zip(files, boxes or [None] * len(files), strict=True))
         for start in range(0, len(work), 1024):  # bounds the number held in memory
             for image in pool.map(read, *zip(*work[start : start + 1024], strict=True)):
                 side = side or image.size
-                yield np.asarray(image if image.size == side else image.resize(side))
+                yield np.asarray(image if image.size == side else resized(image, side))
 
 
 def _check_present(files: list[Path]) -> None:
@@ -614,6 +615,7 @@ def _box(path: Path, size: tuple[int, int]) -> tuple[float, ...]:
 
 OWN_SIZE = 112  # side in pixels to which they are resized
 OWN_COLUMNS = ("image", "label", "split", "subject")  # of its table; without label also classes
+NOTHING = ("NA", "N/A", "NaN", "nan", "None", "NULL", "null", "<NA>")  # as programs write it
 OWN_SPLITS = {"train": "train", **dict.fromkeys(VALIDATION_FOLDERS, "val"), "test": "test"}
 
 
@@ -643,13 +645,7 @@ def _own(root: Path) -> Source:
         raise ValueError(f"the tables in {root} list {table['file'][repeated].iloc[0]} twice")
     classes = own_classes(labels)
     names = tuple(dict.fromkeys(classes.values()))
-    meant: dict[str, str] = {}
-    for name in names:
-        other = meant.setdefault(FOLDER_NAMES.get(name.lower(), name.lower()), name)
-        if other != name:
-            raise ValueError(
-                f"{root} has the classes {other} and {name}, which mean one; give them one name"
-            )
+    check_names(names, str(root))
     if len(names) < 2:
         raise ValueError(
             f"{root} has {len(names)} class ({', '.join(names)}); two are needed{unread}"
@@ -685,10 +681,11 @@ def _own_tables(paths: list[Path], *, needed: bool) -> dict[Path, pd.DataFrame]:
     tables = {}
     for path in paths:
         try:
-            table = in_lower_case(path, read_csv(path, (), dtype=str), OWN_COLUMNS)
+            table = read_csv(path, (), dtype=str, as_written=True)
+            table = in_lower_case(path, table, OWN_COLUMNS)
         except ValueError:
             with path.open("rb") as file:
-                if needed or b"image" in file.readline().lower():
+                if needed or b"image" in file.readline().lower().replace(b"\0", b""):  # UTF-16
                     raise
             continue
         if "image" in table:
@@ -734,6 +731,11 @@ def _own_listing(root: Path, folders: list[Path]) -> pd.DataFrame:
 def _own_rows(path: Path, table: pd.DataFrame) -> pd.DataFrame:
     """One table's file, split, subject if known, and label or votes_<name>; checked."""
     table = table.apply(lambda column: column.str.strip().replace("", np.nan))
+    if "label" in table:
+        rule = "label must be a class, or empty; give a class of this name another"
+        _check_rows(path, ~table["label"].isin(NOTHING), table["label"], rule)
+        table["label"] = table["label"].str.replace(r"^(\d+)\.0+$", r"\1", regex=True)  # 1.0: 1
+    table = table.replace(dict.fromkeys(NOTHING, np.nan))
     _check_rows(path, table["image"].notna(), table["image"], "image must name a file")
     rows = pd.DataFrame({"file": table["image"]})
     rows["split"] = OWN_SPLITS.get(path.stem.lower(), "train")  # train.csv, test.csv
@@ -840,6 +842,6 @@ def _read_affectnet_lists(lists: dict[str, Path], images: Path) -> Content:
         x, y, width, height = boxes[number]
         if width > 0 and height > 0:  # photographs without a face have no box
             image = image.crop((x, y, x + width, y + height))
-        return np.asarray(image.resize((AFFECTNET_SIZE, AFFECTNET_SIZE)))
+        return np.asarray(resized(image, (AFFECTNET_SIZE, AFFECTNET_SIZE)))
 
     return table[["id", "split", "file", "code"]], map(face, range(len(table)))

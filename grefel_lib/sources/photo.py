@@ -89,6 +89,15 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values.clip(0) / full * 255).astype(np.uint8))
 
 
+def resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Bicubic, to (width, height). The order of sides decides how values round: width first.
+
+    Pillow from 13 begins with the height of a tall picture.
+    """
+    across = image.resize((size[0], image.height), Image.Resampling.BICUBIC)
+    return across.resize(size, Image.Resampling.BICUBIC)
+
+
 def printable(path: str | Path) -> str:
     """A path as text: escaped where it is not UTF-8 or not printable; no formula in a table."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -120,14 +129,14 @@ def read_frames(path: Path, every: float) -> Iterator[tuple[int, float, np.ndarr
         raise ValueError(f"{printable(path)} cannot be read as a video")
     rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
     frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)  # not always known, or a guess from the time
-    step, number, more = max(1, round(every * rate)), 0, True
-    while more:
-        second = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        if number % step == 0:
-            whole, frame = capture.retrieve()
+    number, more, last = 0, True, -np.inf
+    while more:  # of a phone, frames may be of any length, and `rate` their mean or a unit of time
+        second = round(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000 or number / rate, 3)
+        if second - last >= every - 0.501 / rate:  # the nearest frame
+            last, (whole, frame) = second, capture.retrieve()
             if not whole:
                 raise ValueError(f"{printable(path)} is damaged at frame {number}")
-            yield number, number / rate, np.ascontiguousarray(frame[..., ::-1])
+            yield number, second, np.ascontiguousarray(frame[..., ::-1])
         number, more = number + 1, capture.grab()
     capture.release()
     if max(number / rate, second) + 1 < frames / rate:
@@ -175,7 +184,7 @@ def whole_picture(picture: np.ndarray) -> Box:
 def is_crop(picture: np.ndarray) -> bool:
     """Whether a picture has the size and shape of a face crop: small and roughly square."""
     shorter, longer = sorted(picture.shape[:2])
-    return longer <= min(SIDES[0], CROP * shorter)
+    return shorter >= CELL / 2 and longer <= min(SIDES[0], CROP * shorter)
 
 
 def draw_boxes(picture: np.ndarray, boxes: Sequence[Box], labels: Sequence[str]) -> Image.Image:
