@@ -197,6 +197,7 @@ def whole_folder(dest: Path) -> Iterator[Path]:
     Raises:
         NotADirectoryError: `dest` is a file.
         ValueError: `dest` is not empty, or another process writes it.
+        OSError: The disk is full.
     """
     if dest.exists() and not dest.is_dir():
         raise NotADirectoryError(f"{dest} is a file; give a new or empty folder")
@@ -213,7 +214,12 @@ def whole_folder(dest: Path) -> Iterator[Path]:
             shutil.rmtree(unfinished, ignore_errors=True)  # its process was killed
         temporary = tempfile.TemporaryDirectory(dir=beside, prefix=prefix, suffix=suffix)
         whole = Path(stack.enter_context(temporary), "whole")
-        yield whole
+        try:
+            yield whole
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OSError(f"cannot write {dest}: {error.strerror}") from error
         if whole.is_dir() and dest.exists():  # it stays: it may be a mount, or the current folder
             for child in whole.iterdir():
                 child.rename(dest / child.name)

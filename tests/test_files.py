@@ -135,6 +135,10 @@ def test_a_folder_is_written_by_one_process_and_what_others_write_beside_it_stay
             pass
     assert (dest / "1.png").read_text() == "first"
     assert sorted(tmp_path.iterdir()) == sorted([dest, *others])
+    for code, told in ((errno.ENOSPC, f"^cannot write {dest}-3: No space"), (errno.EIO, "an end$")):
+        with pytest.raises(OSError, match=told), whole_folder(tmp_path / "faces-3"):
+            raise OSError(code, "No space left on device" if code == errno.ENOSPC else "an end")
+    assert sorted(tmp_path.iterdir()) == sorted([dest, *others])
 
 
 DEEP = "[" * 100_000
