@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 
 import matplotlib
 import numpy as np
@@ -169,3 +170,21 @@ def test_a_figure_in_a_notebook_keeps_the_colours_of_small_marks():
     for colour in COLOURS.values():
         drawn = 255 * np.array(matplotlib.colors.to_rgb(colour))
         assert np.abs(seen - drawn).max(axis=1).min() < 16, colour
+
+
+def test_letters_that_no_font_has_are_said_once_and_other_warnings_are_kept(
+    tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr("grefel_lib.report.style.WIDE", ("No Such Font",))
+    with paper_style():
+        fig = Figure()
+        fig.subplots().set_title("高兴 joy")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_figure(fig, tmp_path / "a")
+    [told] = caplog.messages
+    assert told.startswith("a figure has boxes for 2 letters that no font here has: install one")
+    crowded = Figure(layout="constrained", figsize=(0.1, 0.1))
+    crowded.subplots().set_title("a title that does not fit")
+    with pytest.warns(UserWarning, match="axes sizes collapsed"):
+        save_figure(crowded, tmp_path / "b")

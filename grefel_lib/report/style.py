@@ -6,7 +6,9 @@ Create a figure inside `paper_style`, at its printed size; then save it with `sa
 import contextlib
 import io
 import itertools
+import logging
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from IPython.display import Image, display
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.textpath import TextPath
 from PIL import Image as PillowImage
 
@@ -31,7 +34,9 @@ VENUES = {  # column and full width of their templates; two are single-column
     "paper": tuple(WIDTHS.values()), "cvpr": (3.25, 6.875), "icml": (3.25, 6.75),
     "aaai": (3.3, 7.0), "ieee": (3.5, 7.16), "eccv": (4.8, 4.8), "neurips": (5.5, 5.5),
 }  # fmt: skip
+log = logging.getLogger(__name__)
 SANS, TIMES = "DejaVu Sans", "STIXGeneral"  # both come with matplotlib
+WIDE = ("Noto Sans CJK JP", "Microsoft YaHei", "PingFang SC")
 SMALLEST = 6  # points; no text of a figure in a paper is smaller
 CELLS = ("both", "counts", "percent")
 CHECKPOINTS = {"best_model": "raw weights", "best_ema_model": "EMA weights"}
@@ -74,7 +79,9 @@ def paper_style(font: str = "") -> Iterator[None]:
     with _ONE_AT_A_TIME:
         _fonts.append(font or _fonts[-1])
         try:
-            own = {"font.family": [_fonts[-1], SANS]}  # SANS has the letters that TIMES lacks
+            here = {font.name for font in fontManager.ttflist}
+            others = [SANS, *(name for name in WIDE if name in here)]  # letters that TIMES lacks
+            own = {"font.family": [_fonts[-1], *others]}
             with matplotlib.rc_context(_DEFAULTS | _STYLE | _SAVING | own):
                 yield
         finally:
@@ -87,9 +94,10 @@ def save_figure(fig: Figure, stem: Path) -> tuple[Path, Path]:
     The first save freezes the layout, so saving again gives identical bytes.
     """
     pdf, png = (stem.with_name(f"{stem.name}.{kind}") for kind in ("pdf", "png"))
-    with paper_style():
+    with paper_style(), warnings.catch_warnings():
         _settle(fig)
         fig.set_layout_engine("none")
+        warnings.filterwarnings("ignore", "Glyph")  # `_settle` has said so
         for path, kind, undated in ((pdf, "pdf", {"CreationDate": None}), (png, "png", None)):
             content = io.BytesIO()  # matplotlib trips over a full disk
             fig.savefig(content, format=kind, metadata=undated)
@@ -235,8 +243,19 @@ def check_one_each(given: Sequence | None, what: str, number: int, things: str) 
 
 def _settle(fig: Figure) -> None:
     """Lay a figure out; with square axes one pass leaves labels outside it."""
-    for _ in range(4):
-        fig.draw_without_rendering()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(4):
+            fig.draw_without_rendering()
+    missing = {str(w.message) for w in said if str(w.message).startswith("Glyph")}
+    for other in said:
+        if str(other.message) not in missing:
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+    if missing:
+        log.warning(
+            "a figure has boxes for %d letters that no font here has: install one that does (such "
+            "as %s), or give the classes other names", len(missing), WIDE[0],
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
