@@ -472,7 +472,7 @@ def test_results_on_other_faces_say_so_and_tell_no_copies(trained, tmp_path):
         assert "copies" not in told.metrics
         write_report(told)
         card = (results.path / "model_card.md").read_text()
-        assert f"## Results on folder, {words} (" in card
+        assert f"## Results on our own faces, {words} (" in card
         assert "used for selection: expect less" not in card
         assert card.count("fingerprint ") == 2, "of the faces learned and the faces scored"
     here = run.config.replace(robustness_images=0)

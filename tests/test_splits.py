@@ -53,7 +53,7 @@ def test_the_split_is_named_wherever_an_evaluation_is_printed(evaluation, split,
     write_report(found)
     assert f", {SPLITS[split]}, 70 faces" in caption(found)
     card = (tmp_path / "model_card.md").read_text()
-    assert f"## Results on ferplus, {SPLITS[split]} (70 faces)" in card
+    assert f"## Results on FERPlus, {SPLITS[split]} (70 faces)" in card
     assert ("was not used for selection" in card) == (split == "test")
     assert ("expect less on new faces" in card) == (split != "test")
     for path in tmp_path.glob("tables/*.tex"):

@@ -15,7 +15,7 @@ from grefel_lib.config import Config
 from grefel_lib.files import other_faces, without_paths
 from grefel_lib.metrics import subject_codes
 from grefel_lib.report.figures import FEW
-from grefel_lib.report.tables import class_table, split_title, with_intervals
+from grefel_lib.report.tables import class_table, data_title, split_title, with_intervals
 from grefel_lib.run import Run, started_from
 
 DATA = {  # description and terms of each data set
@@ -88,7 +88,8 @@ def model_card(evaluation: Evaluation) -> str:
         f"- {_checkpoint(evaluation)} by {facts['selection']} ({headline['val_accuracy']:.2%}). "
         f"{_choice(facts)}",
         "",
-        f"## Results on {facts['dataset']}, {split_title(facts)} ({len(evaluation.table)} faces)",
+        f"## Results on {data_title(facts['dataset'], '')}, {split_title(facts)} "
+        f"({len(evaluation.table)} faces)",
         "",
         *["Each face is averaged with its mirror image.", ""] * (facts["tta"] == "flip"),
         _markdown(with_intervals({evaluation.headline: headline}, split=facts["split"])),
