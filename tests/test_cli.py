@@ -869,7 +869,7 @@ def test_a_run_is_repeated_bit_by_bit_and_another_result_is_told(
         assert main(["rerun", str(trained / "small")]) == 1
         out, err = capsys.readouterr()
         assert re.search(r"^lr: epoch 1: 0\.5\d+ there, 0\.\d+ here$", out, re.MULTILINE)
-        assert "1 differences" in err
+        assert "error: 1 difference from" in err
     finally:
         (trained / "small/history.csv").write_text(record)
         shutil.rmtree(again)

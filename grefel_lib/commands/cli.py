@@ -575,7 +575,8 @@ def _rerun(arguments: argparse.Namespace) -> None:
     say = partial(print, flush=True)
     if different := rerun(arguments.run_folder, arguments.data_dir, say=say):
         print("\n".join(different))
-        raise ValueError(f"{len(different)} differences from {arguments.run_folder}, printed above")
+        count = f"{len(different)} difference{'s' * (len(different) > 1)}"
+        raise ValueError(f"{count} from {arguments.run_folder}, printed above")
     print(f"every weight and every number of {arguments.run_folder} is the same")
 
 
