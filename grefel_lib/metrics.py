@@ -254,7 +254,7 @@ def subject_codes(predictions: pd.DataFrame) -> np.ndarray:
 
 
 def interval_unit(predictions: pd.DataFrame) -> str:
-    """What the intervals of `metric_intervals` are over."""
+    """What the intervals of `bootstrap_intervals` are over."""
     return "people" if "subject" in predictions else "faces"
 
 
