@@ -69,7 +69,7 @@ def test_one_picture_under_two_labels_is_told(tmp_path):
     in_a_table(tmp_path, rows)
     shutil.copy(tmp_path / "2.png", tmp_path / "3.png")
     shutil.copy(tmp_path / "4.png", tmp_path / "6.png")  # of the same label
-    told = "faces with the pixels of another that has another label: 2, the first: 2.png"
+    told = "faces with the same pixels and different labels: 2, the first: 2.png"
     assert check(tmp_path)["warnings"] == ["no test faces", told]
 
 

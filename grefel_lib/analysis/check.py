@@ -116,7 +116,7 @@ def _faces(faces: FaceSet, whole: FaceSet, facts: dict[str, Any]) -> None:
     torn = whole.table.groupby("image_hash")["label"].transform("nunique") > 1
     if torn.any():
         facts["warnings"].append(
-            f"faces with the pixels of another that has another label: {torn.sum()}, the first: "
+            f"faces with the same pixels and different labels: {torn.sum()}, the first: "
             f"{whole.table['id'][torn].iloc[0]}"
         )
     for split in ("train", "val"):
