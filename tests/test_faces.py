@@ -243,7 +243,7 @@ def test_image_folders_without_prefixes_get_a_stratified_validation_split(tmp_pa
     sizes = faces.table["split"].value_counts()
     assert sizes["val"] == pytest.approx(24, abs=2)
     assert sizes["test"] == 60
-    assert any("stratified tenth" in warning for warning in faces.info["warnings"])
+    assert any("training faces, stratified" in warning for warning in faces.info["warnings"])
 
 
 def test_the_csv_itself_or_a_file_beside_the_folder_is_found(tmp_path):

@@ -187,7 +187,7 @@ def test_ferplus_without_validation_rows_gets_a_stratified_tenth(copy):
     train, val, test = sizes(faces)
     assert val == pytest.approx((train + val) / 10, abs=3)
     assert test > 5
-    assert "stratified tenth" in faces.info["warnings"][0]
+    assert "of the training faces, stratified" in faces.info["warnings"][0]
 
 
 # -- faults
