@@ -140,7 +140,7 @@ def test_other_splits_and_protocols_have_their_own_folder_and_card(run, told, ca
     assert "The results below are on the split used for selection" in of_val
     assert "was not used for selection" not in of_val
     assert "Scored: ferplus, protocol all" in of_everyone
-    assert f"ferplus, test split ({len(everyone.table)} faces)" in of_everyone
+    assert f"FERPlus, test split ({len(everyone.table)} faces)" in of_everyone
     assert "trained on FERPlus (protocol official)" in caption(everyone)
     for one, card in zip((val, everyone), cards, strict=True):
         (one.folder.path / "model_card.md").unlink()
