@@ -370,15 +370,11 @@ def start_run(config: Config, data: Mapping[str, Any] | None = None) -> Run:
     path = check_run(config)
     path = path if config.folder_name else new_folder(path)
     check_same_data(Run(path, config), data or {})
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        named = {"finetune_name": path.name.removeprefix("finetune_")}
-        named = named if config.checkpoint_path else {"run_name": path.name}
-        run = Run(path, config.replace(**named))
-        run.write_json(run.config.to_dict(), "config.json")
-        _record_environment(run, data or {})
-    except OSError as error:
-        raise OSError(f"cannot write the run folder {path}: {error.strerror or error}") from error
+    named = {"finetune_name": path.name.removeprefix("finetune_")}
+    named = named if config.checkpoint_path else {"run_name": path.name}
+    run = Run(path, config.replace(**named))
+    run.write_json(run.config.to_dict(), "config.json")
+    _record_environment(run, data or {})
     return run
 
 

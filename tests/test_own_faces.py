@@ -597,7 +597,8 @@ def test_faces_that_it_has_learned_are_found_in_another_folder(third, tmp_path, 
     assert done.facts["learned_faces"] == 5
     assert "5 of the 7 scored faces are copies of faces that the run was trained or" in caplog.text
     write_report(done)
-    assert "5 of the faces scored below were used too" in model_card(load_evaluation(results))
+    told = "5 of the faces scored below are copies of faces used for training or selection"
+    assert told in model_card(load_evaluation(results))
     shutil.rmtree(root)
     done = evaluate_run(run, load_faces(config), config, results)
     assert done.facts["learned_faces"] is None

@@ -339,6 +339,12 @@ def test_the_seeds_of_its_recipe_are_those_of_the_published_runs():
         value, low, high = (f"{number:.{digits}f}" for number in row)
         cells.append(f"{value} [{low}, {high}]")
     assert f"| mean | {' | '.join(cells)} |" in text
+    text = " ".join(text.split())
+    value, low, high = 100 * comparison.ensembles["accuracy"].iloc[0][["value", "low", "high"]]
+    assert f"The three averaged have {value:.1f}% [{low:.1f}, {high:.1f}] accuracy" in text
+    history = pd.read_csv(PROJECT_ROOT / "notebooks/ferplus_levers/distilled.csv")
+    best = 100 * history[["val_accuracy", "ema_val_accuracy"]].max(axis=None)
+    assert f"has {best:.1f}% on validation ([its history](../../notebooks/ferplus_lev" in text
 
 
 def test_the_curve_of_class_offsets_is_that_of_the_published_table():

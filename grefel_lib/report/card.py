@@ -165,7 +165,10 @@ def _choice(facts: Mapping[str, Any]) -> str:
     if (learned := facts.get("learned_faces")) is None:
         return "Whether faces scored below were used for training or selection was not checked."
     if learned:
-        return f"{learned} of the faces scored below were used too: expect less on new faces."
+        return (
+            f"{learned} of the faces scored below are copies of faces used for training or "
+            f"selection: expect less on new faces."
+        )
     return "No exact copy of a face scored below was used for training or selection."
 
 

@@ -175,7 +175,7 @@ def _write_comparison(comparison: Comparison, folder: Folder) -> dict[str, pd.Da
     mean = "Mean ± standard deviation over seeds " if several else ""
     words = (
         f"{data_title(about['dataset'], about['protocol'])}, {split_title(about)}, "
-        f"{about['faces']:,} faces. {mean}[95% interval over {about['over']}]. "
+        f"{about['faces']:,} faces. {mean}[95% interval over {about.get('over', 'faces')}]. "
         f"{_seeds(comparison)}. Checkpoints chosen by {about['selection']}."
     )
     if about.get("tta") == "flip":
