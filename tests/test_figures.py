@@ -322,15 +322,21 @@ def test_every_corruption_is_a_line_from_the_clean_score_on(ax):
     assert len({(line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 6  # in grey too
 
 
-def test_thirty_classes_are_shaded_cells_without_text(rng, tmp_path, assert_readable):
-    names = [f"emotion {number}" for number in range(30)]
+@pytest.mark.parametrize(("classes", "wide", "shaded"),
+                         [(24, "column", True), (25, "full", False), (40, "full", False),
+                          (60, "full", True)])  # fmt: skip
+def test_many_classes_take_a_page_and_then_lose_their_texts(
+    classes, wide, shaded, rng, tmp_path, assert_readable
+):
+    names = [f"emotion {number}" for number in range(classes)]
     labels = rng.choice(names, 3000)
     predicted = np.where(rng.random(3000) < 0.7, labels, rng.choice(names, 3000))
     fig = confusion_figure(labels, predicted, names)
+    assert fig.get_figwidth() == WIDTHS[wide]
     save_figure(fig, tmp_path / "many")
     assert_readable(fig)
-    assert not fig.axes[0].texts
-    assert "darker" in fig.axes[0].get_xlabel()
+    assert bool(fig.axes[0].texts) != shaded
+    assert ("darker" in fig.axes[0].get_xlabel()) == shaded
 
 
 # -- the dashboard of a run

@@ -42,7 +42,8 @@ def read(folder, dataset="ferplus"):
 @pytest.mark.parametrize(
     ("name", "options"),
     [("a.webp", {"lossless": True}), ("a.avif", {"quality": 100}), ("a.bmp", {}),
-     ("a", {"format": "png"}), ("a.jpg", {"format": "png"}), ("a.tiff", {}), ("a.PNG", {})],
+     ("a", {"format": "png"}), ("a.jpg", {"format": "png"}), ("a.tiff", {}), ("a.PNG", {}),
+     ("a.ppm", {}), ("a.jp2", {"irreversible": False})],
 )  # fmt: skip
 def test_a_picture_of_any_format_and_ending_is_seen_alike(trained, tmp_path, name, options):
     grey = (np.add.outer(np.arange(48), np.arange(48)) * 255 // 94).astype(np.uint8)

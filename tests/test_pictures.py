@@ -12,7 +12,7 @@ from PIL import Image
 from grefel_lib.config import Config
 from grefel_lib.faces import load_faces
 from grefel_lib.sources import layouts
-from grefel_lib.sources.layouts import decode, find_images, list_images
+from grefel_lib.sources.layouts import IMAGE_SUFFIXES, decode, find_images, list_images
 from grefel_lib.sources.photo import open_image, printable, read_photo
 
 GREY = (np.arange(48 * 48).reshape(48, 48) * 255 // (48 * 48)).astype(np.uint8)
@@ -92,6 +92,17 @@ def test_damaged_exif_data_is_passed_over(exif, tmp_path):
     Image.fromarray(GREY).save(tmp_path / "x.png", exif=exif)
     for read in read_both(tmp_path / "x.png"):
         np.testing.assert_array_equal(read, GREY)
+
+
+@pytest.mark.parametrize("ending", ["gif", "tif", "webp", "png", "mpo", "jpg"])
+def test_of_several_pictures_in_a_file_the_first_is_read_and_that_is_said(ending, tmp_path, caplog):
+    first, second = Image.new("L", (48, 48), 255), Image.new("L", (48, 48), 0)
+    path = tmp_path / f"two.{ending}"
+    more = {} if ending == "jpg" else {"save_all": True, "append_images": [second]}
+    first.save(path, **more)
+    assert (read_photo(path) == 255).all()
+    told = f"{path} holds several pictures; the first is read"
+    assert caplog.messages == [told] * (ending not in ("jpg", "mpo"))  # an mpo: a phone's photo
 
 
 @pytest.mark.parametrize("mode", ["LA", "RGBA", "P", "PA", "L"])
@@ -272,13 +283,12 @@ def test_files_are_found_by_name_pattern_and_folder_each_once(tmp_path):
         files, unread = find_images([tmp_path / path for path in paths], **options)
         return [str(file.relative_to(tmp_path)) for file in files], unread
 
-    assert names("") == (["a.jpg", "b.png", "odd1.png", "odd[1].png"], [])
-    assert names("", recursive=True) == (
-        ["a.jpg", "b.png", "deep/c.png", "odd1.png", "odd[1].png"],
-        [],
-    )
-    assert names("?.png", "b.png", "") == (["b.png", "a.jpg", "odd1.png", "odd[1].png"], [])
-    every = ["b.png", "deep/c.png", "gone.png", "odd1.png", "odd[1].png", "pipe.png"]
+    # a link to nothing and a pipe are told when they are read
+    here = ["a.jpg", "b.png", "gone.png", "odd1.png", "odd[1].png", "pipe.png"]
+    assert names("") == (here, [])
+    every = ["b.png", "deep/c.png", *here[2:]]
+    assert names("", recursive=True) == (["a.jpg", *every], [])
+    assert names("?.png", "b.png", "") == (["b.png", "a.jpg", *here[2:]], [])
     assert names("**/*.png") == (every, [])
     assert names("odd[1].png") == (["odd[1].png"], [])  # a name, although it is a pattern too
     for name in ("deep/phone.HEIC", "deep/clip.MOV"):  # a phone's; to be named if unreadable
@@ -292,7 +302,7 @@ def test_files_are_found_by_name_pattern_and_folder_each_once(tmp_path):
     files, unread = names("empty", "none.png", "*.gif", "a.jpg")
     assert files == ["a.jpg"]
     assert [line.split(str(tmp_path))[0] for line in unread] == [
-        "no image (.png, .jpg, .jpeg, .jfif, .bmp, .webp, .gif, .avif, .tif, .tiff) in folder ",
+        f"no image ({', '.join(IMAGE_SUFFIXES)}) in folder ",
         "no image or folder at ", "no image or folder at "]  # fmt: skip
 
 

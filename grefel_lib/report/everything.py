@@ -375,9 +375,9 @@ def _confusion(evaluation: Evaluation, paper: Paper) -> Figure:
 
 
 def _headline_confusion(evaluation: Evaluation, paper: Paper) -> Figure:
-    fig, [[ax]] = _subplots(paper.size("column", 3.0))
-    counts = confusion_counts(evaluation.table)
-    confusion_matrix(counts, table_classes(evaluation.table), ax, **paper.cell_texts)
+    names = table_classes(evaluation.table)
+    fig, [[ax]] = _subplots(paper.matrix_size(len(names)))
+    confusion_matrix(confusion_counts(evaluation.table), names, ax, **paper.cell_texts)
     return fig
 
 

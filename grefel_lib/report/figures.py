@@ -261,6 +261,8 @@ def confusion_figure(
 ) -> Figure:
     """A confusion matrix from the labels and predictions of any model, one column wide.
 
+    More than 24 classes take the width of the page.
+
     Args:
         y_true: (N,) labels: classes, or, if they are not among `names`, positions in it.
         y_pred: (N,) predictions, likewise.
@@ -297,7 +299,7 @@ def confusion_figure(
     if len(set(names)) < len(names):
         raise ValueError(f"two classes would have one name: {', '.join(names)}")
     with paper_style(paper.font):
-        fig = Figure(figsize=paper.size("column", 3.0))
+        fig = Figure(figsize=paper.matrix_size(len(names)))
         confusion_matrix(counts, names, fig.subplots(), **paper.cell_texts)
     return fig
 

@@ -140,6 +140,10 @@ class Paper:
         inches = dict(zip(WIDTHS, VENUES[self.venue], strict=True))[width]
         return inches, height * max(inches / WIDTHS[width], 0.85)  # the text keeps its size
 
+    def matrix_size(self, classes: int) -> tuple[float, float]:
+        """Inches of a confusion matrix: a column wide, or a page where names would overlap."""
+        return self.size("full", 6.2) if classes > 24 else self.size("column", 3.0)
+
     @property
     def cell_texts(self) -> dict[str, bool]:
         """The arguments of `confusion_matrix` for `cells`."""

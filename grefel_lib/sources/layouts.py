@@ -38,8 +38,8 @@ VALIDATION_FOLDERS = ("val", "valid", "validation")
 FER2013_TABLES = ("fer2013.csv", "icml_face_data.csv")  # the second from Kaggle's competition
 FERPLUS_FOLDERS = {"train": "FER2013Train", "val": "FER2013Valid", "test": "FER2013Test"}
 RAFDB_SIZE, _ = FORMATS["rafdb"]
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".webp", ".gif", ".avif", ".tif",
-                  ".tiff")  # fmt: skip
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".jp2", ".bmp", ".webp", ".gif", ".avif",
+                  ".tif", ".tiff", ".ppm", ".pgm")  # fmt: skip
 PHONE_SUFFIXES = (".heic", ".heif")  # pictures that Pillow cannot read: to be named, not skipped
 LEFT_OUT = "left_out.csv"  # what `grefel data crop` left out
 CLASS_FOLDERS = {  # name of a folder -> label code
@@ -551,7 +551,6 @@ def find_images(
                     continue
                 endings = IMAGE_SUFFIXES + PHONE_SUFFIXES + VIDEO_SUFFIXES
                 inside = sorted(_images_in(Path(place), deep=recursive, endings=endings))
-                inside = [file for file in inside if file.is_file()]  # no broken link, no pipe
                 if not inside:
                     known = ", ".join(IMAGE_SUFFIXES)
                     more = not recursive and any(p.is_dir() for p in Path(place).iterdir())

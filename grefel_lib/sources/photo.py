@@ -1,5 +1,6 @@
 """Every picture is opened here; faces in photographs, by a detector that ships with a package."""
 
+import logging
 import os
 import re
 import warnings
@@ -22,6 +23,7 @@ CELL = 32  # pixels: YuNet's coarsest stride
 CROP = 1.25  # a picture up to SIDES[0] pixels whose sides differ by no more can be a face crop
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg")
 OVERLAP = 0.3  # IoU above which two boxes count as the same face
+log = logging.getLogger(__name__)
 Box = tuple[int, int, int, int]  # left, top, right, bottom, in pixels of the picture
 
 
@@ -48,6 +50,7 @@ class Photo:
 def open_image(file: str | Path | IO[bytes], mode: str = "RGB", name: str = "") -> Image.Image:
     """Open a picture the right way up, on white where it is transparent, in a Pillow mode.
 
+    Of an animation or of several pages the first is read, with a warning.
     16 bits are scaled to 8; integers of 32 bits and floats by the least of 1 (floats only), 255
     and 65535 that is not below their largest value.
 
@@ -61,6 +64,8 @@ def open_image(file: str | Path | IO[bytes], mode: str = "RGB", name: str = "") 
             os.stat(file)
             raise OSError("it is a folder or a special file")  # a pipe would be waited for
         with Image.open(file) as image:
+            if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's depth
+                log.warning("%s holds several pictures; the first is read", name)
             image.load()
             with suppress(Exception):  # damaged EXIF data; the picture itself is sound
                 ImageOps.exif_transpose(image, in_place=True)
