@@ -1,5 +1,6 @@
 """Every setting of a run, defined once: type, default, range, help, group; and the profiles."""
 
+import contextlib
 import dataclasses
 import difflib
 import logging
@@ -306,6 +307,11 @@ class Config:
             profile = "demo" if overrides.get("dataset", "synthetic") == "synthetic" else "vit_base"
         check_name(profile, PROFILES, "profile")
         config = cls(**PROFILES[profile] | overrides | {"profile": profile})
+        if overrides.get("folds") and config.unmet("folds"):
+            raise ValueError(
+                f"folds={config.folds}: cross-validation is of your own faces (dataset=folder); "
+                f"{config.dataset} has its splits"
+            )
         if "fold" in overrides and not config.folds and not config.resume:
             raise ValueError(
                 f"fold={config.fold} is a part of a cross-validation; pass folds, their number, too"
@@ -371,7 +377,10 @@ class Config:
         """Whether both name one data set; a missing folder of the same name counts as moved."""
         if (self.dataset, other.dataset) != ("folder", "folder"):
             return self.dataset == other.dataset
-        mine, theirs = (PROJECT_ROOT / Path(c.data_dir).expanduser() for c in (self, other))
+        mine, theirs = (
+            PROJECT_ROOT / Path(c.data_dir or DATA_DIRS["folder"]).expanduser()
+            for c in (self, other)
+        )
         moved = mine.name == theirs.name and not (mine.exists() and theirs.exists())
         return moved or mine.resolve() == theirs.resolve()
 
@@ -530,16 +539,12 @@ def convert(name: str, value: Any) -> Any:
         if isinstance(value, (str, Path)):
             return str(value)
         raise ValueError(f"{name} must be text; got {value!r}")
-    try:
-        if isinstance(value, bool):
-            raise ValueError
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
         number = float(value)
-        if not math.isfinite(number) or (kind is int and number != int(number)):
-            raise ValueError
-        return kind(number)
-    except (TypeError, ValueError, OverflowError):
-        word = "a whole number" if kind is int else "a number"
-        raise ValueError(f"{name} must be {word}; got {value!r}") from None
+        if math.isfinite(number) and kind(number) == number and not isinstance(value, bool):
+            return kind(number)
+    word = "a whole number" if kind is int else "a number"
+    raise ValueError(f"{name} must be {word}; got {value!r}")
 
 
 def _check(name: str, value: Any) -> None:

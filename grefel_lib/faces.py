@@ -24,7 +24,7 @@ from grefel_lib.config import PRETRAINED, PROJECT_ROOT, Config, check_name
 from grefel_lib.environment import progress_bar
 from grefel_lib.files import FINGERPRINT, read_json, read_table, relative
 from grefel_lib.labels import CLASS_NAMES, EMOTIONS, LEFT_OUT, NO_CLASS, VOTE_COLUMNS, class_index
-from grefel_lib.run import results_folder
+from grefel_lib.run import results_folder, run_places
 from grefel_lib.sources.layouts import Source, find_source, in_lower_case, read_csv
 from grefel_lib.sources.photo import resized
 
@@ -163,11 +163,9 @@ def load_faces(config: Config) -> FaceSet:
             if config.use_soft_labels:
                 targets = np.where(train[:, None], shares, targets)
     unlabelled = table["split"][~keep].value_counts()
-    held_out = table["image_hash"][table["split"] != "train"]
-    leaks = (table["split"] == "train") & table["image_hash"].isin(held_out)
-    leaks &= keep
-    test = table["image_hash"][table["split"] == "test"]
-    copies = (table["split"] == "val") & table["image_hash"].isin(test) & keep
+    splits, hashes = table["split"], table["image_hash"]
+    leaks = keep & train & hashes.isin(hashes[~train])
+    copies = keep & (splits == "val") & hashes.isin(hashes[splits == "test"])
     if config.drop_leaks:
         keep = keep & ~(leaks | copies).to_numpy()
     if not keep.any():
@@ -420,10 +418,7 @@ def taught(train: FaceSet, config: Config) -> FaceSet:
     """
     logs = []
     for name in filter(None, map(str.strip, config.teacher.split(","))):
-        folders = ("", PROJECT_ROOT / Path(config.output_dir).expanduser(),
-                   PROJECT_ROOT / "outputs", PROJECT_ROOT)  # fmt: skip
-        places = [folder / Path(name).expanduser() for folder in map(Path, folders)]
-        places.append(results_folder(PRETRAINED / name))
+        places = [*run_places(name, config.output_dir), results_folder(PRETRAINED / name)]
         tables = [file for p in places for file in sorted(p.glob("predictions/train_*.csv*"))]
         if not tables:
             raise FileNotFoundError(

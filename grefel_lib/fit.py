@@ -48,7 +48,6 @@ from grefel_lib.run import (
     LAST,
     Run,
     check_same_data,
-    checkpoint_file,
     event_writer,
 )
 
@@ -222,8 +221,7 @@ def start_training(
         net = build_model(source, len(faces.class_names))
     normalise_as(net)
     if config.checkpoint_path and not resumed:
-        path = checkpoint_file(config.checkpoint_path, config.output_dir)
-        start_from(net, path, faces.class_names, say=say)
+        start_from(net, run.parent_checkpoint(), faces.class_names, say=say)
     net.to(device, memory_format=memory_format(config))
     ema = ModelEmaV3(net, decay=config.ema_decay, use_warmup=True, warmup_power=0.9)
     ema.module.to(memory_format=memory_format(config))
@@ -414,9 +412,7 @@ def _accumulate(
 ) -> dict[str, Tensor]:
     config, world, totals = training.run.config, training.world, {}
     count = min(-(-len(inputs) // training.micro), len(inputs) // training.fewest)
-    pieces = list(
-        zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)  # of equal size
-    )
+    pieces = zip(inputs.tensor_split(count), targets.tensor_split(count), strict=True)
     for number, (faces, wanted) in enumerate(pieces, start=1):
         share = len(faces) / whole
         synchronise = number == count or world.size == 1

@@ -77,17 +77,23 @@ def anchor_log_probs(embeddings: Tensor, anchors: Tensor, *, delta: float = 1.0)
 
     Source: GReFEL, geometric correction; worked by hand in notebook 02.
     """
-    classes, per_class, width = anchors.shape
-    if embeddings.shape[-1] != width:
-        raise ValueError(f"embeddings are {embeddings.shape[-1]} wide but anchors are {width} wide")
+    if embeddings.shape[-1] != anchors.shape[-1]:
+        raise ValueError(
+            f"embeddings are {embeddings.shape[-1]} wide but anchors are {anchors.shape[-1]} wide"
+        )
     if not delta > 0:
         raise ValueError(f"delta must be above 0; got {delta}")
+    scores = F.log_softmax(-anchor_distances(embeddings, anchors).flatten(1) / delta, dim=1)
+    return scores.unflatten(1, anchors.shape[:2]).logsumexp(dim=2)  # (B, C)
+
+
+def anchor_distances(embeddings: Tensor, anchors: Tensor) -> Tensor:
+    """Euclidean distances of embeddings (B, D) from anchors (C, K, D): (B, C, K)."""
     # cdist's matmul mode would make a row depend on the rest of its batch
     distance = torch.cdist(
         embeddings, anchors.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist"
-    )  # (B, CK)
-    scores = F.log_softmax(-distance / delta, dim=1)
-    return scores.view(-1, classes, per_class).logsumexp(dim=2)  # (B, C)
+    )
+    return distance.unflatten(1, anchors.shape[:2])
 
 
 def confidence(log_probs: Tensor) -> Tensor:

@@ -13,17 +13,11 @@ COMPOUND = (
     "angrily disgusted", "disgustedly surprised",
 )  # fmt: skip
 VOTE_COLUMNS = (*EMOTIONS, "unknown", "NF")  # fer2013new.csv, after Usage and Image name
-FER2013_CODES = {
-    0: "anger", 1: "disgust", 2: "fear", 3: "happiness", 4: "sadness", 5: "surprise", 6: "neutral",
-}  # fmt: skip
-RAFDB_CODES = {
-    1: "surprise", 2: "fear", 3: "disgust", 4: "happiness", 5: "sadness", 6: "anger", 7: "neutral",
-}  # fmt: skip
-AFFECTNET_CODES = {
-    0: "neutral", 1: "happiness", 2: "sadness", 3: "surprise", 4: "fear", 5: "disgust", 6: "anger",
-    7: "contempt",
-}  # fmt: skip
-COMPOUND_CODES = dict(enumerate(COMPOUND, start=1))
+_FER2013 = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
+_RAFDB = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")
+_AFFECTNET = (
+    "neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt",
+)  # fmt: skip
 RAFDB_ATTRIBUTES = {  # codes of RAF-DB's manual annotation files, in the order of their lines
     "gender": {"0": "male", "1": "female", "2": "unsure"},
     "race": {"0": "Caucasian", "1": "African-American", "2": "Asian"},
@@ -46,12 +40,12 @@ CLASS_NAMES = {  # of the published sets; those of a user's own set come from it
     "affectnet7": BASIC,
     "affectnet8": EMOTIONS,
 }
-CODES = {
-    "fer2013": FER2013_CODES,
-    "rafdb": RAFDB_CODES,
-    "rafdb_compound": COMPOUND_CODES,
-    "affectnet7": {code: name for code, name in AFFECTNET_CODES.items() if name in BASIC},
-    "affectnet8": AFFECTNET_CODES,
+CODES = {  # label code in the published files -> class
+    "fer2013": dict(enumerate(_FER2013)),
+    "rafdb": dict(enumerate(_RAFDB, start=1)),
+    "rafdb_compound": dict(enumerate(COMPOUND, start=1)),
+    "affectnet7": dict(enumerate(_AFFECTNET[:7])),
+    "affectnet8": dict(enumerate(_AFFECTNET)),
 }
 NO_CLASS = -1  # label of a face that belongs to none of the classes
 LEFT_OUT = {  # codes of such faces: none, uncertain, no face; of seven classes also contempt
@@ -88,9 +82,7 @@ _TOL_MUTED = (
     "#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255",
     "#AA4499", "#555555", "#BBBBBB",
 )  # fmt: skip
-COLOURS = dict(zip(EMOTIONS, _OKABE_ITO, strict=True)) | dict(
-    zip(COMPOUND, _TOL_MUTED, strict=True)
-)
+COLOURS = dict(zip(EMOTIONS + COMPOUND, _OKABE_ITO + _TOL_MUTED, strict=True))
 
 
 def own_classes(names: Iterable[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grefel_lib.config import Config
-from grefel_lib.grefel import Output
+from grefel_lib.grefel import Output, anchor_distances
 
 
 def smooth_targets(targets: Tensor, label_smoothing: float) -> Tensor:
@@ -74,11 +74,8 @@ def center_loss(embeddings: Tensor, anchors: Tensor, targets: Tensor) -> Tensor:
 
     Source: GReFEL, center loss.
     """
-    classes, per_class, width = anchors.shape
-    distance = torch.cdist(
-        embeddings, anchors.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist"
-    )
-    nearest = distance.view(-1, classes, per_class).min(dim=2).values.square() / width  # (B, C)
+    distance = anchor_distances(embeddings, anchors)
+    nearest = distance.min(dim=2).values.square() / anchors.shape[2]  # (B, C)
     return (targets * nearest).sum(dim=1).mean()
 
 
@@ -140,9 +137,7 @@ def total_loss(
         parts["center"] = center_loss(output.embeddings, output.anchors, targets)
     if output.reliability_logits is not None:
         parts["rel"] = reliability_loss(output.reliability_logits, output.log_probs, targets)
-    weights = {"cls": 1.0} | {
-        name: getattr(config, f"lambda_{name}") for name in parts.keys() - {"cls"}
-    }
+    weights = {name: getattr(config, f"lambda_{name}", 1.0) for name in parts}  # cls has none
     # a part with weight 0 is logged but contributes no gradient
     loss = sum(weights[name] * part for name, part in parts.items() if weights[name] > 0)
     return {"loss": loss, **parts}

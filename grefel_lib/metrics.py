@@ -26,6 +26,20 @@ def reorder_classes(predictions: pd.DataFrame, names: Sequence[str]) -> pd.DataF
     return predictions[[c for c in predictions if c not in probs] + probs]
 
 
+def renamed(names: Sequence[str], new: Mapping[str, str]) -> list[str]:
+    """The classes, some of them under new names.
+
+    Raises:
+        ValueError: A key of `new` is no class, or two classes would have the same name.
+    """
+    if unknown := set(new) - set(names):
+        raise ValueError(f"no class {min(unknown)!r}; there are: {', '.join(names)}")
+    changed = [new.get(name, name) for name in names]
+    if len(set(changed)) < len(changed):
+        raise ValueError(f"two classes would have one name: {', '.join(changed)}")
+    return changed
+
+
 def rename_classes(predictions: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """The same table with other names for some classes."""
     kinds = ("p", "primary", "votes")
@@ -327,11 +341,9 @@ def _resampled(
 
 
 def _with_interval(value: pd.Series, resampled: pd.DataFrame) -> pd.DataFrame:
-    low, high = (resampled.quantile(end) for end in (0.025, 0.975))
-    table = pd.DataFrame({"value": value, "low": low, "high": high}).loc[list(value.index)]
-    table["low"] = table["low"].mask(table["low"] > value, value)
-    table["high"] = table["high"].mask(table["high"] < value, value)
-    return table
+    ends = resampled.quantile([0.025, 0.975]).T.reindex(value.index)
+    low, high = np.minimum(ends[0.025], value), np.maximum(ends[0.975], value)
+    return pd.DataFrame({"value": value, "low": low, "high": high})
 
 
 def _same_images(first: pd.DataFrame, second: pd.DataFrame) -> None:

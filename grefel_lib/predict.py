@@ -171,21 +171,20 @@ def _predictions_table(columns: dict[str, list[torch.Tensor]], faces: FaceSet) -
     table["predicted"] = np.asarray(names)[values["p"].argmax(axis=1)]
     if "true_label" in faces.table:
         table["true_label"] = np.asarray(names)[faces.table["true_label"].to_numpy()]
-    attributes = [c for c in ("subject", *RAFDB_ATTRIBUTES) if c in faces.table]
-    table = table.join(faces.table[attributes].reset_index(drop=True))
+    attributes = faces.table.filter(["subject", *RAFDB_ATTRIBUTES])
+    table = table.join(attributes.reset_index(drop=True))
     parts = [table, pd.DataFrame(values["p"], columns=[f"p_{name}" for name in names])]
     if "primary" in values:
         parts.append(pd.DataFrame(values["primary"], columns=[f"primary_{n}" for n in names]))
     scalars = {k: v for k, v in values.items() if k.startswith(("confidence_", "reliability"))}
     parts.append(pd.DataFrame(scalars, index=table.index))
-    votes = [column for column in VOTE_COLUMNS if column in faces.table]
+    votes = faces.table.filter(VOTE_COLUMNS)
     table["agreed"] = (table["label"] == table["predicted"]).astype(float)
-    if votes:
-        counts = faces.table[votes].to_numpy()
-        shares, has_votes = ferplus_targets(counts, faces.info["protocol"], soft=True)
+    if len(votes.columns):
+        shares, has_votes = ferplus_targets(votes.to_numpy(), faces.info["protocol"], soft=True)
         label_share = shares[np.arange(len(table)), values["p"].argmax(axis=1)]
         table["agreed"] = np.where(has_votes, label_share, table["agreed"])
-        parts.append(faces.table[votes].reset_index(drop=True).add_prefix("votes_"))
+        parts.append(votes.reset_index(drop=True).add_prefix("votes_"))
     return pd.concat(parts, axis=1)
 
 
@@ -325,10 +324,8 @@ def write_features(path: Path, table: pd.DataFrame, embeddings: np.ndarray) -> N
     places = [column for column in ("file", "frame", *BOX) if column in table]
     faces = table.loc[table["face"] != NO_FACE, places].reset_index(drop=True)
     if path.suffix.lower() == ".csv":
-        columns = [f"e{number}" for number in range(embeddings.shape[1])]
-        Folder(path.parent).write_table(
-            faces.join(pd.DataFrame(embeddings, columns=columns)), path.name
-        )
+        table = faces.join(pd.DataFrame(embeddings).add_prefix("e"))
+        Folder(path.parent).write_table(table, path.name)
         return
     arrays = {"files": faces["file"].to_numpy(dtype=str)}
     if "frame" in faces:
@@ -371,16 +368,9 @@ def annotate_files(
                 here = here[here["face"] != NO_FACE]
                 left_top, sizes = np.hsplit(here[BOX].to_numpy(dtype=int), 2)
                 boxes = np.hstack([left_top, left_top + sizes]).tolist()
-                labels = [
-                    f"{label} {probability:.2f}"
-                    for label, probability in zip(
-                        here["predicted"], here["probability"], strict=True
-                    )
-                ]
+                labels = [f"{a} {p:.2f}" for a, p in here[["predicted", "probability"]].to_numpy()]
                 stem = path.stem if frame is None else f"{path.stem}_frame{frame}"
-                names = itertools.chain(
-                    [f"{stem}.jpg"], (f"{stem}_{n}.jpg" for n in itertools.count(2))
-                )
+                names = (f"{stem}{f'_{n}' * (n > 1)}.jpg" for n in itertools.count(1))
                 name = next(n for n in names if n not in written and _replaceable(folder / n))
                 content = io.BytesIO()
                 drawn = draw_boxes(picture, boxes, labels)

@@ -335,8 +335,11 @@ def check_folds(run: Run, config: Config, data: Mapping[str, Any]) -> None:
     Raises:
         ValueError: The fold is another one, or was drawn from other faces.
     """
-    theirs = run.config
-    if config.unmet("folds") or not (config.folds or theirs.folds) or not theirs.same_data(config):
+    theirs, fingerprint = run.config, _environment(run).get("data", {}).get("fingerprint")
+    copied = fingerprint and fingerprint == data.get("fingerprint")  # to another folder
+    if config.unmet("folds") or not (config.folds or theirs.folds):
+        return
+    if not (copied or theirs.same_data(config)):
         return
     trained, asked = ({k: getattr(c, k) for k in ("folds", "fold")} for c in (theirs, config))
     if trained != asked:
@@ -345,7 +348,6 @@ def check_folds(run: Run, config: Config, data: Mapping[str, Any]) -> None:
             f"folds={theirs.folds}, fold={theirs.fold}, not folds={config.folds}, "
             f"fold={config.fold}; take the run of that fold, or the same values"
         )
-    fingerprint = _environment(run).get("data", {}).get("fingerprint")
     if not same_data(fingerprint, data.get("fingerprint")):
         raise ValueError(
             f"the faces of {config.data_dir} have changed since run {run.name} was trained, so "
@@ -378,15 +380,19 @@ def start_run(config: Config, data: Mapping[str, Any] | None = None) -> Run:
     return run
 
 
+def run_places(name: str | Path, output_dir: str = "outputs") -> list[Path]:
+    """Where a run of this name may be, in the order of search."""
+    folders = (Path(), outputs_folder(output_dir), outputs_folder(), PROJECT_ROOT, PRETRAINED)
+    return [folder / Path(name).expanduser() for folder in folders]
+
+
 def open_run(name: str | Path, output_dir: str = "outputs") -> Run:
     """Open a run by its name or folder, or a model of PRETRAINED if no run has that name.
 
     Raises:
         FileNotFoundError: No such run; the message lists where it was looked for.
     """
-    given = Path(name).expanduser()
-    for folder in (Path(), outputs_folder(output_dir), outputs_folder(), PROJECT_ROOT, PRETRAINED):
-        path = folder / given
+    for path in run_places(name, output_dir):
         path = path.parent if path.name == "checkpoints" else path
         if (path / "config.json").is_file():
             return Run(path.resolve(), _read_config(path))

@@ -93,8 +93,7 @@ class Level(nn.Module):
         return x.transpose(1, 2).unflatten(2, (self.window, self.window))
 
 
-def _halve(channels: int, width: int) -> nn.Conv2d:
-    return nn.Conv2d(channels, width, kernel_size=3, stride=2, padding=1)
+_halve = partial(nn.Conv2d, kernel_size=3, stride=2, padding=1)
 
 
 def _adapter(channels: int, reduction: int, dim: int, wanted: int) -> nn.Module:

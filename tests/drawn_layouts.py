@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from grefel_lib.labels import BASIC, CODES, FER2013_CODES
+from grefel_lib.labels import BASIC, CODES
 from grefel_lib.sources.synthetic import (
     Sketch,
     deal_classes,
@@ -63,7 +63,7 @@ def _fer2013_rows(images, seed):
     A label is one person's guess over seven classes, and sometimes plainly wrong.
     """
     rng = np.random.default_rng([seed, 6])
-    codes = {emotion: code for code, emotion in FER2013_CODES.items()}
+    codes = {emotion: code for code, emotion in CODES["fer2013"].items()}
     for usage, _, votes, face in ferplus_rows(images, seed):
         chances = votes[:7] + 1e-6 if rng.random() > 0.15 else np.ones(7)
         yield usage, codes[BASIC[rng.choice(7, p=chances / chances.sum())]], face

@@ -102,6 +102,8 @@ def test_faces_are_cut_out_of_listed_photographs(tmp_path):
     found = read(tmp_path, "affectnet8").split("test")
     assert found.table["id"][0] == "test_000000"
     assert found.gather(np.array([0])).mean() > 250
+    told = check_data(Config(dataset="affectnet8", data_dir=str(tmp_path)))["warnings"]
+    assert not [line for line in told if "square" in line], "the boxes are square"
 
 
 def test_a_copy_with_its_own_test_folder_is_taken_as_it_is(tmp_path):

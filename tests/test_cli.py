@@ -931,7 +931,7 @@ def test_a_matrix_is_drawn_from_the_predictions_of_any_model(tmp_path, capsys):
     assert "p.csv, line 5: label or predicted is empty" in capsys.readouterr().err
 
 
-def test_a_class_may_be_called_none_in_a_matrix(tmp_path, monkeypatch):
+def test_the_classes_of_a_matrix_are_named_as_the_table_names_them(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("grefel_lib.report.figures.confusion_figure",
                         lambda *given, **_: drawn.append(given) or Figure())  # fmt: skip
@@ -943,6 +943,12 @@ def test_a_class_may_be_called_none_in_a_matrix(tmp_path, monkeypatch):
     (tmp_path / "p.csv").write_text("label,predicted\n1,1.0\n0, 2.0 \n2 ,0.0\n")  # of pandas
     assert main(["figure", "confusion", str(tmp_path / "p.csv"), "--output", output]) == 0
     assert [list(column) for column in drawn[1][:2]] == [["1", "0", "2"], ["1", "2", "0"]]
+    header = "label,predicted,p_sad,p_happy,p_angry\n"  # its classes in their order, one unseen
+    (tmp_path / "p.csv").write_text(f"{header}happy,sad,0.5,0.3,0.2\nsad,sad,0.8,0.1,0.1\n")
+    assert main(["figure", "confusion", str(tmp_path / "p.csv"), "--output", output]) == 0
+    (tmp_path / "p.csv").write_text("label,predicted,p_value\nhappy,sad,0.5\nsad,sad,0.8\n")
+    assert main(["figure", "confusion", str(tmp_path / "p.csv"), "--output", output]) == 0
+    assert [given[2] for given in drawn[2:]] == [["sad", "happy", "angry"], []]
 
 
 @pytest.mark.parametrize(("command", "again"), [

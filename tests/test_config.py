@@ -276,6 +276,8 @@ def test_a_fold_without_their_number_is_refused():
         with pytest.raises(ValueError, match="fold=2 is a part of a cross-validation; pass folds"):
             Config.resolve({"dataset": dataset, "fold": 2})
     assert Config.resolve({"dataset": "folder", "folds": 3, "fold": 2}).fold == 2
+    with pytest.raises(ValueError, match=r"folds=5: cross-validation is of your own faces .*rafdb"):
+        Config.resolve({"dataset": "rafdb", "folds": 5})
 
 
 @pytest.mark.parametrize("changes", [{"head": "linear"}, {"branches": "anchors"}])

@@ -16,7 +16,7 @@ from grefel_lib.commands.notebook import resolve_evaluation
 from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.faces import SPLITS, ferplus_targets, load_faces
 from grefel_lib.fit import fit
-from grefel_lib.labels import EMOTIONS, FER2013_CODES, VOTE_COLUMNS
+from grefel_lib.labels import CODES, EMOTIONS, VOTE_COLUMNS
 from grefel_lib.run import check_same_data, start_run
 
 NEU, HAP, SUR, SAD, ANG, DIS, FEA, CON, UNK, NF = range(10)
@@ -228,7 +228,7 @@ def test_fer2013_layouts_agree_on_labels(layout, tmp_path):
     write_layout(tmp_path / "p", "fer2013", images=200)
     codes = pd.read_csv(tmp_path / "p/fer2013.csv")
     faces = load(folder, "fer2013", drop_leaks=False)
-    expected = codes["emotion"].map(FER2013_CODES).value_counts().to_dict()
+    expected = codes["emotion"].map(CODES["fer2013"]).value_counts().to_dict()
     found = faces.table["label"].map(dict(enumerate(faces.class_names))).value_counts().to_dict()
     assert found == expected
     sizes = faces.table["split"].value_counts()

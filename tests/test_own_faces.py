@@ -22,7 +22,7 @@ from grefel_lib.analysis.evaluation import (
 )
 from grefel_lib.commands.cli import main
 from grefel_lib.commands.notebook import resolve_evaluation
-from grefel_lib.config import Config
+from grefel_lib.config import PROJECT_ROOT, Config
 from grefel_lib.faces import load_faces
 from grefel_lib.files import FINGERPRINT, Folder, read_table
 from grefel_lib.fit import fit
@@ -510,6 +510,8 @@ def test_folds_fixes_and_teacher_stay_with_their_faces(trained, tmp_path):
     assert (other.folds, other.teacher, other.label_fixes, other.label_noise) == (0, "", "", 0)
     assert config.on_data(data_dir=str(root), split="val").folds == 3
     assert config.on_data(dataset="ferplus").data_dir == ""
+    there = PROJECT_ROOT / "data/folder"  # where a data_dir of "" is
+    assert config.replace(data_dir="").on_data(data_dir=str(there)).folds == 3
 
 
 def test_fine_tuning_keeps_what_it_knows_of_shared_classes(trained, tmp_path):
@@ -659,6 +661,11 @@ def test_a_run_is_neither_tested_nor_continued_on_a_fold_that_it_has_learned(thi
     assert not (run.path / "finetune_more").exists()
     same = Config.resolve(more, parent=run.config)
     start_run(same, load_faces(same).info)
+    copied = run.config.on_data(
+        data_dir=str(shutil.copytree(root, root.parent / "copied"))
+    ).replace(robustness_images=0)
+    with pytest.raises(ValueError, match="third has learned from faces of this test split"):
+        evaluate_run(run, load_faces(copied), copied, evaluation_folder(run, copied))
     elsewhere = in_folders(root.parent / "others", {"frown": 8, "smile": 9})
     free = Config.resolve(more | other | {"data_dir": str(elsewhere), "finetune_name": "free"},
                           parent=run.config)  # fmt: skip

@@ -15,7 +15,7 @@ from grefel_lib.analysis.evaluation import evaluate_run
 from grefel_lib.faces import load_faces, read_label_fixes
 from grefel_lib.files import Folder
 from grefel_lib.metrics import table_classes
-from grefel_lib.panels.confusion import ORDERS, ConfusionPanel, _cards, select_cell
+from grefel_lib.panels.confusion import ORDERS, ConfusionPanel, select_cell
 from grefel_lib.report.figures import confusion_figure
 
 
@@ -166,7 +166,7 @@ def test_a_range_without_faces_is_said(explorer):
 def test_a_face_tells_its_distributions_and_the_other_checkpoints_prediction(found, faces):
     (other,) = set(found.predictions) - {found.headline}
     rows = found.table.iloc[[4]]
-    shown = html.unescape(_cards(found, faces, found.headline, rows))
+    shown = html.unescape(ConfusionPanel(found, faces)._cards(rows))
     assert f"{other}: {found.predictions[other]['predicted'].iloc[4]}" in shown
     assert f"{rows['label'].iloc[0]} → {rows['predicted'].iloc[0]}, " in shown
     assert rows["id"].iloc[0] in shown

@@ -13,7 +13,7 @@ from grefel_lib.analysis.check import check_data, describe
 from grefel_lib.config import Config
 from grefel_lib.faces import SPLITS, load_faces
 from grefel_lib.labels import VOTE_COLUMNS
-from grefel_lib.panels.data import PAGE, DataPanel, data_sets_here, faces_page, select_faces
+from grefel_lib.panels.data import FACES, PAGE, DataPanel, data_sets_here, faces_page, select_faces
 from grefel_lib.panels.panel import vote_words
 
 
@@ -54,6 +54,13 @@ def test_a_copy_has_its_pixels_in_another_split_and_is_found_from_both_sides(fac
     assert (copies.groupby("image_hash")["split"].nunique() > 1).all()
     others = faces.table.drop(copies.index).groupby("image_hash")["split"].nunique()
     assert (others == 1).all()
+
+
+def test_what_was_read_is_told_where_no_face_can_be(other_outputs, tmp_path):
+    panel = DataPanel(Config(dataset="folder", data_dir=str(tmp_path / "nothing")))
+    panel.check.click()
+    assert "no folder" in panel.shown.value + panel.message.value
+    assert panel.check.description == FACES
 
 
 def test_a_jump_shows_the_copy_in_its_own_split_and_back(browser):

@@ -20,8 +20,7 @@ from grefel_lib.report.style import (
     SANS,
     TIMES,
     VAL,
-    as_drawing,
-    as_photo,
+    as_picture,
     class_colours,
     paper_style,
     save_figure,
@@ -35,7 +34,7 @@ def test_a_photo_is_a_small_jpeg():
     with paper_style():
         fig = Figure(figsize=(6, 1.2))
         face_grid(grain, fig, ncols=10)
-    shown = as_photo(fig)
+    shown = as_picture(fig, photo=True)
     picture = Image.open(io.BytesIO(shown.data))
     assert (picture.format, picture.size) == ("JPEG", (504, 100))
     assert shown.width == 600
@@ -46,7 +45,7 @@ def test_a_drawing_is_a_small_sharp_png_shown_in_the_size_of_its_figure():
     with paper_style():
         fig = Figure(figsize=(6, 2))
         fig.subplots().plot(np.linspace(0, 1, 50) ** 2, color=VAL)
-    shown = as_drawing(fig)
+    shown = as_picture(fig)
     picture = Image.open(io.BytesIO(shown.data))
     assert (picture.format, picture.mode, picture.size) == ("PNG", "P", (624, 208))
     assert shown.width == 600
@@ -100,7 +99,7 @@ def test_a_figure_is_the_same_whatever_the_users_own_style_is(tmp_path):
     with matplotlib.style.context(["dark_background", own]):
         fig = draw("matrix8", "column")
         again = [path.read_bytes() for path in save_figure(fig, tmp_path / "two")]
-        assert Image.open(io.BytesIO(as_drawing(fig).data)).convert("RGB").getpixel((1, 1)) == (
+        assert Image.open(io.BytesIO(as_picture(fig).data)).convert("RGB").getpixel((1, 1)) == (
             255, 255, 255,
         )  # fmt: skip
     assert again == first
@@ -121,7 +120,11 @@ def test_a_figure_is_the_same_with_any_backend(tmp_path):
 
 def test_a_drawing_says_in_words_what_it_shows():
     fig = draw("matrix8", "column")
-    assert as_drawing(fig).alt == as_photo(fig).alt == "true against predicted (% of true class)"
+    assert (
+        as_picture(fig).alt
+        == as_picture(fig, photo=True).alt
+        == "true against predicted (% of true class)"
+    )
 
 
 def test_the_font_of_a_venue_holds_inside_its_block_and_no_longer():
@@ -165,7 +168,7 @@ def test_a_figure_in_a_notebook_keeps_the_colours_of_small_marks():
         ax.imshow(np.linspace(0, 1, 900).reshape(30, 30), cmap="Blues")  # many colours elsewhere
         for place, colour in enumerate(COLOURS.values()):
             ax.plot(3 * place + 2, 15, marker="s", ms=4, color=colour)
-        shown = Image.open(io.BytesIO(as_drawing(fig).data)).convert("RGB")
+        shown = Image.open(io.BytesIO(as_picture(fig).data)).convert("RGB")
     seen = np.unique(np.asarray(shown).reshape(-1, 3), axis=0).astype(int)
     for colour in COLOURS.values():
         drawn = 255 * np.array(matplotlib.colors.to_rgb(colour))

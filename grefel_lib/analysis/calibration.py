@@ -242,14 +242,12 @@ def risk_coverage(sureness: np.ndarray, wrong: np.ndarray) -> pd.DataFrame:
 
     Source: El-Yaniv and Wiener, 2010.
     """
-    sureness, wrong = np.asarray(sureness, dtype=float), np.asarray(wrong, dtype=float)
     if len(sureness) != len(wrong) or not len(wrong):
         raise ValueError(f"{len(sureness)} values of sureness for {len(wrong)} faces")
-    order = np.argsort(-sureness, kind="stable")
-    last = np.append(np.diff(sureness[order]) != 0, True)  # the last one of each group of ties
-    counts = np.arange(1, len(order) + 1)[last]
-    errors = np.cumsum(wrong[order])[last]
-    return pd.DataFrame({"coverage": counts / len(order), "risk": errors / counts})
+    table = pd.DataFrame({"sure": np.asarray(sureness), "wrong": np.asarray(wrong)})
+    ties = table.groupby("sure")["wrong"]
+    kept = ties.agg(["size", "sum"])[::-1].cumsum().reset_index(drop=True)
+    return pd.DataFrame({"coverage": kept["size"] / len(wrong), "risk": kept["sum"] / kept["size"]})
 
 
 def aurc(curve: pd.DataFrame) -> float:

@@ -40,7 +40,7 @@ def check_data(config: Config) -> dict[str, Any]:
         source = find_source(config)
         facts |= {"layout": source.kind, "folder": relative(source.root)}
         _pictures([f for f in source.files if f.suffix.lower() in IMAGE_SUFFIXES], facts)
-        if source.kind.endswith("-original"):  # whole photographs, of which boxes are cut out
+        if source.kind.endswith(("-original", "-lists")):  # pictures, of which boxes are cut out
             facts["warnings"].clear()
         if not facts["unreadable"]:
             with _unsaid():

@@ -50,6 +50,7 @@ from grefel_lib.metrics import (
     check_predictions,
     per_class_metrics,
     rename_classes,
+    renamed,
     reorder_classes,
     table_classes,
 )
@@ -179,12 +180,7 @@ class Evaluation:
         Raises:
             ValueError: A key is no class, or two classes would have the same name.
         """
-        known = table_classes(self.table)
-        new = [names.get(name, name) for name in known]
-        if unknown := set(names) - set(known):
-            raise ValueError(f"no class {min(unknown)!r}; there are: {', '.join(known)}")
-        if len(set(new)) < len(new):
-            raise ValueError(f"two classes would have one name: {', '.join(new)}")
+        renamed(table_classes(self.table), names)  # checks them
         inside = dict(self.inside)
         if "labels" in inside:
             inside["labels"] = np.array([names.get(name, name) for name in inside["labels"]])

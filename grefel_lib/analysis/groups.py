@@ -23,17 +23,11 @@ def by_group(predictions: pd.DataFrame, groups: Sequence) -> pd.DataFrame:
     """
     right = (predictions["label"] == predictions["predicted"]).to_numpy()
     table = pd.DataFrame({"group": np.asarray(groups), "right": right}).groupby("group")["right"]
-    table = table.agg(["size", "sum"])
-    ends = [wilson_interval(*pair) for pair in table[["sum", "size"]].to_numpy()]
-    return pd.DataFrame(
-        {
-            "count": table["size"],
-            "accuracy": table["sum"] / table["size"],
-            "low": [low for low, _ in ends],
-            "high": [high for _, high in ends],
-        },
-        index=table.index,
-    )
+    table = table.agg(count="size", right="sum")
+    ends = [wilson_interval(*pair) for pair in table[["right", "count"]].to_numpy()]
+    table["accuracy"] = table.pop("right") / table["count"]
+    table[["low", "high"]] = np.reshape(ends, (-1, 2))
+    return table
 
 
 def copy_accuracy(predictions: pd.DataFrame, copies: pd.DataFrame) -> pd.DataFrame:

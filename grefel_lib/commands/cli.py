@@ -30,17 +30,16 @@ from grefel_lib.config import (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. Errors are one line on stderr."""
     argv = [_with_dashes(word) for word in (sys.argv[1:] if argv is None else argv)]
-    if hasattr(signal, "SIGTERM"):  # sent by Slurm to stop a job: treat it like Ctrl-C
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by jobs in the background
+    for number in (signal.SIGTERM, signal.SIGINT):  # of Slurm; ignored by jobs in the background
+        signal.signal(number, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):  # of a terminal that knows ASCII only, say
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    parser, commands = _parser(argv)
+    parser, _ = _parser(argv)
     arguments, unknown = parser.parse_known_args(argv)
     try:
         if unknown:
-            _refuse(unknown[0], commands[" ".join(_words(arguments))])
+            _refuse(unknown[0], arguments.parser)
         arguments.run(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -52,14 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except (ValueError, OSError, NotebookError) as error:
         line = " ".join(str(error).split())
-        print(f"grefel {' '.join(_words(arguments))}: error: {line}", file=sys.stderr)
+        print(f"{arguments.parser.prog}: error: {line}", file=sys.stderr)
         return 1
     return 0
-
-
-def _words(arguments: argparse.Namespace) -> list[str]:
-    """The words that name a command: "data", "check"."""
-    return [arguments.command, *filter(None, [getattr(arguments, "kind", "")])]
 
 
 def _with_dashes(word: str) -> str:
@@ -84,16 +78,15 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argpars
         command.usage = f"grefel {name} [--SETTING VALUE ...]"
         _add_settings(command, name)
     _add_sweep(subparsers, argv)
-    kinds = _add_others(subparsers)
-    data = {f"data {name}": kind for name, kind in kinds.choices.items()}
-    return parser, {**subparsers.choices, **data}
+    _add_others(subparsers)
+    return parser, subparsers.choices
 
 
 def _add(
     subparsers: Any, name: str, text: str, run: Callable[[argparse.Namespace], None] | None
 ) -> argparse.ArgumentParser:
     command = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, parser=command)
     return command
 
 
@@ -114,12 +107,11 @@ def _add_sweep(subparsers: Any, argv: list[str]) -> None:
     sweep.add_argument("--cluster-option", action="append", default=[], metavar="KEY=VALUE",
                        help="e.g. timeout_min=600 or slurm_partition=gpu")  # fmt: skip
     command = next((word for word in argv if word in SWEEPABLE), "train")
-    named_by_it = ("run_name", "finetune_name", "resume")
-    _add_settings(sweep, command, leave_out=("seed",), hidden=named_by_it)
+    _add_settings(sweep, command, hidden=("seed", "run_name", "finetune_name", "resume"))
 
 
-def _add_others(subparsers: Any) -> Any:
-    """Add the commands without a notebook; returns the kinds of `data`."""
+def _add_others(subparsers: Any) -> None:
+    """Add the commands without a notebook."""
     add = partial(_add, subparsers)
     predict = add("predict", "find the faces in pictures and videos and predict each", _predict)
     predict.add_argument("images", nargs="+", metavar="IMAGE",
@@ -196,28 +188,14 @@ def _add_others(subparsers: Any) -> Any:
     publish.add_argument("dest", type=Path, metavar="DEST", help="receives one folder per run")
     add("doctor", "check the installation: packages, data, weights, speed", _doctor)
     add("demo", "run every notebook headless on the built-in faces", _demo)
-    return kinds
 
 
 def _add_settings(
-    parser: argparse.ArgumentParser,
-    command: str,
-    *,
-    leave_out: Sequence[str] = (),
-    hidden: Sequence[str] = (),
+    parser: argparse.ArgumentParser, command: str, *, hidden: Sequence[str] = ()
 ) -> None:
-    """Add a flag for each setting the command accepts, in the settings' groups.
-
-    Args:
-        parser: Receives them.
-        command: Whose settings.
-        leave_out: Settings without a flag.
-        hidden: Settings whose flags are not in the help.
-    """
+    """Add a flag for each setting of a command, in their groups; the help leaves out the hidden."""
     groups: dict[str, Any] = {}
     for name, setting in command_settings(command).items():
-        if name in leave_out:
-            continue
         if setting.group not in groups:
             groups[setting.group] = parser.add_argument_group(setting.group)
         flag = name.replace("_", "-")
@@ -420,13 +398,11 @@ def _report(arguments: argparse.Namespace) -> None:
             raise ValueError(
                 f"{folder} holds several runs; name one of them, or see: grefel compare"
             )
-        run = evaluation.run
     else:
-        run = open_run(arguments.run_folder)
-        evaluation = load_evaluation(run)
+        evaluation = load_evaluation(open_run(arguments.run_folder))
     faces = scored_faces(evaluation)
-    write_report(evaluation, run, paper=paper, faces=faces)
-    print(f"wrote metrics.json, model_card.md, figures/ and tables/ in {run.name}")
+    write_report(evaluation, paper=paper, faces=faces)
+    print(f"wrote metrics.json, model_card.md, figures/ and tables/ in {evaluation.run.name}")
     if faces is None:
         print("the data set is not here as it was: figures that show faces are left as they were")
 
@@ -440,15 +416,17 @@ def _figure(arguments: argparse.Namespace) -> None:
     from grefel_lib.sources.layouts import read_csv
 
     columns = ("label", "predicted")
-    table = read_csv(arguments.predictions, columns, dtype=str, as_written=True)
-    table = table[[*columns]].apply(lambda column: column.str.strip().replace("", None))
+    whole = read_csv(arguments.predictions, columns, dtype=str, as_written=True)
+    table = whole[[*columns]].apply(lambda column: column.str.strip().replace("", None))
     table = table.replace(r"^(-?\d+)\.0+$", r"\1", regex=True)  # numbers that pandas wrote: 1.0
     if (empty := table.isna().any(axis=1)).any():
         raise ValueError(
             f"{arguments.predictions}, line {empty.idxmax()}: label or predicted is empty"
         )
-    check_names(sorted(set(table.to_numpy().ravel())), str(arguments.predictions))
-    names = _listed(arguments.class_order) or table_classes(table)
+    occurring = set(table.to_numpy().ravel())
+    check_names(sorted(occurring), str(arguments.predictions))
+    classes = table_classes(whole)  # of a table of ours: p_<class>, in their order
+    names = _listed(arguments.class_order) or (classes if occurring <= set(classes) else [])
     paper, path = _paper(arguments), arguments.output
     fig = confusion_figure(table["label"], table["predicted"], names, paper=paper)
     if path.suffix.lower() not in ("", ".pdf", ".png"):

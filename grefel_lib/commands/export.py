@@ -1,8 +1,7 @@
 """Export of a run: to ONNX, checked against PyTorch and timed; or to a small folder to share."""
 
 import json
-import statistics
-import time
+import timeit
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from grefel_lib.analysis.compare import share_record, shared_config
 from grefel_lib.analysis.evaluation import training_facts
 from grefel_lib.config import FIELDS
 from grefel_lib.faces import FaceSet
-from grefel_lib.files import Folder, atomic, other_faces, save_checkpoint, without_paths
+from grefel_lib.files import Folder, other_faces, without_paths
 from grefel_lib.grefel import Output
 from grefel_lib.predict import pooled_features, predict, score_images
 from grefel_lib.restore import FACE_TEST, Trained, load_model
@@ -172,37 +171,30 @@ def export_onnx(trained: Trained, faces: FaceSet, path: Path) -> ExportReport:
         f"mean and std",
         source=f"{trained.folder.name}, {trained.path.name}",  # no path of this machine
     )
-    sessions = []
-
-    def check(temporary: Path) -> None:
-        program.save(str(temporary))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        session = onnxruntime.InferenceSession(temporary.read_bytes(), options)
-        apart = max(
-            np.abs(ours - theirs).max()
-            for crop in crops
-            for ours, theirs in zip(
-                _answers(score_images(trained, [crop])),
-                session.run(None, {"images": crop[None]}),
-                strict=True,
-            )
+    content = program.model_proto.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options)
+    apart = max(
+        np.abs(ours - theirs).max()
+        for crop in crops
+        for ours, theirs in zip(
+            _answers(score_images(trained, [crop])),
+            session.run(None, {"images": crop[None]}),
+            strict=True,
         )
-        if not apart <= TOLERANCE:
-            raise ValueError(
-                f"onnxruntime and PyTorch differ by {apart:.2g} on {len(crops)} faces, more than "
-                f"{TOLERANCE}; nothing was written"
-            )
-        sessions.append((session, float(apart)))
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic(path, check)
-    [(session, apart)] = sessions
+    )
+    if not apart <= TOLERANCE:
+        raise ValueError(
+            f"onnxruntime and PyTorch differ by {apart:.2g} on {len(crops)} faces, more than "
+            f"{TOLERANCE}; nothing was written"
+        )
+    Folder(path.parent).write_bytes(content, path.name)
     ours, theirs = _latency(
         lambda: score_images(trained, crops[-1:]),
         lambda: session.run(None, {"images": crops[-1][None]}),
     )
-    return ExportReport(path, apart, ours, theirs)
+    return ExportReport(path, float(apart), ours, theirs)
 
 
 def export_weights(run: Run, faces: FaceSet, folder: Path) -> dict[str, Any]:
@@ -224,7 +216,8 @@ def export_weights(run: Run, faces: FaceSet, folder: Path) -> dict[str, Any]:
         ValueError: A run that was trained is in the folder; or the run has learned other classes
             or other faces.
     """
-    if folder.resolve() == run.path or Run(folder, run.config).has_checkpoint(LAST):
+    target = Run(folder, run.config)
+    if folder.resolve() == run.path or target.has_checkpoint(LAST):
         raise ValueError(f"{folder} is a run itself; name another folder")
     trained = load_model(run)
     if trained.class_names != faces.class_names or other_faces(faces.info | training_facts(run)):
@@ -250,9 +243,7 @@ def export_weights(run: Run, faces: FaceSet, folder: Path) -> dict[str, Any]:
         "calibration": {key: release[key] for key in ("temperature", "offsets", "reliability")},
         "not_sure_below": release["not_sure_below"],
     }
-    target = Folder(folder)
-    path = target.file("checkpoints", f"{BEST}.safetensors")
-    save_checkpoint(path, halves, without_paths(facts))
+    target.save_checkpoint(BEST, halves, without_paths(facts))
     target.write_json(without_paths(config), "config.json")
     share_record(run, target)
     return release
@@ -274,12 +265,7 @@ def _answers(output: Output) -> list[np.ndarray]:
     return [value.float().numpy() for value in values if value is not None]
 
 
-def _latency(ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[float, float]:
+def _latency(*ways: Callable[[], Any]) -> list[float]:
     """Median milliseconds of each, timed alternately."""
-    milliseconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(TIMED):
-        for way, times in zip((ours, theirs), milliseconds, strict=True):
-            started = time.perf_counter()
-            way()
-            times.append(1000 * (time.perf_counter() - started))
-    return statistics.median(milliseconds[0]), statistics.median(milliseconds[1])
+    seconds = [[timeit.timeit(way, number=1) for way in ways] for _ in range(TIMED)]
+    return (1000 * np.median(seconds, axis=0)).tolist()

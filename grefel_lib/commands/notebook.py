@@ -125,9 +125,8 @@ def run_command(command: str, overrides: Mapping[str, Any]) -> Path:
     overrides |= absolute_paths(overrides)
     settings = cell | overrides
     folder = _prepared(command, settings)
-    overrides = {name: value for name, value in settings.items() if cell.get(name) != value}
-    for key, value in overrides.items():  # typed: papermill would pass text as text
-        overrides[key] = value if key == "profile" else convert(key, value)
+    # typed: papermill would pass text as text
+    overrides = {k: convert(k, value) for k, value in settings.items() if cell.get(k) != value}
     source = notebook_path(command)
     split = settings.get("split", "test")
     where = "" if split == "test" else f", {SPLITS[split]}"
@@ -232,10 +231,7 @@ def execute_notebook(notebook: Path, output: Path, parameters: dict[str, Any]) -
         lambda r: not any(words in r.getMessage() for words in ("unknown parameter", "Kernel died"))
     )
     fresh = not output.parent.exists() or not any(output.parent.iterdir())
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot create the folder {output.parent}: {error.strerror}") from error
+    Folder(output.parent).file(output.name)  # makes the folder
     papermill_io.register(os.path.abspath(os.sep), writer := _Whole())
     message = f"another command is writing {relative(output)}; wait until it ends"
     try:
@@ -396,15 +392,12 @@ def notebook_parameters(command: str) -> dict[str, Any]:
             raise ValueError("outside a notebook, pass the parameters as a dict")
     parameters: dict[str, Any] = {}
     for source in cells:
-        assignments = _assignments(source)
-        if assignments is None:
-            if _annotated(source) & SETTINGS.keys():
-                raise ValueError(f"a cell that assigns settings {_MORE}")
+        assignments, tagged = _assignments(source), bool(_annotated(source) & SETTINGS.keys())
+        if tagged and assignments is None:
+            raise ValueError(f"a cell that assigns settings {_MORE}")
+        if assignments is None or not (tagged or source.startswith("# Parameters")):
             continue
-        if _annotated(source) & SETTINGS.keys():
-            parameters = {}
-        elif not source.startswith("# Parameters"):
-            continue
+        parameters = {} if tagged else parameters
         for name, line in assignments.items():
             try:
                 parameters[name] = ast.literal_eval(line.value)

@@ -1,10 +1,8 @@
 """Confusion explorer: click a cell of the matrix to see its faces, votes and predictions."""
 
 import html
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 import ipywidgets as widgets
 import numpy as np
@@ -203,9 +201,8 @@ class ConfusionPanel(Panel):
 
     def _worst(self) -> tuple[str, str]:
         """The most frequent mistake; without mistakes, the first cell of the diagonal."""
-        wrong = self.evaluation.table[
-            self.evaluation.table["label"] != self.evaluation.table["predicted"]
-        ]
+        table = self.evaluation.table
+        wrong = table[table["label"] != table["predicted"]]
         if wrong.empty:
             return self.names[0], self.names[0]
         return wrong.groupby(["label", "predicted"]).size().idxmax()
@@ -258,36 +255,29 @@ class ConfusionPanel(Panel):
             self.shown.value = ""
             self.tell(f"{text} in this reliability range; widen it")
             return
-        self.shown.value = _cards(self.evaluation, self.faces, checkpoint, page_rows, self.fixes)
+        self.shown.value = self._cards(page_rows)
         self.tell(text)
 
-
-def _cards(
-    evaluation: Evaluation,
-    faces: FaceSet,
-    checkpoint: str,
-    rows: pd.DataFrame,
-    fixes: Mapping[str, str] = MappingProxyType({}),
-) -> str:
-    """The faces; under the pointer their distributions and the other checkpoint's prediction."""
-    names = table_classes(evaluation.table)
-    kinds = {"votes": "votes_", "primary": "primary_", "corrected": "p_"}
-    kinds = {k: [c for c in (p + n for n in names) if c in rows] for k, p in kinds.items()}
-    details = []
-    for index, face in rows.iterrows():
-        lines = [str(face["id"])]
-        for kind, columns in kinds.items():
-            if len(columns) == len(names) and (total := face[columns].sum()):
-                shares = face[columns].to_numpy(dtype=float) / total
-                lines.append(f"{kind}: {vote_words(names, shares)}")
-        for name, table in evaluation.predictions.items():
-            if name != checkpoint:
-                lines.append(f"{name}: {table.loc[index, 'predicted']}")
-        if face["id"] in fixes:
-            lines.append(f"label tagged as wrong: {fixes[face['id']] or 'left out'}")
-        details.append("\n".join(lines))
-    words = [f"{'✗ ' * (i in fixes)}{a} → {b}"
-             for i, a, b in rows[["id", "label", "predicted"]].to_numpy()]  # fmt: skip
-    if "reliability" in rows:
-        words = [f"{a}, {b:.2f}" for a, b in zip(words, rows["reliability"], strict=True)]
-    return html_faces(faces.gather(rows.index.to_numpy()), words, details, on_focus=_CHOOSE)
+    def _cards(self, rows: pd.DataFrame) -> str:
+        """The faces; under the pointer their distributions and the other checkpoint's answer."""
+        kinds = {"votes": "votes_", "primary": "primary_", "corrected": "p_"}
+        details = []
+        for index, face in rows.iterrows():
+            lines = [str(face["id"])]
+            for kind, prefix in kinds.items():
+                columns = [prefix + name for name in self.names]
+                if set(columns) <= set(rows) and (total := face[columns].sum()):
+                    shares = face[columns].to_numpy(dtype=float) / total
+                    lines.append(f"{kind}: {vote_words(self.names, shares)}")
+            for name, table in self.evaluation.predictions.items():
+                if name != self.chosen[0]:
+                    lines.append(f"{name}: {table.loc[index, 'predicted']}")
+            if face["id"] in self.fixes:
+                lines.append(f"label tagged as wrong: {self.fixes[face['id']] or 'left out'}")
+            details.append("\n".join(lines))
+        words = [f"{'✗ ' * (i in self.fixes)}{a} → {b}"
+                 for i, a, b in rows[["id", "label", "predicted"]].to_numpy()]  # fmt: skip
+        if "reliability" in rows:
+            words = [f"{a}, {b:.2f}" for a, b in zip(words, rows["reliability"], strict=True)]
+        images = self.faces.gather(rows.index.to_numpy())
+        return html_faces(images, words, details, on_focus=_CHOOSE)

@@ -185,9 +185,9 @@ class DataPanel(Panel):
 
     def _offer_jumps(self, page_rows: pd.DataFrame) -> None:
         """Show a button for each face on the page that has a copy in another split."""
-        table, self.targets, texts = self.faces.table, [], []
+        self.targets, texts = [], []
         for face in page_rows.itertuples():
-            same = table[table["image_hash"] == face.image_hash]
+            same = self.faces.table[self.faces.table["image_hash"] == face.image_hash]
             for other in same[same["split"] != face.split].head(1).itertuples():
                 self.targets.append(other.id)
                 texts.append(f"{face.split} {face.id} → {other.split} {other.id}")

@@ -75,7 +75,9 @@ class TrainingPanel(Panel):
         self.run.check_folder()
         status = self.run.status()
         going = status == "running"
-        history, ended = self._history()
+        path = self.run.path / "history.csv"  # not there before the first epoch
+        ended = path.stat().st_mtime if path.is_file() else np.nan
+        history = self.run.history() if path.is_file() else pd.DataFrame()
         epochs, done = self.run.config.epochs, int(history["epoch"].max()) if len(history) else 0
         text = f"{status}: epoch {done} of {epochs}"
         if going:
@@ -103,14 +105,6 @@ class TrainingPanel(Panel):
             f"{last['val_accuracy']:.1%}, EMA {last['ema_val_accuracy']:.1%}"
         )
         self.shown.value = html_picture(dashboard(history, epochs), words)
-
-    def _history(self) -> tuple[pd.DataFrame, float]:
-        """history.csv and the time it was written; empty and NaN before the first epoch."""
-        path = self.run.path / "history.csv"
-        if not path.is_file():
-            return pd.DataFrame(), np.nan
-        written = path.stat().st_mtime
-        return self.run.history(), written
 
     def _choose(self) -> None:
         before, self.run = self.run, open_run(self.chosen.value)

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import pandas as pd
@@ -173,14 +173,10 @@ def _choice(facts: Mapping[str, Any]) -> str:
 
 
 def _start(evaluation: Evaluation) -> str:
-    weights = evaluation.config.backbone_weights
     if evaluation.config.checkpoint_path:
         return f"the run {evaluation.config.checkpoint_path}"
-    if weights == "none":
-        return "none"
-    return (
-        "timm's pretrained ones" if weights == "hub" else weights.replace("\\", "/").split("/")[-1]
-    )
+    weights = evaluation.config.backbone_weights
+    return "timm's pretrained ones" if weights == "hub" else PureWindowsPath(weights).name
 
 
 def _noise(evaluation: Evaluation) -> list[str]:

@@ -24,7 +24,6 @@ from grefel_lib.analysis.calibration import (
 from grefel_lib.analysis.compare import Comparison, write_comparison
 from grefel_lib.analysis.evaluation import INSIDE, Evaluation
 from grefel_lib.analysis.explain import Explained
-from grefel_lib.analysis.groups import copy_accuracy
 from grefel_lib.analysis.robustness import SEVERITIES, with_clean
 from grefel_lib.analysis.suspects import most_suspect
 from grefel_lib.environment import progress_bar
@@ -59,7 +58,7 @@ from grefel_lib.report.figures import (
     training_curves,
 )
 from grefel_lib.report.method import anchor_graph, anchor_map
-from grefel_lib.report.style import Paper, as_drawing, as_photo, in_words, paper_style, save_figure
+from grefel_lib.report.style import Paper, as_picture, in_words, paper_style, save_figure
 from grefel_lib.report.tables import (
     BEST,
     PERCENT,
@@ -224,7 +223,7 @@ def show_figure(source: Source, name: str, faces: FaceSet | None = None) -> None
     if fig is None:
         print(f"no figure here: {words} (there is nothing to draw)")
         return
-    display((as_photo if name in PHOTOS else as_drawing)(fig, f"{words}: {in_words(fig)}"))
+    display(as_picture(fig, f"{words}: {in_words(fig)}", photo=name in PHOTOS))
 
 
 def draw(
@@ -320,20 +319,13 @@ def evaluation_tables(evaluation: Evaluation) -> dict[str, pd.DataFrame]:
         tables["robustness"] = 100 * curves.pivot(
             index="corruption", columns="severity", values="accuracy"
         ).rename_axis(columns=None).reindex(list(SEVERITIES))
-    parts = {}
-    if evaluation.copies is not None:
-        parts["copies"] = copy_accuracy(evaluation.table, evaluation.copies)
-    if attributes := evaluation.metrics["attributes"]:
-        rows = {
-            f"{name}: {group}": row
-            for name in attributes
-            for group, row in attributes[name].items()
-        }
-        parts["attributes"] = pd.DataFrame.from_dict(rows, orient="index")
-    for name, table in parts.items():
-        tables[name] = pd.DataFrame(
-            {"faces": table["count"], "accuracy (%)": bracketed(table, "accuracy")}
-        ).rename_axis("group")
+    attributes = evaluation.metrics["attributes"].items()
+    groups = {f"{name}: {group}": row for name, rows in attributes for group, row in rows.items()}
+    for name, rows in (("copies", evaluation.metrics.get("copies")), ("attributes", groups)):
+        if rows:
+            table = pd.DataFrame.from_dict(rows, orient="index")
+            columns = {"faces": table["count"], "accuracy (%)": bracketed(table, "accuracy")}
+            tables[name] = pd.DataFrame(columns).rename_axis("group")
     return tables
 
 
@@ -360,9 +352,8 @@ def _accuracy(evaluation: Evaluation, paper: Paper) -> Figure:
     }
     table = pd.DataFrame(rows, index=["value", "low", "high"]).T
     fig, [[ax]] = _subplots(paper.size("full", 0.9 + 0.25 * len(rows)))
-    people = evaluation.metrics.get("people")
-    people = None if people is None else pd.DataFrame.from_dict(people, orient="index")
-    accuracy_bars(table, ax, people=people)
+    people = pd.DataFrame.from_dict(evaluation.metrics.get("people", {}), orient="index")
+    accuracy_bars(table, people, ax)
     return fig
 
 
@@ -455,24 +446,21 @@ def _robustness(evaluation: Evaluation, paper: Paper) -> Figure | None:
 
 
 def _embedding_map(evaluation: Evaluation, paper: Paper) -> Figure | None:
-    if "anchors" not in evaluation.inside:
+    inside = evaluation.inside
+    if "anchors" not in inside or len(inside["embeddings"]) < 2:
         return None
-    anchors = evaluation.inside["anchors"].astype(float)  # in float32, the last digits that are
-    embeddings = evaluation.inside["embeddings"].astype(float)  # drawn vary with the threads
-    names = table_classes(evaluation.table)
-    if len(embeddings) < 2:
-        return None
+    # in float32, the last digits that are drawn vary with the threads
+    anchors, embeddings = (inside[name].astype(float) for name in ("anchors", "embeddings"))
+    flat, names = anchors.reshape(-1, anchors.shape[-1]), table_classes(evaluation.table)
     plane = PCA(2, svd_solver="full").fit(embeddings)
-    places = plane.transform(anchors.reshape(-1, anchors.shape[-1])).round(6)
-    places = places.reshape(*anchors.shape[:2], 2)
-    distance = embeddings @ anchors.reshape(-1, anchors.shape[-1]).T  # all of the same norm
-    nearest = np.bincount(distance.argmax(axis=1), minlength=anchors.shape[0] * anchors.shape[1])
-    labels = pd.Index(names).get_indexer(evaluation.inside["labels"])
+    places = plane.transform(flat).round(6).reshape(*anchors.shape[:2], 2)
+    nearest = (embeddings @ flat.T).argmax(axis=1)  # all are of the same norm
+    nearest = np.bincount(nearest, minlength=len(flat)).reshape(anchors.shape[:2])
+    labels = pd.Index(names).get_indexer(inside["labels"])
     fig, [axes] = _subplots(paper.size("full", 3.0), ncols=2)
     points = plane.transform(embeddings).round(6)
     ends = np.concatenate([points, places.reshape(-1, 2)])
     anchor_map(points, labels, places, names, axes[1])
-    nearest = nearest.reshape(anchors.shape[:2])
     anchor_graph(anchors, places, nearest, names, axes[0])
     explained = plane.explained_variance_ratio_.sum()
     axes[0].set_title(f"anchors, {np.count_nonzero(nearest)} of {nearest.size} nearest to a face")

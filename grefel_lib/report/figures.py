@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from grefel_lib.metrics import normalise_rows
+from grefel_lib.metrics import normalise_rows, renamed
 from grefel_lib.report.style import (
     BLUES,
     COLOURS,
@@ -39,7 +39,7 @@ TWO_LINES = 17  # points that a name in two lines needs
 LINES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), (0, (5, 1, 1, 1)), (0, (2.5, 1)), (0, (7, 2)))
 
 
-def accuracy_bars(scores: pd.DataFrame, ax: Axes, *, people: pd.DataFrame | None = None) -> Axes:
+def accuracy_bars(scores: pd.DataFrame, people: pd.DataFrame, ax: Axes) -> Axes:
     """Plot accuracies as dots with their intervals, over bands of human accuracy.
 
     Args:
@@ -52,7 +52,7 @@ def accuracy_bars(scores: pd.DataFrame, ax: Axes, *, people: pd.DataFrame | None
     for row, value in enumerate(scores["value"]):
         ax.annotate(f"{100 * value:.1f}", (value, row), (0, 4), ha="center",
                     textcoords="offset points", size=7)  # fmt: skip
-    for number, (judge, line) in enumerate(() if people is None else people.iterrows()):
+    for number, (judge, line) in enumerate(people.iterrows()):
         ax.axvspan(line["low"], line["high"], color=FAINT, lw=0, zorder=0)
         at = ((line["low"] + line["high"]) / 2, 1)
         ax.annotate(judge, at, (0, 2 + 9 * number), xycoords=("data", "axes fraction"), ha="center",
@@ -218,7 +218,6 @@ def dashboard(history: pd.DataFrame, epochs: int) -> Figure:
             values, line = recall[f"ema_val_accuracy_{name}"], LINES[number // 8 % len(LINES)]
             classes.plot(epoch, values, color=colour, ls=line, label=legend_name(name), **few)
         norm.plot(epoch, history["grad_norm"], color=INK, **few)
-        norm.axhline(2, color=FAINT, lw=0.8, zorder=0)
         lr, rate = history["lr"], history["images_per_second"]
         speed.plot(epoch, lr / lr.max(), color=TRAIN, label="lr", **few)
         speed.plot(epoch, rate / rate.max(), color=VAL, ls="--", label="images/s", **few)
@@ -292,12 +291,7 @@ def confusion_figure(
         )
     counts = np.zeros((len(known), len(known)), dtype=int)
     np.add.at(counts, tuple(codes.reshape(2, -1)), 1)
-    before = [str(name) for name in names or known]
-    if unknown := set(paper.class_names) - set(before):
-        raise ValueError(f"no class {min(unknown)!r}; there are: {', '.join(before)}")
-    names = [paper.class_names.get(name, name) for name in before]
-    if len(set(names)) < len(names):
-        raise ValueError(f"two classes would have one name: {', '.join(names)}")
+    names = renamed([str(name) for name in names or known], paper.class_names)
     with paper_style(paper.font):
         fig = Figure(figsize=paper.matrix_size(len(names)))
         confusion_matrix(counts, names, fig.subplots(), **paper.cell_texts)

@@ -139,12 +139,13 @@ def _ferplus(root: Path) -> Source:
     for base in (root / "Images", root / "data", root):
         train = base / FERPLUS_FOLDERS["train"]
         if train.is_dir() and list_images(train):  # the published clone has folders without images
-            folders = {split: base / name for split, name in FERPLUS_FOLDERS.items()}
-            folders = {s: f for s, f in folders.items() if s != "val" or f.is_dir()}
-            images = list(itertools.chain(*map(list_images, folders.values())))
             table = _read_votes(votes)
             notes, table = _odd_votes(table, votes), table.dropna(subset="file")
-            files = _in_folders(votes, table, folders)
+            folders = {split: base / name for split, name in FERPLUS_FOLDERS.items()}
+            if not (folders["val"].is_dir() or (table["split"] == "val").any()):
+                del folders["val"]
+            images = list(itertools.chain(*map(list_images, folders.values())))
+            files = [folders[s] / f for s, f in zip(table["split"], table["file"], strict=True)]
             notes += _not_listed(images, files, votes)
             again = table["file"][table.drop(columns="id").duplicated()]
             if len(again):
@@ -165,15 +166,6 @@ def _ferplus(root: Path) -> Source:
         f"no images for {votes}: looked for {FERPLUS_FOLDERS['train']}/*.png under Images/, data/ "
         f"and the folder itself, and for {' or '.join(FER2013_TABLES)} in it and next to it"
     )
-
-
-def _in_folders(path: Path, table: pd.DataFrame, folders: dict[str, Path]) -> list[Path]:
-    """The image file of each row of fer2013new.csv."""
-    absent = sorted(set(table["split"]) - set(folders))
-    if absent:
-        folder = FERPLUS_FOLDERS[absent[0]]
-        raise FileNotFoundError(f"{path} lists {absent[0]} faces but there is no folder {folder}")
-    return [folders[s] / name for s, name in zip(table["split"], table["file"], strict=True)]
 
 
 def _not_listed(images: Iterable[Path], listed: Iterable[Path], path: Path) -> list[str]:
@@ -785,14 +777,10 @@ def _affectnet(root: Path) -> Source:
         files = [*lists.values(), *list_images(images, deep=True)]
         read = partial(_read_affectnet_lists, lists, images)
     elif (root / "train/0").is_dir():
-        kind, parts = "affectnet-folders", {"train": "train", "val": "test"}
+        kind, parts = "affectnet-folders", {"train": "train", "test": "val"}
         if (root / "test").is_dir():
-            parts, protocol = {"train": "train", "val": "val", "test": "test"}, ""
-        faces = [
-            (split, file)
-            for folder, split in parts.items()
-            for file in list_images(root / folder, deep=True)
-        ]
+            parts, protocol = {split: split for split in ("train", "val", "test")}, ""
+        faces = [(s, f) for s, name in parts.items() for f in list_images(root / name, deep=True)]
         files, read = [file for _, file in faces], partial(_read_affectnet, root, faces)
     else:
         raise FileNotFoundError(

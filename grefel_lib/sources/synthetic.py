@@ -72,12 +72,10 @@ def write_synthetic(dest: Path, *, images: int = 3000, seed: int = 0) -> Path:
         ValueError: Too few or too many images, a negative seed, or `dest` is not empty.
     """
     dest = Path(dest)
-    if images < 100:
-        raise ValueError(f"images={images} is too few to cover every class; use 100 or more")
+    if not 100 <= images <= 1_000_000:
+        raise ValueError(f"images={images} is not within 100 and 1000000")
     if seed < 0:
         raise ValueError(f"seed={seed} is negative; use 0 or more")
-    if images > 1_000_000:
-        raise ValueError(f"images={images} is too many; use 1000000 or fewer")
     with whole_folder(dest) as whole:
         rows = []
         for usage, name, votes, face in ferplus_rows(images, seed):
