@@ -194,7 +194,7 @@ class WindowCrossAttention(nn.Module):
                 self.embeds, self.levels, image_maps, landmark_maps, strict=True
             )
         ]
-        cls = self.cls_token.expand(len(images), -1, -1)
+        cls = self.cls_token.expand(images.shape[0], -1, -1)  # len() would fix it in an export
         return self.norm(self.blocks(torch.cat([cls, *tokens], dim=1) + self.pos_embed))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:

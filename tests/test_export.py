@@ -199,17 +199,40 @@ def test_missing_packages_are_named(trained, tmp_path, monkeypatch):
         export_onnx(loaded, load_faces(trained.config), tmp_path / "model.onnx")
 
 
+def untrained(faces_dir, folder, **more):
+    """A model of random weights, and its validation faces."""
+    config = Config.resolve({"dataset": "ferplus", "data_dir": str(faces_dir), "profile": "demo"} |
+                            more)  # fmt: skip
+    faces = load_faces(config)
+    torch.manual_seed(0)
+    net = build_model(config, 8).eval()
+    return Trained(net, config, faces.class_names, {}, folder / "run/best.safetensors"), faces
+
+
+@pytest.mark.parametrize("more", [
+    {"backbone": "test_vit", "correction": "trust"}, {"correction": "none"},
+    {"primary": "mlp", "branches": "anchors"},
+    {"branches": "attention", "branch_features": "earlier"},
+    {"extractor": "window_cross_attention", "landmark_backbone": "test_resnet",
+     "landmark_weights": "none", "image_size": 64},
+])  # fmt: skip
+def test_a_model_of_every_kind_answers_batches_of_every_size(more, faces_dir, tmp_path):
+    made, faces = untrained(faces_dir, tmp_path, **more)
+    export_onnx(made, faces.split("val"), tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    images = np.repeat(faces.split("val").gather(np.arange(3))[..., None], 3, axis=3)
+    together = session.run(None, {"images": images})
+    alone = [session.run(None, {"images": image[None]}) for image in images]
+    for one, parts in zip(together, zip(*alone, strict=True), strict=True):
+        np.testing.assert_allclose(one, np.concatenate(parts), atol=1e-5)
+
+
 def test_a_linear_head_has_one_output(faces_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "grefel_lib.commands.export._latency",
         lambda *ways: [1.0 if isinstance(way(), Output) else 2.0 for way in ways],
     )
-    config = Config(dataset="ferplus", data_dir=str(faces_dir), backbone="test_vit", image_size=48,
-                    backbone_weights="none", head="linear")  # fmt: skip
-    faces = load_faces(config)
-    torch.manual_seed(0)
-    net = build_model(config, 8).eval()
-    made = Trained(net, config, faces.class_names, {}, tmp_path / "run/best.safetensors")
+    made, faces = untrained(faces_dir, tmp_path, head="linear")
     report = export_onnx(made, faces.split("val"), tmp_path / "linear.onnx")
     assert (report.torch_ms, report.onnx_ms) == (1.0, 2.0)
     session = onnxruntime.InferenceSession(tmp_path / "linear.onnx")
