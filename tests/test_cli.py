@@ -299,7 +299,7 @@ def a_device_that_is_not_there(data):
 def drawing_into_a_full_folder(data): ...
 
 
-@bad("data synthetic {}/new --images 3", "too few")
+@bad("data synthetic {}/new --images 3", "images=3 is not within 100 and 1000000")
 def too_few_faces(data): ...
 
 
@@ -526,7 +526,7 @@ BAD |= {
         ("data check --dataset nope", "dataset must be one of", "got 'nope'"),
         ("data check --dataset ferplus --data-dir /nope", "see the problems printed above\n"),
         ("data check --data-dir {}", "for a set other than synthetic pass --dataset"),
-        ("data synthetic {}/new --images 10000000000000", "too many", "1000000"),
+        ("data synthetic {}/new --images 10000000000000", "is not within 100 and 1000000"),
         ("data synthetic {}/new --seed -1", "seed=-1 is negative; use 0 or more"),
         ("data check --data-dri x", "unknown argument --data-dri; did you mean --data-dir?"),
         ("sweep --name a finetune --checkpoint-pat b", "did you mean --checkpoint-path?"),

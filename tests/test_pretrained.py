@@ -208,16 +208,19 @@ def test_a_shared_model_shared_again_is_the_same(shared, faces_dir, tmp_path, ca
     assert main([*command, str(tmp_path / "none")]) == 1
     assert f"no folder {tmp_path / 'none'} for ferplus" in capsys.readouterr().err
     assert main([*command, str(faces_dir)]) == 0  # it knows no place of its own
-    one, two = (
-        Run(path, shared.config).load_checkpoint("best_model") for path in (shared.path, copy)
+    last = tmp_path / "last"
+    again = ["export", str(copy), "--output", str(last), "--data-dir", str(faces_dir)]
+    assert main(again) == 0
+    one, two, three = (
+        Run(path, shared.config).load_checkpoint("best_model") for path in (shared.path, copy, last)
     )
     for key, value in one[0].items():
         if not key.startswith(FACE_TEST):  # fitted again, on a network of half the precision
             torch.testing.assert_close(value, two[0][key], rtol=0, atol=0)
-    limit, again = (facts["face_test_limit"] for _, facts in (one, two))
-    assert again == pytest.approx(limit, rel=0.02)
-    for key, value in one[1]["calibration"].items():
-        assert two[1]["calibration"][key] == pytest.approx(value, abs=0.02)
+    limit, again = (facts["face_test_limit"] for _, facts in (two, three))
+    assert again == pytest.approx(limit, rel=1e-4)
+    for key, value in two[1]["calibration"].items():
+        assert three[1]["calibration"][key] == pytest.approx(value, abs=1e-4)
 
 
 @pytest.mark.parametrize("other", [{"info": {"fingerprint": "content-0123456789abcdef"}},

@@ -182,12 +182,12 @@ BREAKS = [
      "w = (log_wa - log_sum).exp()[:, None]; return (log_a.exp() * w + log_b.exp() * (1 - w)).log()"
      ),
     (distributions_sum_to_one, "grefel",
-     "F.log_softmax(-distance / delta, dim=1)", "-distance / delta"),
+     "F.log_softmax(-anchor_distances(embeddings, anchors).flatten(1) / delta, dim=1)",
+     "-anchor_distances(embeddings, anchors).flatten(1) / delta"),
     (every_parameter_gets_a_gradient, "grefel",
      "self.attentive(attended)", "self.attentive(attended.detach())"),
     (every_parameter_gets_a_gradient, "grefel",  # anchors that classification never moves
-     "scores.view(-1, classes, per_class).logsumexp(dim=2)",
-     "scores.detach().view(-1, classes, per_class).logsumexp(dim=2)"),
+     "scores.unflatten(1, anchors.shape[:2])", "scores.detach().unflatten(1, anchors.shape[:2])"),
     (anchors_and_attention_reach_the_prediction, "grefel",  # balancing that reaches nothing
      "return combine(p, r, confidence(p), confidence(r))", "return p"),
     (anchors_and_attention_reach_the_prediction, "grefel",
@@ -201,7 +201,7 @@ BREAKS = [
     )""",
      "distance = (embeddings[:, None] - anchors.flatten(0, 1)).square().sum(2).sqrt()"),
     (distances_one_and_four_score_by_hand, "grefel",
-     "-distance / delta", "-distance.square() / delta"),
+     "flatten(1) / delta", "flatten(1).square() / delta"),
     (distances_one_and_four_score_by_hand, "grefel",  # the mean over a class's anchors
      "logsumexp(dim=2)", "mean(dim=2).log_softmax(dim=1)"),
     (classes_may_be_permuted, "losses",  # two label maps that disagree
