@@ -41,7 +41,8 @@ def renamed(names: Sequence[str], new: Mapping[str, str]) -> list[str]:
 
 
 def rename_classes(predictions: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """The same table with other names for some classes."""
+    """The same table with other names for some classes; raises as `renamed` does."""
+    renamed(table_classes(predictions), names)
     kinds = ("p", "primary", "votes")
     columns = {f"{kind}_{a}": f"{kind}_{b}" for kind in kinds for a, b in names.items()}
     texts = predictions.filter(["label", "predicted", "true_label"])

@@ -1,6 +1,7 @@
 """Models to share: what `grefel export` writes to a folder, and the one that comes along."""
 
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 
@@ -357,3 +358,22 @@ def test_the_curve_of_class_offsets_is_that_of_the_published_table():
     assert "| strength of the offsets, on validation | 0 | 0.25 (bundled) | 0.6 | 1 |" in text
     for name, values in curve.loc[shown].items():
         assert f"| {name} | {' | '.join(f'{value:.1f}' for value in values)} |" in text
+
+
+def test_what_notebook_06_says_of_the_levers_is_in_their_table():
+    table = pd.read_csv(PROJECT_ROOT / "notebooks/ferplus_levers/table.csv", index_col="point")
+    table.index = table.index.str.removesuffix("-seed=0")
+    best = 100 * table[["val_accuracy", "ema_val_accuracy"]].max(axis=1)
+    change = best - best["head=grefel"]
+    notebook = json.loads((PROJECT_ROOT / "notebooks/06_comparing_runs.ipynb").read_text())
+    [text] = [" ".join("".join(cell["source"]).split()) for cell in notebook["cells"]
+              if "What we tried in order" in "".join(cell["source"])]  # fmt: skip
+    none, lite = change.filter(regex="^backbone_weights=none|lite0")
+    assert f"the same network loses {-none:.1f} points" in text
+    assert f"ImageNet weights is {-lite:.1f} points lower" in text
+    assert change["image_size=112"] == change.max(), "More pixels help"
+    assert change["class_weights=logit_adjusted"] < -5, "buys rare classes dearly"
+    slow = change["backbone_lr_scale=0.3"]
+    assert round(slow) == -1, "A third of the learning rate for the backbone loses a point"
+    rest = change.drop(["backbone_weights=none", "class_weights=logit_adjusted"]).abs()
+    assert (rest.drop(rest.filter(like="lite0").index) < 1).all(), "The rest is within one"

@@ -52,9 +52,19 @@ def test_importing_the_library_changes_nothing_and_prints_nothing():
     assert done.stderr == ""
 
 
+def parsers(parser):
+    """A parser's commands by name, and theirs: "data", "data check"."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for name, command in action.choices.items():
+                yield name, command
+                yield from ((f"{name} {inner}", one) for inner, one in parsers(command))
+
+
 def test_the_readme_names_real_commands_flags_and_files():
     text = (PROJECT_ROOT / "README.md").read_text()
-    _, commands = _parser([])
+    commands = dict(parsers(_parser([])))
+    assert {"train", "data check"} <= set(commands)
     for command in re.findall(r"grefel (\w+)", text):
         assert command in commands or command == "workbook", command
     known = {option for parser in commands.values() for option in parser._option_string_actions}

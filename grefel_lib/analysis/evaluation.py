@@ -50,7 +50,6 @@ from grefel_lib.metrics import (
     check_predictions,
     per_class_metrics,
     rename_classes,
-    renamed,
     reorder_classes,
     table_classes,
 )
@@ -180,7 +179,6 @@ class Evaluation:
         Raises:
             ValueError: A key is no class, or two classes would have the same name.
         """
-        renamed(table_classes(self.table), names)  # checks them
         inside = dict(self.inside)
         if "labels" in inside:
             inside["labels"] = np.array([names.get(name, name) for name in inside["labels"]])

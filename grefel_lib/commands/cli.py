@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # of a terminal that knows ASCII only, say
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    parser, _ = _parser(argv)
+    parser = _parser(argv)
     arguments, unknown = parser.parse_known_args(argv)
     try:
         if unknown:
@@ -64,7 +64,7 @@ def _with_dashes(word: str) -> str:
     return flag.replace("_", "-") + sign + value
 
 
-def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def _parser(argv: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="grefel",
         description="GReFEL for facial expression recognition. Every command runs its notebook; "
@@ -79,7 +79,7 @@ def _parser(argv: list[str]) -> tuple[argparse.ArgumentParser, dict[str, argpars
         _add_settings(command, name)
     _add_sweep(subparsers, argv)
     _add_others(subparsers)
-    return parser, subparsers.choices
+    return parser
 
 
 def _add(
